@@ -1,0 +1,5089 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.9"
+# dependencies = ["requests>=2.31", "python-dateutil>=2.8"]
+# ///
+"""Take, watch, verify and prune server snapshots at DigitalOcean, Hetzner Cloud and Contabo.
+
+One run: configuration -> lock -> for each server: create, verify, prune -> notify -> exit status.
+A snapshot is deleted only if this tool made it from this very server, a newer one has been
+verified in this run, and retention drops it. (One exception, which the user switches on:
+`replace_when_full` at Contabo, see `make_room_on_the_plan`.)
+
+In this file, in order (each part uses only the parts above it):
+    Errors and exit statuses | Text | Model | Names and retention | Configuration |
+    World | HTTP | Providers | Accounts | Notifications | Turn | Fleet | Command line
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.version_info < (3, 9):  # noqa: UP036  (a clear line instead of a traceback)
+    sys.exit("snapshots: Python 3.9 or newer is needed, this is " + sys.version.split()[0])
+
+import argparse
+import base64
+import collections
+import configparser
+import contextlib
+import dataclasses
+import difflib
+import email.message
+import email.policy
+import email.utils
+import enum
+import html
+import http.client
+import http.cookiejar
+import io
+import ipaddress
+import json
+import logging
+import logging.handlers
+import math
+import os
+import random
+import re
+import signal
+import smtplib
+import socket
+import ssl
+import stat
+import threading
+import time
+import traceback
+import unicodedata
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, NoReturn, Optional, Protocol, TextIO, TypeVar, Union
+from urllib.parse import quote, quote_plus, urlsplit
+
+try:
+    import requests
+    import urllib3
+    from dateutil.parser import isoparse
+except ImportError as missing:  # cron runs another python more often than one would think
+    sys.exit(
+        f"snapshots: the Python package {missing.name!r} is missing for {sys.executable}"
+        " (python -m pip install -r requirements.txt)"
+    )
+
+try:
+    import fcntl
+except ImportError:  # Windows: untested, see `Lock`
+    fcntl = None  # type: ignore[assignment]
+
+__version__ = "1.0.0"
+
+SCRIPT = "snapshots.py"
+T = TypeVar("T")
+
+# === Errors and exit statuses =================================================================
+
+
+class ExitStatus(enum.IntEnum):
+    """What the caller of this script learns; README and --help show the same table."""
+
+    OK = 0  # every server has its new, verified snapshot and its retention
+    FAILED = 1  # every server failed, or the run could not start
+    PARTLY_FAILED = 2  # some servers failed
+    LOCKED = 3  # another run holds the lock
+
+
+class SnapshotsError(Exception):
+    """A problem the user can act on: str() is one line and holds no secret."""
+
+
+class UsageError(SnapshotsError):
+    """The command line makes no sense."""
+
+
+class ConfigError(SnapshotsError):
+    """A configuration file cannot be used; one line for each problem."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
+class LockError(SnapshotsError):
+    """The lock file cannot be used."""
+
+
+class LockHeldError(LockError):
+    """Another run holds the lock."""
+
+
+class TurnError(SnapshotsError):
+    """A server's turn has failed, and this is why."""
+
+
+class InterruptedRunError(SnapshotsError):
+    """A signal asked this run to stop."""
+
+
+# === Text (pure) ==============================================================================
+
+
+def one_line(text: str, limit: int = 2000) -> str:
+    """The text as one printable line: control characters and lone surrogates escaped, cut to limit.
+
+    Names and API texts come from outside: they must never start a log line of their own, move
+    the cursor, or end a mail header.
+    """
+    if len(text) > limit:
+        text = text[:limit] + "..."
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character
+        if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else f"\\u{ord(character):04x}"
+        if character not in "\n\r\t"
+        else " "
+        for character in text
+    )
+
+
+def counted(number: int, noun: str) -> str:
+    """'1 snapshot', '2 snapshots'."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def span(seconds: float) -> str:
+    """A length of time as people say it: '42 s', '12 min 5 s', '3 h 20 min'."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def clock_time(moment: datetime) -> str:
+    """A moment in local time (honours TZ), as the log and the notifications write it."""
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """', did you mean 'retries'?', or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+TEMPLATE_FIELD = re.compile(r"\{([a-z_]+)\}")
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """Put values in place of {name}, in one pass; an unknown {name} stays as it is.
+
+    Never `str.format`: a template may come from anywhere, and {x.__class__} or {x:>50000000}
+    must stay the harmless text that they are.
+    """
+    return TEMPLATE_FIELD.sub(lambda match: values.get(match[1], match[0]), template)
+
+
+def fill_json(payload: Any, values: Mapping[str, str]) -> Any:
+    """The JSON value with every string in it filled, at any depth; keys stay."""
+    if isinstance(payload, str):
+        return fill(payload, values)
+    if isinstance(payload, list):
+        return [fill_json(item, values) for item in payload]
+    if isinstance(payload, dict):
+        return {key: fill_json(item, values) for key, item in payload.items()}
+    return payload
+
+
+# === Model ====================================================================================
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot, in the terms that all providers share."""
+
+    id: str  # as text: DigitalOcean sends 6372321 or "6372321", Contabo "snap1628603855"
+    name: Optional[str]  # None: the provider sent something that is no name
+    created: Optional[datetime]  # aware, UTC; None: the provider sent something unreadable
+    server_id: Optional[str]  # what it was made from, as the provider says; None: it does not say
+    state: str = "available"  # "available", "creating", or the provider's word for broken
+    protected: bool = False
+    expires: Optional[datetime] = None  # when the provider deletes it by itself
+
+    @property
+    def usable(self) -> bool:
+        """Can a server be restored from it?"""
+        return self.state == "available"
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What a create answered: how to ask for progress, and how to know the snapshot again.
+
+    DigitalOcean tells only the action, Contabo only the snapshot, Hetzner both.
+    """
+
+    server_id: str
+    action_id: Optional[str] = None
+    snapshot_id: Optional[str] = None
+
+
+class State(enum.Enum):
+    """How far a snapshot is."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    UNTRACED = "no longer to be asked for"  # only a listing can tell
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One answer to: how far is it?"""
+
+    state: State
+    percent: Optional[int] = None
+    reason: str = ""
+
+
+class Sighting(enum.Enum):
+    """What a look after a lost create shows, where it does not show the snapshot itself."""
+
+    ABSENT = "certainly not carried out so far"
+    UNCLEAR = "cannot be told"
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Somewhere to send notifications to: one channel with everything it needs."""
+
+    settings: Union[TelegramSection, WebhookSection, SmtpSection] = field(repr=False)
+
+    @property
+    def channel(self) -> str:
+        """The channel's name in log lines."""
+        return self.settings.channel
+
+    @property
+    def address(self) -> tuple[str, ...]:
+        """Where its messages end up; the same for all servers that share it."""
+        section = self.settings
+        if isinstance(section, TelegramSection):
+            return (section.channel, section.bot_token, section.chat_id)
+        if isinstance(section, WebhookSection):
+            return (section.channel, section.url)
+        return (section.channel, section.server, *section.to_emails)
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server file, checked."""
+
+    provider: str  # a key of PROVIDERS
+    id: str  # digits
+    name: str
+    retain: Optional[int]  # how many snapshots of ours stay; None: all
+    credentials: tuple[str, ...] = field(repr=False)  # in the order of the provider's keys
+    source: str = ""  # the file it stands in
+    replace_when_full: bool = False
+    destinations: tuple[Destination, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class BadServer:
+    """A server file that cannot be used: a failure that is told like any other."""
+
+    name: str
+    source: str
+    error: str
+    destinations: tuple[Destination, ...] = field(default=(), repr=False)
+    provider: str = "unknown"
+    id: str = "unknown"
+
+
+LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True)
+class Report:
+    """How one server's turn ended: what the log, the summary and the notifications tell."""
+
+    provider: str
+    server_name: str
+    server_id: str
+    success: bool
+    snapshot_name: str = "none"
+    snapshot_id: str = "none"
+    total_snapshots: Optional[int] = None  # ours, after the prune; None: unknown
+    deleted: tuple[str, ...] = ()  # names
+    warnings: tuple[str, ...] = ()
+    error: str = ""
+    seconds: float = 0.0
+    ended: datetime = LONG_AGO
+    destinations: tuple[Destination, ...] = field(default=(), repr=False)
+
+    @property
+    def status(self) -> str:
+        """SUCCESS or FAILURE, the predecessor's words."""
+        return "SUCCESS" if self.success else "FAILURE"
+
+    @property
+    def snapshot_info(self) -> str:
+        """'3 snapshots exist', the predecessor's words."""
+        total = "unknown" if self.total_snapshots is None else str(self.total_snapshots)
+        return f"{total} snapshots exist"
+
+
+# === Names and retention (pure) ===============================================================
+
+STAMP_LENGTH = 14  # YYYYmmddHHMMSS
+CONTABO_NAME_MAX = 30
+
+
+def plain_label(name: str) -> str:
+    """The server part of a snapshot name where the provider takes any text."""
+    return name
+
+
+def contabo_label(name: str) -> str:
+    """The server part of a snapshot name at Contabo, where it has to be shortened.
+
+    Source: "may contain letters, numbers, spaces, dashes. There is a limit of 30 characters",
+    https://api.contabo.com/ (CreateSnapshotRequest, read 2026-11).
+    """
+    decomposed = unicodedata.normalize("NFKD", name)
+    without_accents = "".join(c for c in decomposed if not unicodedata.combining(c))
+    mapped = re.sub(r"[^A-Za-z0-9 -]", "-", without_accents)
+    return mapped[: CONTABO_NAME_MAX - STAMP_LENGTH - 1].strip() or "server"
+
+
+def snapshot_name(label: str, moment: datetime) -> str:
+    """`{label}-{YYYYmmddHHMMSS}` in local time: a label for people; retention goes by instants."""
+    return f"{label}-{moment.astimezone().strftime('%Y%m%d%H%M%S')}"
+
+
+def is_named_like_ours(name: str, label: str) -> bool:
+    """Is it fully `{label}-` and fourteen digits? `web` must not own `web-1`'s."""
+    return re.fullmatch(re.escape(label) + r"-[0-9]{14}", name) is not None
+
+
+def why_not_ours(snapshot: Snapshot, server_id: str, label: str) -> str:
+    """Why a snapshot is neither counted nor ever deleted; '' if it is ours."""
+    if snapshot.server_id != server_id:
+        return "not made from this server"
+    if snapshot.name is None:
+        return "its name is unreadable"
+    if not is_named_like_ours(snapshot.name, label):
+        return "not named as this tool names them"
+    if snapshot.protected:
+        return "delete-protected"
+    if not snapshot.usable:
+        return f"not usable: {snapshot.state}"
+    if snapshot.created is None:
+        return "its date is unreadable"
+    return ""
+
+
+def owned(snapshots: Iterable[Snapshot], server_id: str, label: str) -> list[Snapshot]:
+    """Exactly the snapshots that this tool made from this server and may count and delete."""
+    return [s for s in snapshots if not why_not_ours(s, server_id, label)]
+
+
+def age_key(snapshot: Snapshot) -> tuple[datetime, int, str]:
+    """Order by creation, then by id (numbers by value); the name's digits are never looked at."""
+    assert snapshot.created is not None  # noqa: S101  (only snapshots that `owned` let through)
+    return (snapshot.created, len(snapshot.id), snapshot.id)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What retention decides, with the reason for each; the four parts are all of the input."""
+
+    keep: tuple[tuple[Snapshot, str], ...]  # newest first
+    delete: tuple[Snapshot, ...]  # oldest first, so that any part of it is safe
+    postponed: tuple[Snapshot, ...]  # due as well, but over the brake
+
+
+def plan_retention(
+    ours: Iterable[Snapshot],
+    retain: Optional[int],
+    max_deletes: int,
+    new_id: Optional[str] = None,
+    pending: int = 0,
+) -> Plan:
+    """Decide what stays and what goes.
+
+    ours: snapshots with a date. retain: how many stay, at least 1; None keeps all.
+    new_id: the snapshot just verified; it stays whatever its date says (provider clocks err).
+    pending: how many snapshots are about to be made and will count among those that stay.
+    max_deletes: at most so many go at once, oldest first; the rest is postponed.
+    Raises ValueError if retain is below 1.
+    """
+    if retain is not None and retain < 1:
+        raise ValueError("retention would delete every snapshot")
+    newest_first = sorted(ours, key=age_key, reverse=True)
+    newest_first.sort(key=lambda s: s.id != new_id)  # stable: the new one first
+    stay = len(newest_first) if retain is None else max(retain - pending, 0)
+    reason = "all stay" if retain is None else f"among the newest {retain}"
+    keep = tuple((s, "the new one" if s.id == new_id else reason) for s in newest_first[:stay])
+    due = tuple(reversed(newest_first[stay:]))
+    brake = max(max_deletes, 0)
+    return Plan(keep, due[:brake], due[brake:])
+
+
+# === Configuration ============================================================================
+# The dataclasses are the schema: their fields are the keys, their defaults the defaults. To add
+# a key, add a field; the sample and the README are checked against them.
+
+MAX_CONFIG_BYTES = 1_000_000
+BUILT_IN = ""  # an empty template selects the built-in text
+PLACEHOLDER = re.compile(r"(?:https?://)?(?:your|<your)[-_ ].*", re.IGNORECASE)  # as in samples
+SHORT_SECRET = 8  # characters; a shorter one cannot be masked everywhere without harm
+LOOPBACK_NAMES = ("localhost", "localhost.")
+
+
+class SecretText(str):
+    """A credential that has been resolved; `literal` tells that the file itself holds it."""
+
+    literal: bool = True
+
+    def __repr__(self) -> str:
+        return "'[hidden]'"
+
+
+def resolve_secret(text: str, base: Path) -> SecretText:
+    """A credential, given as it is, as env:NAME or as file:PATH (relative to base).
+
+    Raises ValueError with the reason, which holds nothing of the value.
+    """
+    if text.startswith("env:"):
+        name = text[4:].strip()
+        if not os.environ.get(name):
+            raise ValueError(f"the environment variable {one_line(name, 80)!r} is not set")
+        value = SecretText(os.environ[name])
+        value.literal = False
+    elif text.startswith("file:"):
+        path = base / text[5:].strip()
+        try:
+            value = SecretText(read_text_file(path).strip("\r\n"))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"cannot read {one_line(str(path), 200)!r}: {reason_of(error)}"
+            ) from None
+        value.literal = False
+        if not value:
+            raise ValueError(f"{one_line(str(path), 200)!r} is empty")
+    else:
+        value = SecretText(text)
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
+        raise ValueError("holds a control character or a line break")
+    return value
+
+
+def reason_of(error: BaseException) -> str:
+    """An exception in a few words, without paths, URLs or values."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 (byte {error.start})"
+    if isinstance(error, OSError) and error.strerror:
+        return str(error.strerror)
+    return one_line(str(error), 200) or type(error).__name__
+
+
+def read_text_file(path: Path) -> str:
+    """A small regular file as text, UTF-8 with or without BOM. Raises OSError or ValueError."""
+    descriptor = os.open(
+        path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    )
+    with open(descriptor, "rb") as file:  # O_NONBLOCK: a FIFO must not hang us
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("not a regular file")
+        content = file.read(MAX_CONFIG_BYTES + 1)
+    if len(content) > MAX_CONFIG_BYTES:
+        raise ValueError(f"larger than {MAX_CONFIG_BYTES} bytes")
+    return content.decode("utf-8-sig")
+
+
+# Readers: text -> value, or ValueError with a reason that does not quote the text.
+Reader = Callable[[str, Path], Any]
+
+
+def read_number(low: float, high: float, unit: str = "seconds") -> Reader:
+    """A number of seconds (or other units) between low and high."""
+
+    def read(text: str, _base: Path) -> float:
+        try:
+            value = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else math.nan
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise ValueError(f"must be a number of {unit} from {low:g} to {high:g}")
+        return int(value) if value == int(value) else value
+
+    return read
+
+
+def read_count(low: int, high: int) -> Reader:
+    """A whole number between low and high."""
+
+    def read(text: str, _base: Path) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", text) or not low <= int(text) <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return read
+
+
+def read_flag(text: str, _base: Path) -> bool:
+    """true or false, in the words that INI files use."""
+    words = {"true": True, "yes": True, "on": True, "1": True}
+    words.update({"false": False, "no": False, "off": False, "0": False})
+    if text.lower() not in words:
+        raise ValueError("must be true or false")
+    return words[text.lower()]
+
+
+def read_text(text: str, _base: Path) -> str:
+    """Any text."""
+    return text
+
+
+def read_template(text: str, _base: Path) -> str:
+    r"""A message template: \n is a newline, everything else stays as it is."""
+    return text.replace("\\n", "\n")
+
+
+def read_choice(*words: str) -> Reader:
+    """One of the words; spelled in any case."""
+
+    def read(text: str, _base: Path) -> str:
+        for word in words:
+            if word.lower() == text.lower():
+                return word
+        raise ValueError(f"must be one of {', '.join(words)}")
+
+    return read
+
+
+def read_password(text: str, base: Path) -> SecretText:
+    """A password: any characters but control characters."""
+    return resolve_secret(text, base)
+
+
+def read_token(text: str, base: Path) -> SecretText:
+    """A token: it travels in a header or a path, so printable ASCII without spaces or quotes."""
+    token = resolve_secret(text, base)
+    if not re.fullmatch(r"[\x21-\x7e]*", token):
+        raise ValueError("holds a space or a non-ASCII character (a comment behind it?)")
+    if token[:1] in ("'", '"') and token[:1] == token[-1:]:
+        raise ValueError("stands in quotes; write it without them")
+    return token
+
+
+def is_loopback(host: str) -> bool:
+    """Is this host name or address this very machine?"""
+    if host.lower() in LOOPBACK_NAMES:
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_url(text: str) -> tuple[str, str]:
+    """(scheme, host) of an http or https URL. Raises ValueError."""
+    try:
+        parts = urlsplit(text)
+        host = parts.hostname or ""
+        _ = parts.port
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ValueError("must be a URL that starts with https://")
+    if re.search(r"[\s\x00-\x1f\x7f\\]", text):
+        raise ValueError("holds a space or a control character")
+    return parts.scheme, host
+
+
+def read_endpoint(text: str, _base: Path) -> str:
+    """The base URL of an API: https, unless the host is this machine."""
+    scheme, host = check_url(text)
+    parts = urlsplit(text)
+    if "@" in parts.netloc:
+        raise ValueError("must not hold a user name or password")
+    if parts.query or parts.fragment:
+        raise ValueError("must not hold a query or fragment")
+    if scheme != "https" and not is_loopback(host):
+        raise ValueError("must start with https:// (a token would travel in the clear)")
+    return text.rstrip("/")
+
+
+def read_hook_url(text: str, base: Path) -> SecretText:
+    """The URL of a webhook, which is a secret as a whole; http is allowed (self-hosted n8n)."""
+    url = resolve_secret(text, base)
+    check_url(url)
+    return url
+
+
+def read_payload(text: str, _base: Path) -> dict[str, Any]:
+    """A webhook payload: a JSON object, exactly as it stands."""
+    payload = parse_json(text)
+    if not isinstance(payload, dict):
+        raise ValueError('must be a JSON object, as in {"text": "{server_name}: {status}"}')
+    return payload
+
+
+def read_addresses(text: str, _base: Path) -> tuple[str, ...]:
+    """Mail addresses, separated by commas."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    for part in parts:
+        check_address(part)
+    return tuple(parts)
+
+
+def read_address(text: str, _base: Path) -> str:
+    """One mail address."""
+    return check_address(text)
+
+
+def check_address(text: str) -> str:
+    """A mail address as it is. Raises ValueError."""
+    _, address = email.utils.parseaddr(text)
+    if not re.fullmatch(r"[^@\s<>,;]+@[^@\s<>,;]+", address):
+        raise ValueError("must hold mail addresses such as ops@example.org, with commas between")
+    return text
+
+
+def option(default: Any, read: Reader) -> Any:
+    """A key of a section: its default, and how its text becomes a value."""
+    return field(default=default, metadata={"read": read})
+
+
+def secret(read: Reader = read_token) -> Any:
+    """A key that holds a credential; never shown."""
+    return field(default=SecretText(""), repr=False, metadata={"read": read, "secret": True})
+
+
+@dataclass(frozen=True)
+class Directories:
+    """[DIRECTORIES] - relative to the script's directory, or to that of --config's file."""
+
+    configs_dir: str = option("configs", read_text)
+    logs_dir: str = option("logs", read_text)
+
+
+@dataclass(frozen=True)
+class Files:
+    """[FILES] - relative to logs_dir."""
+
+    log_file: str = option("snapshots.log", read_text)
+    lock_file: str = option("snapshots.lock", read_text)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """[TIMING] - all in seconds, but max_parallel."""
+
+    delay_between_servers: float = option(20, read_number(0, 86400))
+    max_parallel: int = option(10, read_count(1, 1000))
+    snapshot_creation_timeout: float = option(14400, read_number(1, 604800))
+    poll_interval: float = option(5, read_number(0.1, 30))
+    http_timeout: float = option(30, read_number(1, 600))
+    run_timeout: float = option(21600, read_number(1, 604800))
+
+
+@dataclass(frozen=True)
+class Retention:
+    """[RETENTION]"""
+
+    max_deletes_per_run: int = option(10, read_count(1, 100000))
+
+
+@dataclass(frozen=True)
+class Logging:
+    """[LOGGING]"""
+
+    max_bytes: int = option(5242880, read_count(1000, 10**12))
+    backup_count: int = option(5, read_count(0, 1000))
+    level: str = option("DEBUG", read_choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
+
+
+@dataclass(frozen=True)
+class TelegramSection:
+    """[TELEGRAM]"""
+
+    channel: ClassVar[str] = "Telegram"
+    enabled: bool = option(True, read_flag)
+    bot_token: SecretText = secret()
+    chat_id: str = option("", read_text)
+    timeout: float = option(10, read_number(1, 300))
+    retries: int = option(3, read_count(0, 20))
+    base_delay_between_retries: float = option(2, read_number(0, 300))
+    parse_mode: str = option("Markdown", read_choice("Markdown", "MarkdownV2", "HTML", "none"))
+    message_success: str = option(BUILT_IN, read_template)
+    message_failure: str = option(BUILT_IN, read_template)
+
+
+@dataclass(frozen=True)
+class WebhookSection:
+    """[WEBHOOK]"""
+
+    channel: ClassVar[str] = "webhook"
+    enabled: bool = option(False, read_flag)
+    url: SecretText = secret(read_hook_url)
+    timeout: float = option(10, read_number(1, 300))
+    retries: int = option(3, read_count(0, 20))
+    base_delay_between_retries: float = option(2, read_number(0, 300))
+    payload_success: Optional[dict[str, Any]] = option(None, read_payload)
+    payload_failure: Optional[dict[str, Any]] = option(None, read_payload)
+
+
+@dataclass(frozen=True)
+class SmtpSection:
+    """[SMTP]"""
+
+    channel: ClassVar[str] = "e-mail"
+    enabled: bool = option(False, read_flag)
+    server: str = option("", read_text)
+    port: int = option(587, read_count(1, 65535))
+    security: str = option("starttls", read_choice("starttls", "tls", "none"))
+    user: str = option("", read_text)
+    password: SecretText = secret(read_password)
+    from_email: str = option("", read_address)
+    to_emails: tuple[str, ...] = option((), read_addresses)
+    notify_on_success: bool = option(False, read_flag)
+    notify_on_failure: bool = option(True, read_flag)
+    timeout: float = option(10, read_number(1, 300))
+    retries: int = option(3, read_count(0, 20))
+    base_delay_between_retries: float = option(2, read_number(0, 300))
+    subject_success: str = option(BUILT_IN, read_text)
+    subject_failure: str = option(BUILT_IN, read_text)
+    message_success: str = option(BUILT_IN, read_template)
+    message_failure: str = option(BUILT_IN, read_template)
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """[API]"""
+
+    digitalocean_url: str = option("https://api.digitalocean.com/v2", read_endpoint)
+    hetzner_url: str = option("https://api.hetzner.cloud/v1", read_endpoint)
+    contabo_url: str = option("https://api.contabo.com/v1", read_endpoint)
+    contabo_auth_url: str = option(
+        "https://auth.contabo.com/auth/realms/contabo/protocol/openid-connect/token", read_endpoint
+    )
+    telegram_url: str = option("https://api.telegram.org", read_endpoint)
+
+
+SECTIONS: Mapping[str, Any] = MappingProxyType(
+    {
+        "DIRECTORIES": Directories,
+        "FILES": Files,
+        "TIMING": Timing,
+        "RETENTION": Retention,
+        "LOGGING": Logging,
+        "TELEGRAM": TelegramSection,
+        "WEBHOOK": WebhookSection,
+        "SMTP": SmtpSection,
+        "API": Endpoints,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """snapshots.config, checked; `unsound` names the sections that have a problem."""
+
+    base: Path  # what relative paths are relative to
+    directories: Directories = Directories()
+    files: Files = Files()
+    timing: Timing = Timing()
+    retention: Retention = Retention()
+    logging: Logging = Logging()
+    telegram: TelegramSection = TelegramSection()
+    webhook: WebhookSection = WebhookSection()
+    smtp: SmtpSection = SmtpSection()
+    api: Endpoints = Endpoints()
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    unsound: frozenset[str] = frozenset()
+
+    @property
+    def configs_dir(self) -> Path:
+        """Where server files are looked for."""
+        return self.base / self.directories.configs_dir
+
+    @property
+    def logs_dir(self) -> Path:
+        """Where log and lock are."""
+        return self.base / self.directories.logs_dir
+
+
+def lines_of_keys(text: str) -> tuple[dict[tuple[str, str], list[int]], dict[str, list[int]]]:
+    """Where each key and each section of an INI text stands: numbers of lines, from 1.
+
+    configparser reads the values but does not tell where they stand.
+    """
+    keys: dict[tuple[str, str], list[int]] = {}
+    sections: dict[str, list[int]] = {}
+    section, inside_value = "", False
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if not stripped or stripped[0] in "#;":
+            continue
+        header = re.match(r"\[(?P<name>.+)\]", stripped)
+        if line[:1].isspace() and inside_value:
+            continue
+        if header:
+            section, inside_value = header["name"], False
+            sections.setdefault(section, []).append(number)
+            continue
+        key = re.split(r"[=:]", stripped, maxsplit=1)[0].strip().lower()
+        keys.setdefault((section, key), []).append(number)
+        inside_value = True
+    return keys, sections
+
+
+def shown_key(key: str) -> str:
+    """A key from a file, if it looks like one: a slip may have made a token into a 'key'."""
+    return repr(key) if re.fullmatch(r"[a-z_]{1,40}", key) else "(not shown)"
+
+
+class IniFile:
+    """snapshots.config as text: where its keys stand, and every problem found so far."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        self.keys, self.sections = lines_of_keys(text)
+        self.found: list[tuple[int, str, str]] = []  # line, section, problem
+
+    def add(self, section: str, key: str, reason: str, line: int = 0) -> None:
+        """A problem at a key (shown only if it looks like one) or at a whole section."""
+        line = line or self.keys.get((section, key), [0])[0]
+        place = f"[{section}] {shown_key(key)}" if key else f"[{section}]"
+        self.found.append((line, section, f"{self.path}: line {line}: {place}: {reason}"))
+
+    def add_doubles(self) -> None:
+        """Sections and keys that stand twice: nobody knows which is meant."""
+        for section, numbers in self.sections.items():
+            for number in numbers[1:]:
+                self.add(section, "", f"stands twice (first on line {numbers[0]})", number)
+        for (section, key), numbers in self.keys.items():
+            for number in numbers[1:]:
+                self.add(section, key, f"stands twice (first on line {numbers[0]})", number)
+
+    def read_section(self, section: str, values: Mapping[str, Optional[str]], base: Path) -> Any:
+        """Fill a section's dataclass; its fields are the schema."""
+        schema = {f.name: f for f in dataclasses.fields(SECTIONS[section])}
+        chosen: dict[str, Any] = {}
+        for key, raw in values.items():
+            if key not in schema:
+                self.add(section, key, f"unknown key{did_you_mean(key, schema)}")
+            elif raw is None:
+                self.add(section, key, "has no value (write `key = value`)")
+            elif raw.strip() and not PLACEHOLDER.fullmatch(raw.strip()):  # else the default
+                try:
+                    chosen[key] = schema[key].metadata["read"](raw.strip(), base)
+                except ValueError as error:
+                    self.add(section, key, str(error))
+        return SECTIONS[section](**chosen)
+
+
+def parse_ini(path: Path, text: str) -> configparser.ConfigParser:
+    """The INI text. Raises ConfigError with line numbers; configparser's own texts quote lines."""
+    parser = configparser.ConfigParser(
+        interpolation=None, strict=False, allow_no_value=True, default_section="\0"
+    )
+    try:
+        parser.read_string(text)
+    except configparser.MissingSectionHeaderError as error:
+        raise ConfigError(
+            [f"{path}: line {error.lineno}: stands before the first [SECTION]"]
+        ) from None
+    except configparser.ParsingError as error:
+        lines = [number for number, _ in error.errors]
+        raise ConfigError([f"{path}: line {n}: is not `key = value`" for n in lines]) from None
+    return parser
+
+
+def load_settings(path: Path, required: bool) -> Settings:
+    """Read snapshots.config. Its problems, all of them, stand in the result's `problems`.
+
+    A missing file is fine unless it was asked for by name.
+    """
+    settings = Settings(base=path.parent)
+    try:
+        text = read_text_file(path)
+        parser = parse_ini(path, text)
+    except ConfigError as error:
+        return dataclasses.replace(settings, problems=error.problems, unsound=frozenset(SECTIONS))
+    except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) and not required:
+            return settings
+        problem = f"{path}: cannot be read: {reason_of(error)}"
+        return dataclasses.replace(settings, problems=(problem,), unsound=frozenset(SECTIONS))
+    ini = IniFile(path, text)
+    ini.add_doubles()
+    values: dict[str, Any] = {}
+    for section in parser.sections():
+        if section in SECTIONS:
+            values[section.lower()] = ini.read_section(section, parser[section], path.parent)
+        elif section != "DEFAULT" or parser[section]:  # a bare [DEFAULT]: the predecessor's sample
+            shown = section if re.fullmatch(r"[A-Za-z_]{1,40}", section) else "(not shown)"
+            hint = did_you_mean(section.upper(), SECTIONS)
+            ini.add(shown, "", f"unknown section{hint}", ini.sections.get(section, [0])[0])
+    settings = dataclasses.replace(settings, **values)
+    smtp = settings.smtp
+    if smtp.user and smtp.security == "none" and not is_loopback(smtp.server):
+        reason = "a password would travel in the clear (use starttls or tls)"
+        ini.add("SMTP", "security" if ("SMTP", "security") in ini.keys else "user", reason)
+    ini.found.sort()
+    return dataclasses.replace(
+        settings,
+        problems=tuple(problem for _, _, problem in ini.found),
+        warnings=tuple(settings_warnings(path, settings)),
+        unsound=frozenset(section for _, section, _ in ini.found),
+    )
+
+
+def settings_warnings(path: Path, settings: Settings) -> Iterator[str]:
+    """What is allowed in snapshots.config, but not wise."""
+    secrets = (settings.telegram.bot_token, settings.webhook.url, settings.smtp.password)
+    if any(value and value.literal for value in secrets):
+        yield from open_to_others(path)
+    if settings.webhook.enabled and settings.webhook.url.startswith("http://"):
+        yield f"{path}: [WEBHOOK] url: is http://: what is sent there can be read on the way"
+    yield from timeout_hint(settings.timing)
+
+
+def timeout_hint(timing: Timing) -> Iterator[str]:
+    """A hint where snapshots are likely to take longer than they are given."""
+    if timing.snapshot_creation_timeout < 3600:
+        yield (
+            f"[TIMING] snapshot_creation_timeout: {timing.snapshot_creation_timeout:g} s is short:"
+            " a snapshot may take 1 to 3 minutes per GB of used disk (3600 or more is sensible)"
+        )
+
+
+def open_to_others(path: Path) -> Iterator[str]:
+    """A warning if a file that holds secrets can be read by group or others."""
+    with contextlib.suppress(OSError):
+        if os.name == "posix" and path.stat().st_mode & 0o077:
+            yield f"{path}: holds credentials and can be read by others (chmod 600 {path})"
+
+
+def refuse_constant(word: str) -> NoReturn:
+    """NaN and Infinity are not JSON, whatever Python's parser thinks."""
+    raise ValueError(f"{word} is not JSON")
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are told apart; of two equal ones nobody knows which is meant."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [key for key, _ in pairs]
+        twice = next(key for key in names if names.count(key) > 1)
+        raise ValueError(f"the key {one_line(twice, 40)!r} stands twice")
+    return result
+
+
+def parse_json(text: str) -> Any:
+    """Strict JSON. Raises ValueError with line and column where the parser knows them."""
+    try:
+        return json.loads(text, parse_constant=refuse_constant, object_pairs_hook=unique_keys)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}"
+        ) from None
+    except RecursionError:
+        raise ValueError("not valid JSON: nested too deeply") from None
+
+
+class Fields:
+    """Takes the known keys out of a JSON object, one after the other, and notes every problem."""
+
+    def __init__(self, content: Mapping[str, Any], where: str, problems: list[str]) -> None:
+        self.content, self.where, self.problems = content, where, problems
+        self.known: list[str] = []
+
+    def take(self, key: str, check: Callable[[Any], T], default: T, required: bool = False) -> T:
+        """The checked value of a key; the default where it is absent or wrong (a problem then)."""
+        self.known.append(key)
+        value = self.content.get(key)
+        if value is None or (isinstance(value, str) and PLACEHOLDER.fullmatch(value.strip())):
+            if required:
+                self.problems.append(f"{self.where}{key}: is missing")
+            elif key in self.content and value is None:
+                self.problems.append(f"{self.where}{key}: is null (leave the key out)")
+            return default
+        try:
+            return check(value)
+        except ValueError as error:
+            self.problems.append(f"{self.where}{key}: {error}")
+            return default
+
+    def finish(self) -> None:
+        """Every key that was not asked for is a problem: a typo must not go unnoticed."""
+        for key in self.content:
+            if key not in self.known:
+                shown = one_line(key, 40) if len(key) <= 40 else "(not shown)"
+                hint = did_you_mean(key, self.known)
+                self.problems.append(f"{self.where}{shown}: unknown key{hint}")
+
+
+def check_text(value: Any) -> str:
+    """A JSON string that holds something."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be a text that is not empty")
+    return value.strip()
+
+
+def check_any_text(value: Any) -> str:
+    """A JSON string; an empty one selects the built-in text."""
+    if not isinstance(value, str):
+        raise ValueError("must be a text")
+    return value
+
+
+def check_name(value: Any) -> str:
+    """A server's name."""
+    name = check_text(value)
+    if len(name) > 200:
+        raise ValueError("is longer than 200 characters")
+    if one_line(name) != name:
+        raise ValueError("holds a control character or a line break")
+    return name
+
+
+def check_flag(value: Any) -> bool:
+    """true or false."""
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false, without quotes")
+    return value
+
+
+def check_id(value: Any) -> str:
+    """A provider's id of a server: digits only, for it becomes part of a path."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or not re.fullmatch(r"[1-9][0-9]{0,17}", text.strip()):
+        raise ValueError("must be the provider's number of the server, as in 12345678")
+    return text.strip()
+
+
+MAX_RETAIN = 100_000
+
+
+def check_retain(value: Any) -> Optional[int]:
+    """How many snapshots stay: an integer of at least 1, digits, or "all"."""
+    if isinstance(value, str) and value.strip().lower() == "all":
+        return None
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(text, str) and re.fullmatch(r"[0-9]{1,9}", text.strip()):
+        number = int(text)
+        if 1 <= number <= MAX_RETAIN:
+            return number
+    raise ValueError(f'must be a whole number from 1 to {MAX_RETAIN}, or "all"')
+
+
+def check_chat_id(value: Any) -> str:
+    """A Telegram chat: a number (groups are negative) or @name."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return check_text(value)
+
+
+def check_object(value: Any) -> dict[str, Any]:
+    """A JSON object."""
+    if not isinstance(value, dict):
+        raise ValueError("must be an object in braces")
+    return value
+
+
+def check_addresses(value: Any) -> tuple[str, ...]:
+    """A list of mail addresses, or one text with commas."""
+    parts = value if isinstance(value, list) else check_text(value).split(",")
+    return tuple(check_address(check_text(part)) for part in parts)
+
+
+def with_reader(read: Reader, base: Path) -> Callable[[Any], Any]:
+    """A JSON check made of an INI reader: the value must be a text."""
+
+    def check(value: Any) -> Any:
+        return read(check_text(value), base)
+
+    return check
+
+
+CREDENTIAL_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "digitalocean": ("api_token",),
+        "hetzner": ("api_token",),
+        "contabo": ("client_id", "client_secret", "api_user", "api_password"),
+    }
+)
+TOP_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        "digitalocean_droplet": "digitalocean",
+        "hetzner_cloud_server": "hetzner",
+        "contabo_instance": "contabo",
+    }
+)
+
+
+def telegram_of(content: Fields, settings: Settings) -> TelegramSection:
+    """The server's own Telegram settings over the global ones."""
+    chosen: dict[str, Any] = {
+        "enabled": content.take("enabled", check_flag, settings.telegram.enabled),
+        "bot_token": content.take(
+            "bot_token", with_reader(read_token, settings.base), settings.telegram.bot_token
+        ),
+        "chat_id": content.take("chat_id", check_chat_id, settings.telegram.chat_id),
+    }
+    for key in ("message_success", "message_failure"):
+        chosen[key] = content.take(key, check_any_text, "") or getattr(settings.telegram, key)
+    return dataclasses.replace(settings.telegram, **chosen)
+
+
+def webhook_of(content: Fields, settings: Settings) -> WebhookSection:
+    """The server's own webhook settings over the global ones."""
+    chosen: dict[str, Any] = {
+        "enabled": content.take("enabled", check_flag, settings.webhook.enabled),
+        "url": content.take("url", with_reader(read_hook_url, settings.base), settings.webhook.url),
+    }
+    for key in ("payload_success", "payload_failure"):
+        nothing: dict[str, Any] = {}
+        own = content.take(key, check_object, nothing)
+        chosen[key] = own or getattr(settings.webhook, key)
+    return dataclasses.replace(settings.webhook, **chosen)
+
+
+def smtp_of(content: Fields, settings: Settings) -> SmtpSection:
+    """The server's own e-mail settings over the global ones."""
+    chosen: dict[str, Any] = {
+        key: content.take(key, check_flag, getattr(settings.smtp, key))
+        for key in ("enabled", "notify_on_success", "notify_on_failure")
+    }
+    chosen["to_emails"] = content.take("to_emails", check_addresses, settings.smtp.to_emails)
+    for key in ("subject_success", "subject_failure", "message_success", "message_failure"):
+        chosen[key] = content.take(key, check_any_text, "") or getattr(settings.smtp, key)
+    return dataclasses.replace(settings.smtp, **chosen)
+
+
+def destinations_of(
+    telegram: TelegramSection, webhook: WebhookSection, smtp: SmtpSection
+) -> tuple[tuple[Destination, ...], tuple[str, ...]]:
+    """The channels that are switched on and can work; and a line for each that cannot."""
+    found: list[Destination] = []
+    lacking: list[str] = []
+    channels: tuple[
+        tuple[Union[TelegramSection, WebhookSection, SmtpSection], tuple[str, ...]], ...
+    ]
+    channels = (
+        (telegram, ("bot_token", "chat_id")),
+        (webhook, ("url",)),
+        (smtp, ("server", "from_email", "to_emails")),
+    )
+    for channel, keys in channels:
+        if not channel.enabled:
+            continue
+        missing = [key for key in keys if not getattr(channel, key)]
+        if missing:
+            lacking.append(f"no {channel.channel} notification: {' and '.join(missing)} not set")
+        else:
+            found.append(Destination(channel))
+    return tuple(found), tuple(lacking)
+
+
+def load_server(path: Path, settings: Settings) -> tuple[Server, tuple[str, ...]]:
+    """One server file, and warnings about it. Raises ConfigError with every problem in it."""
+    try:
+        content = parse_json(read_text_file(path))
+    except (OSError, ValueError) as error:
+        raise ConfigError([reason_of(error)]) from None
+    if not isinstance(content, dict):
+        raise ConfigError(["must be one object in braces"])
+    tops = [key for key in content if key in TOP_KEYS]
+    if len(tops) != 1 or len(content) != 1:
+        unknown = [one_line(key, 40) for key in content if key not in TOP_KEYS]
+        hint = did_you_mean(unknown[0], TOP_KEYS) if unknown else ""
+        found = f" (found {', '.join(map(repr, unknown[:3]))}{hint})" if unknown else ""
+        raise ConfigError([f"must hold exactly one of {', '.join(TOP_KEYS)}{found}"])
+    provider = TOP_KEYS[tops[0]]
+    problems: list[str] = []
+    warnings: list[str] = []
+    if not isinstance(content[tops[0]], dict):
+        raise ConfigError([f"{tops[0]}: must be an object in braces"])
+    fields = Fields(content[tops[0]], "", problems)
+    said = fields.take("provider", check_text, provider)
+    if said.lower() != provider:
+        problems.append(f"provider: says {one_line(said, 40)!r}, but {tops[0]} is for {provider!r}")
+    server_id = fields.take("id", check_id, "", required=True)
+    name = fields.take("name", check_name, "", required=True)
+    unset: Optional[int] = None
+    retain = fields.take("retain_last_snapshots", check_retain, unset, required=True)
+    credentials: list[SecretText] = []
+    for key in CREDENTIAL_KEYS[provider]:
+        read = read_token if key in ("api_token", "client_id") else read_password
+        check = with_reader(read, settings.base)
+        credentials.append(fields.take(key, check, SecretText(""), required=True))
+    replace_when_full = False
+    if provider == "contabo":
+        replace_when_full = fields.take("replace_when_full", check_flag, False)
+    parts = {}
+    for key in ("telegram", "webhook", "smtp"):
+        nothing: dict[str, Any] = {}
+        parts[key] = Fields(fields.take(key, check_object, nothing), f"{key}.", problems)
+    telegram = telegram_of(parts["telegram"], settings)
+    webhook = webhook_of(parts["webhook"], settings)
+    smtp = smtp_of(parts["smtp"], settings)
+    for part in (*parts.values(), fields):
+        part.finish()
+    if problems:
+        raise ConfigError(problems)
+    if any(value.literal for value in credentials):
+        warnings.extend(open_to_others(path))
+    if (
+        webhook.enabled
+        and webhook.url.startswith("http://")
+        and webhook.url != settings.webhook.url
+    ):
+        warnings.append(
+            f"{path}: webhook.url: is http://: what is sent there can be read on the way"
+        )
+    destinations, lacking = destinations_of(telegram, webhook, smtp)
+    warnings.extend(f"{name}: {line}" for line in lacking)
+    server = Server(
+        provider,
+        server_id,
+        name,
+        retain,
+        tuple(credentials),
+        str(path),
+        replace_when_full,
+        destinations,
+    )
+    return server, tuple(warnings)
+
+
+def server_files(names: Sequence[str], settings: Settings) -> list[Path]:
+    """The files to load: those named, or every *.json in configs_dir.
+
+    A name is taken as a path if that exists, else looked up in configs_dir. One file named
+    twice is one. Raises ConfigError if there is nothing at all.
+    """
+    if not names:
+        folder = settings.configs_dir
+        try:
+            found = sorted(p for p in folder.iterdir() if p.name.endswith(".json"))
+        except OSError as error:
+            raise ConfigError(
+                [f"{folder}: cannot be listed: {reason_of(error)} ({HOW_TO_BEGIN})"]
+            ) from None
+        found = [path for path in found if not path.name.startswith("._")]
+        if not found:
+            raise ConfigError([f"{folder}: holds no server file ({HOW_TO_BEGIN})"])
+        return found
+    files: dict[str, Path] = {}
+    for name in names:
+        path = Path(name)
+        if not path.exists():
+            path = settings.configs_dir / name
+        files.setdefault(os.path.realpath(path), path)
+    return list(files.values())
+
+
+HOW_TO_BEGIN = "copy a configs/*.json.sample to configs/NAME.json and fill it in"
+
+
+def load_servers(
+    names: Sequence[str], settings: Settings
+) -> tuple[list[Union[Server, BadServer]], list[str]]:
+    """Every server of this run in order, bad ones included, and the warnings about them.
+
+    Two files for the same server are both refused: nobody knows whose retention would hold.
+    Raises ConfigError if there is no file at all.
+    """
+    everywhere, _ = destinations_of(settings.telegram, settings.webhook, settings.smtp)
+    loaded: list[Union[Server, BadServer]] = []
+    warnings: list[str] = []
+    for path in server_files(names, settings):
+        try:
+            server, notes = load_server(path, settings)
+        except ConfigError as error:
+            reason = "; ".join(error.problems)
+            loaded.append(BadServer(path.stem, str(path), f"{path}: {reason}", everywhere))
+        else:
+            loaded.append(server)
+            warnings.extend(notes)
+    files_of: dict[tuple[str, str], list[str]] = {}
+    for entry in loaded:
+        if isinstance(entry, Server):
+            files_of.setdefault((entry.provider, entry.id), []).append(entry.source)
+    for index, entry in enumerate(loaded):
+        sources = files_of.get((entry.provider, entry.id), []) if isinstance(entry, Server) else []
+        if len(sources) > 1:
+            reason = (
+                f"{' and '.join(sources)}: are for the same server {entry.id} (keep one of them)"
+            )
+            loaded[index] = BadServer(
+                entry.name, entry.source, reason, everywhere, entry.provider, entry.id
+            )
+    return loaded, warnings
+
+
+# === World ====================================================================================
+# The clock, secrets, the screen, the log, the lock, signals: all that is outside and not a network.
+
+log = logging.getLogger("snapshots")
+log.propagate = False
+
+MASK = "[hidden]"
+LOOKS_SECRET = re.compile(
+    r"dop_v1_[0-9a-fA-F]{8,}"
+    r"|(?:bot)?[0-9]{6,}:[A-Za-z0-9_-]{20,}"
+    r"|eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]*"
+    r"|(?<=Bearer )[^\s\"',;]+"
+    r"|(?<=Basic )[A-Za-z0-9+/=]{8,}"
+    r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
+)
+
+
+class Redactor:
+    """Masks every known credential, in all the forms it may take, and what looks like one."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._forms: tuple[str, ...] = ()
+        self._lock = threading.Lock()
+
+    def add(self, *secrets: str) -> None:
+        """From now on mask these; one shorter than 8 characters would mask half the language."""
+        with self._lock:
+            new = {s for s in secrets if len(s) >= SHORT_SECRET} - self._known
+            if new:
+                self._known |= new
+                forms = set(self._forms).union(*(self.forms_of(secret) for secret in new))
+                self._forms = tuple(sorted(forms, key=len, reverse=True))
+
+    @staticmethod
+    def forms_of(secret: str) -> set[str]:
+        """How a credential may look in a URL, JSON, HTML, Python text, base64 or hex."""
+        raw = secret.encode("utf-8", "surrogatepass")
+        forms = {secret, quote(secret), quote(secret, safe=""), quote_plus(secret), raw.hex()}
+        forms |= {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+        forms |= {repr(secret)[1:-1], ascii(secret)[1:-1], html.escape(secret)}
+        for shift in range(3):  # base64 of anything that holds the secret, at each alignment
+            for encode in (base64.b64encode, base64.urlsafe_b64encode):
+                text = encode(b"\0" * shift + raw).decode("ascii").rstrip("=")
+                forms.add(
+                    text[(0, 2, 3)[shift] : len(text) - (0 if (shift + len(raw)) % 3 == 0 else 1)]
+                )
+        return {form for form in forms if len(form) >= SHORT_SECRET}
+
+    def __call__(self, text: str) -> str:
+        """The text with every credential masked."""
+        for form in self._forms:
+            if form in text:
+                text = text.replace(form, MASK)
+        return LOOKS_SECRET.sub(MASK, text)
+
+
+class Clock(Protocol):
+    """Time, and the two things that wait for it: conditions and threads. Tests bring their own."""
+
+    def now(self) -> datetime:
+        """The wall clock: aware, UTC."""
+
+    def monotonic(self) -> float:
+        """Seconds that never jump."""
+
+    def condition(self) -> threading.Condition:
+        """Something to wait for, up to a timeout of this clock."""
+
+    def start(self, target: Callable[[], None], name: str) -> None:
+        """Run target in a thread of its own."""
+
+
+class SystemClock:
+    """The real one."""
+
+    def now(self) -> datetime:
+        return datetime.now(timezone.utc)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def condition(self) -> threading.Condition:
+        return threading.Condition()
+
+    def start(self, target: Callable[[], None], name: str) -> None:
+        # daemon: a thread that hangs in a system call must not keep a finished run alive
+        threading.Thread(target=target, name=name, daemon=True).start()
+
+
+class Screen:
+    """stdout and stderr: masked, line by line, and never the reason for another exit code."""
+
+    def __init__(self, redact: Redactor, quiet: bool = False) -> None:
+        self.redact, self.quiet = redact, quiet
+        self._lock = threading.Lock()
+        self._live = ""
+
+    def out(self, text: str) -> None:
+        """A line on stdout, unless quiet."""
+        if not self.quiet:
+            self._write(sys.stdout, one_line(self.redact(text)))
+
+    def problem(self, text: str) -> None:
+        """A line on stderr."""
+        self._write(sys.stderr, one_line(f"snapshots: {self.redact(text)}"))
+
+    def live(self, text: str) -> None:
+        """Redraw the live line at the foot of a terminal; '' takes it away."""
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            width = terminal_width()
+            text = one_line(self.redact(text))[: width - 1]
+            sys.stdout.write("\r\x1b[K" + text)
+            sys.stdout.flush()
+            self._live = text
+
+    def _write(self, stream: Optional[TextIO], line: str) -> None:
+        with self._lock, contextlib.suppress(OSError, ValueError, AttributeError):
+            if self._live and sys.stdout is not None:
+                sys.stdout.write("\r\x1b[K")
+            assert stream is not None  # noqa: S101  (None under pythonw: nothing to write to)
+            encoding = stream.encoding or "utf-8"
+            stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+            stream.flush()
+            if self._live:
+                sys.stdout.write(self._live)
+                sys.stdout.flush()
+
+    @staticmethod
+    def leave() -> None:
+        """Flush what is left; a closed or full stdout must not change the exit code at exit."""
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                if stream is not None:
+                    stream.flush()
+            except (OSError, ValueError):
+                with contextlib.suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def terminal_width() -> int:
+    """Columns of the terminal on stdout; 80 where nobody knows."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    return 80
+
+
+class World:
+    """What every part needs of the outside, and the flag that ends all waiting."""
+
+    def __init__(self, clock: Clock, redact: Redactor, screen: Screen) -> None:
+        self.clock, self.redact, self.screen = clock, redact, screen
+        self.stopping = ""  # why, once a signal has come
+        self._conditions: list[threading.Condition] = []
+        self._pausing = self.condition()
+
+    def condition(self) -> threading.Condition:
+        """A condition that a stop signal wakes."""
+        condition = self.clock.condition()
+        self._conditions.append(condition)
+        return condition
+
+    def stop(self, reason: str) -> None:
+        """Wake every waiting thread; from now on nothing is created or deleted."""
+        self.stopping = self.stopping or reason
+        for condition in self._conditions:
+            with condition:
+                condition.notify_all()
+
+    def check(self) -> None:
+        """Raise InterruptedRunError if a signal has come."""
+        if self.stopping:
+            raise InterruptedRunError(self.stopping)
+
+    def pause(self, seconds: float) -> None:
+        """Wait; a signal ends it at once with InterruptedRunError."""
+        until = self.clock.monotonic() + seconds
+        with self._pausing:
+            while not self.stopping:
+                left = until - self.clock.monotonic()
+                if left <= 0:
+                    return
+                self._pausing.wait(left)
+        self.check()
+
+    def warn(self, text: str) -> None:
+        """A warning: in the log and on stderr."""
+        log.warning("%s", text)
+        self.screen.problem(f"warning: {text}")
+
+
+class OneLine(logging.Filter):
+    """Rewrites a record before any handler sees it: masked, one line, no arguments left.
+
+    `logging` prints raw arguments when a handler fails, so none may be left in the record.
+    """
+
+    def __init__(self, redact: Redactor) -> None:
+        super().__init__()
+        self.redact = redact
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):
+            message = str(record.msg)
+        record.msg = one_line(self.redact(message))
+        record.args = ()
+        record.exc_info = record.exc_text = record.stack_info = None
+        return True
+
+
+class LogFile(logging.handlers.RotatingFileHandler):
+    """The rotating log: created 0600, never through a symlink; trouble is told once."""
+
+    def __init__(self, path: Path, section: Logging, screen: Screen) -> None:
+        self.screen, self.told = screen, False
+        super().__init__(
+            path,
+            maxBytes=section.max_bytes,
+            backupCount=section.backup_count,
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
+
+    def _open(self) -> Any:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"):  # a FIFO must not hang us
+            flags |= getattr(os, name, 0)
+        descriptor = os.open(self.baseFilename, flags, 0o600)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(0, "not a regular file")
+        return open(descriptor, "a", encoding=self.encoding, errors=self.errors)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        """Instead of a traceback: one warning; the run goes on, the cloud is what counts."""
+        if not self.told:
+            self.told = True
+            error = sys.exc_info()[1]
+            reason = reason_of(error) if error else "unknown"
+            self.screen.problem(f"warning: {self.baseFilename}: cannot be written: {reason}")
+
+
+class ToScreen(logging.Handler):
+    """With -v: the log on stdout as well."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__()
+        self.screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.screen.out(self.format(record))
+
+
+def open_log(settings: Settings, world: World, verbose: bool, to_file: bool) -> None:
+    """Give the log its handlers; a log file that cannot be opened is a warning (it is advice)."""
+    logging.raiseExceptions = False
+    close_log()
+    log.setLevel(settings.logging.level)
+    log.addFilter(OneLine(world.redact))
+    handlers: list[logging.Handler] = [ToScreen(world.screen)] if verbose else []
+    if to_file:
+        path = settings.logs_dir / settings.files.log_file
+        try:
+            handlers.append(LogFile(path, settings.logging, world.screen))
+        except OSError as error:
+            world.screen.problem(f"warning: {path}: cannot be written: {reason_of(error)}")
+    for handler in handlers or [logging.NullHandler()]:
+        handler.setFormatter(
+            logging.Formatter("%(asctime)s | %(levelname)-8s | %(message)s", "%Y-%m-%d %H:%M:%S")
+        )
+        log.addHandler(handler)
+
+
+def close_log() -> None:
+    """Take all handlers and filters off the log."""
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        with contextlib.suppress(OSError, ValueError):
+            handler.close()
+    for old in list(log.filters):
+        log.removeFilter(old)
+
+
+def log_traceback(error: BaseException) -> None:
+    """An unexpected error with its traceback, one log line for each of its lines; log only."""
+    for chunk in traceback.format_exception(type(error), error, error.__traceback__):
+        for line in chunk.rstrip("\n").splitlines():
+            log.error("  %s", line)
+
+
+@contextlib.contextmanager
+def single_run(path: Path, clock: Clock) -> Iterator[None]:
+    """Hold the lock while the block runs. Raises LockHeldError or LockError.
+
+    The kernel drops the lock however the process ends, so the file stays: deleting it would let
+    a third run lock a new file while the second holds the old one. The pid inside is advice.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT
+        for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"):
+            flags |= getattr(os, name, 0)
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise LockError(
+            f"{path}: the lock file cannot be opened: {reason_of(error)}"
+            " (it must be a regular file that this user may write)"
+        ) from None
+    try:
+        take_lock(descriptor, path)
+        holder = f"{os.getpid()} since {clock_time(clock.now())}\n"
+        with contextlib.suppress(OSError):  # a full disk: the lock is what counts
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, holder.encode("ascii"), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def take_lock(descriptor: int, path: Path) -> None:
+    """Lock an open lock file or raise. On Windows, untested, msvcrt stands in for flock."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise LockError(f"{path}: the lock file is not a regular file (remove it)")
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    except (BlockingIOError, PermissionError):
+        with contextlib.suppress(OSError):
+            text = os.pread(descriptor, 80, 0).decode("ascii", "replace").strip()
+            if re.fullmatch(r"[0-9]+ since [0-9: -]+", text):
+                raise LockHeldError(
+                    f"another run holds the lock: process {text} ({path})"
+                ) from None
+        raise LockHeldError(f"another run holds the lock ({path})") from None
+    except OSError as error:
+        raise LockError(f"{path}: cannot be locked: {reason_of(error)}") from None
+    try:
+        current, ours = os.stat(path, follow_symlinks=False), os.fstat(descriptor)
+    except OSError as error:
+        raise LockError(f"{path}: the lock file has gone: {reason_of(error)}") from None
+    if (current.st_dev, current.st_ino) != (ours.st_dev, ours.st_ino):
+        raise LockError(f"{path}: the lock file was replaced while it was locked (run again)")
+
+
+@contextlib.contextmanager
+def stop_on_signals(world: World) -> Iterator[None]:
+    """SIGTERM, SIGINT and SIGHUP stop the run in an orderly way; one inherited as ignored stays so.
+
+    The C-level handler writes the signal's number into a socket, a thread reads it: nothing of
+    ours ever runs inside a signal handler, where it could meet a lock that is held.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    handlers: dict[int, Any] = {}
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            handlers[number] = signal.signal(number, lambda *_: None)
+    previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                data = reader.recv(1)
+                if not data:
+                    return
+                if data[0] in handlers:
+                    world.stop(f"interrupted by {signal.Signals(data[0]).name}")
+
+    watcher = threading.Thread(target=watch, name="signals", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(previous)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        writer.close()
+        watcher.join(1)
+        reader.close()
+
+
+# === HTTP =====================================================================================
+# One table says what an answer means; nobody else looks at a status.
+
+MAX_ANSWER_BYTES = 16 * 1024 * 1024  # a page of 200 snapshots is under 100 kB
+RETRY_SECONDS = 120.0  # how long one call is tried again
+MAX_RETRY_AFTER_SECONDS = 600.0  # a longer wait is refused at once
+
+
+class Act(enum.Enum):
+    """What a request is for; decides what may be done about its failure."""
+
+    READ = "read"
+    CREATE = "create"
+    DELETE = "delete"
+    TOKEN = "token"  # noqa: S105  (the act, not a token)
+    NOTIFY = "notify"
+
+
+class Outcome(enum.Enum):
+    """What came back."""
+
+    NOT_SENT = "no connection; it cannot have had an effect"
+    UNTRUSTED = "the certificate is not to be trusted"
+    LOST = "no complete answer; it may have been carried out"
+    GOOD = "2xx as promised"
+    EMPTY = "204"
+    GARBLED = "2xx, but not as promised"
+    REDIRECT = "3xx"
+    REJECTED = "400, 405, 412, 415, 422 and other 4xx"
+    UNAUTHORIZED = "401"
+    LIMIT = "402, or 403 resource_limit_exceeded"
+    FORBIDDEN = "403"
+    GONE = "404, 410"
+    BUSY = "409 conflict, 423 locked, 422 pending event"
+    PROTECTED = "423 protected"
+    NOT_UNIQUE = "409 uniqueness_error"
+    RATE_LIMITED = "429"
+    SERVER_ERROR = "500, 502, 504 and what is no status at all"
+    UNAVAILABLE = "503"
+
+
+class Next(enum.Enum):
+    """What to do about it."""
+
+    DONE = "go on"
+    RETRY = "send it again, after a pause"
+    RETRY_ONCE = "send it again one time"
+    RENEW = "get a new token, if that is possible, and send it again one time"
+    WAIT = "the server is busy: the caller waits until it is free"
+    LOOK = "it may have been carried out: look before anything else"
+    ROOM = "a limit is reached: the caller may make room"
+    LEAVE = "leave it alone"
+    FAIL = "give up"
+
+
+NEXT: Mapping[Outcome, Mapping[Act, Next]] = MappingProxyType(
+    {
+        outcome: dict(zip((Act.READ, Act.CREATE, Act.DELETE, Act.TOKEN, Act.NOTIFY), row))
+        for outcome, row in {
+            Outcome.NOT_SENT: (Next.RETRY,) * 5,
+            Outcome.UNTRUSTED: (Next.FAIL,) * 5,
+            # a message is not repeated where nobody knows whether it arrived
+            Outcome.LOST: (Next.RETRY, Next.LOOK, Next.RETRY, Next.RETRY, Next.FAIL),
+            Outcome.GOOD: (Next.DONE,) * 5,
+            Outcome.EMPTY: (Next.FAIL, Next.LOOK, Next.DONE, Next.FAIL, Next.DONE),
+            Outcome.GARBLED: (Next.RETRY_ONCE, Next.LOOK, Next.RETRY_ONCE, Next.FAIL, Next.DONE),
+            Outcome.REDIRECT: (Next.FAIL, Next.LOOK, Next.FAIL, Next.FAIL, Next.FAIL),
+            Outcome.REJECTED: (Next.FAIL,) * 5,
+            Outcome.UNAUTHORIZED: (Next.RENEW, Next.RENEW, Next.RENEW, Next.FAIL, Next.FAIL),
+            Outcome.LIMIT: (Next.FAIL, Next.ROOM, Next.FAIL, Next.FAIL, Next.FAIL),
+            Outcome.FORBIDDEN: (Next.FAIL,) * 5,
+            Outcome.GONE: (Next.FAIL, Next.FAIL, Next.DONE, Next.FAIL, Next.FAIL),
+            Outcome.BUSY: (Next.RETRY, Next.WAIT, Next.RETRY, Next.RETRY, Next.RETRY),
+            Outcome.PROTECTED: (Next.FAIL, Next.FAIL, Next.LEAVE, Next.FAIL, Next.FAIL),
+            Outcome.NOT_UNIQUE: (Next.FAIL,) * 5,
+            Outcome.RATE_LIMITED: (Next.RETRY,) * 5,
+            Outcome.SERVER_ERROR: (Next.RETRY, Next.LOOK, Next.RETRY, Next.RETRY, Next.RETRY),
+            Outcome.UNAVAILABLE: (Next.RETRY, Next.LOOK, Next.RETRY, Next.RETRY, Next.RETRY),
+        }.items()
+    }
+)
+
+HINTS: Mapping[Outcome, str] = MappingProxyType(
+    {
+        Outcome.UNTRUSTED: "intercepted, or wrong CA certificates, or a wrong clock",
+        Outcome.UNAUTHORIZED: "check the credentials; they must be valid and allow writing",
+        Outcome.FORBIDDEN: "the credentials lack a right; the README lists those needed",
+        Outcome.REDIRECT: "redirects are never followed; check the URL",
+    }
+)
+
+
+class GarbledError(SnapshotsError):
+    """A 2xx answer that is not the documented JSON."""
+
+
+class ApiError(SnapshotsError):
+    """A request that did not work out: what was tried, why, and what may be done about it."""
+
+    def __init__(
+        self,
+        doing: str,
+        reason: str,
+        outcome: Outcome,
+        next_step: Next,
+        *,
+        message: str = "",
+        request_id: str = "",
+        hint: str = "",
+    ) -> None:
+        hint = hint or HINTS.get(outcome, "")
+        super().__init__(f"cannot {doing}: {reason}" + (f" ({hint})" if hint else ""))
+        self.outcome, self.next_step = outcome, next_step
+        self.message, self.request_id = message, request_id
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A complete HTTP answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body as JSON. Raises GarbledError."""
+        try:
+            return json.loads(self.body.decode("utf-8"), parse_constant=refuse_constant)
+        except (ValueError, RecursionError):
+            raise GarbledError("the answer is not JSON") from None
+
+
+PENDING = re.compile(r"pending event|blocking events?", re.IGNORECASE)
+
+
+def explain(answer: Answer) -> tuple[str, str]:
+    """(code, message) of an error body, in any of the shapes that these APIs use.
+
+    DigitalOcean {"id","message"}, Hetzner {"error":{"code","message"}}, Contabo
+    {"statusCode","message"}, Keycloak {"error","error_description"}, Telegram {"description"}.
+    """
+    try:
+        body = answer.json()
+    except GarbledError:
+        return "", ""
+    if not isinstance(body, dict):
+        return "", ""
+    inner = body.get("error")
+    source = inner if isinstance(inner, dict) else body
+    code = source.get("code") or source.get("id") or (inner if isinstance(inner, str) else "")
+    message = source.get("message") or source.get("error_description") or source.get("description")
+    if isinstance(message, list):
+        message = "; ".join(str(part) for part in message)
+    return (
+        one_line(code, 60) if isinstance(code, str) else "",
+        one_line(message, 300) if isinstance(message, str) else "",
+    )
+
+
+def outcome_of(status: int, code: str = "", message: str = "") -> Outcome:
+    """Which row of the table an answer is: by status and the provider's code, not status alone."""
+    if 200 <= status < 300:
+        return Outcome.EMPTY if status == 204 else Outcome.GOOD
+    if 300 <= status < 400:
+        return Outcome.REDIRECT
+    if status == 403 and code == "resource_limit_exceeded":
+        return Outcome.LIMIT
+    if status == 409 and code == "uniqueness_error":
+        return Outcome.NOT_UNIQUE
+    if status == 423 and code == "protected":
+        return Outcome.PROTECTED
+    if status == 422 and PENDING.search(message):
+        return Outcome.BUSY
+    known = {
+        401: Outcome.UNAUTHORIZED,
+        402: Outcome.LIMIT,
+        403: Outcome.FORBIDDEN,
+        404: Outcome.GONE,
+        408: Outcome.SERVER_ERROR,
+        409: Outcome.BUSY,
+        410: Outcome.GONE,
+        423: Outcome.BUSY,
+        425: Outcome.RATE_LIMITED,
+        429: Outcome.RATE_LIMITED,
+        503: Outcome.UNAVAILABLE,
+    }
+    if status in known:
+        return known[status]
+    return Outcome.REJECTED if 400 <= status < 500 else Outcome.SERVER_ERROR
+
+
+def retry_after_seconds(answer: Answer, now: datetime) -> Optional[float]:
+    """How long the other side asks us to wait: seconds or an HTTP date; None if it does not say.
+
+    Digits only: int() would also take '٣' and '1_0'. Telegram says it in the body as well.
+    """
+    text = answer.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]+", text, re.ASCII):
+        return float(text[:18])
+    if text:
+        try:
+            moment = email.utils.parsedate_to_datetime(text)
+        except (TypeError, ValueError, IndexError, OverflowError):
+            return None
+        aware = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+        left = (aware - now).total_seconds()
+        return left if left > 0 else None
+    if answer.status == 429:
+        with contextlib.suppress(GarbledError, AttributeError, TypeError):
+            value = answer.json()["parameters"]["retry_after"] if answer.body[:1] == b"{" else None
+            return float(value) if type(value) is int and value > 0 else None
+    return None
+
+
+def pause_before(attempt: int, base: float = 1.0, cap: float = 30.0) -> float:
+    """Seconds to wait before attempt 1, 2, 3, ...: doubling, capped, with jitter."""
+    return min(cap, base * 2.0 ** min(attempt - 1, 30)) * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+def take(content: Any, *path: Union[str, int], kind: Union[type, tuple[type, ...]] = dict) -> Any:
+    """What stands at a path in an answer, of the promised kind. Raises GarbledError.
+
+    Never .get(..., {}): damage must not turn into "none".
+    """
+    for step in path:
+        try:
+            content = content[step]
+        except (KeyError, IndexError, TypeError):
+            raise GarbledError(f"the answer lacks {'.'.join(map(str, path))}") from None
+    if not isinstance(content, kind) or (isinstance(content, bool) and kind is not bool):
+        raise GarbledError(f"{'.'.join(map(str, path)) or 'the answer'} is of the wrong type")
+    return content
+
+
+def take_id(content: Any, *path: Union[str, int]) -> str:
+    """An id, as text. It becomes part of a path, so nothing but [A-Za-z0-9-] will do."""
+    value = take(content, *path, kind=(int, str))
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", str(value)):
+        raise GarbledError(f"{'.'.join(map(str, path))} is not usable as an id")
+    return str(value)
+
+
+def take_number(content: Any, *path: Union[str, int]) -> str:
+    """An id of DigitalOcean or Hetzner, as text: a positive number of at most 19 digits."""
+    value = take(content, *path, kind=(int, str))
+    if not re.fullmatch(r"[1-9][0-9]{0,18}", str(value)):
+        raise GarbledError(f"{'.'.join(map(str, path))} is not usable as an id")
+    return str(value)
+
+
+ISO_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def moment_of(value: Any) -> Optional[datetime]:
+    """A timestamp as the APIs promise it, in UTC; None for anything else, however close."""
+    if not isinstance(value, str) or not ISO_MOMENT.fullmatch(value):
+        return None
+    try:
+        return isoparse(value).astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        return None
+
+
+# --- one request, bounded in time and size ---
+
+_sending = threading.local()  # has this thread's request begun to leave us?
+
+
+class TimedReader(io.RawIOBase):
+    """Reads an answer, all of it before one deadline: a trickle must not last for ever."""
+
+    def __init__(self, raw: io.RawIOBase, sock: Any) -> None:
+        self._raw, self._sock = raw, sock
+        timeout = sock.gettimeout()
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> Optional[int]:
+        if self._deadline is not None:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise socket.timeout("the answer took too long")
+            self._sock.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class TimedResponse(http.client.HTTPResponse):
+    """An answer whose head and body together must arrive within the socket's timeout."""
+
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        raw = self.fp.detach()
+        self.fp = io.BufferedReader(TimedReader(raw, sock))
+
+
+class NotesSending:
+    """Notes when the first byte of a request leaves, to tell 'not sent' from 'lost' for sure."""
+
+    sock: Any
+    connect: Callable[[], None]
+
+    def send(self, data: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        _sending.begun = True
+        super().send(data)  # type: ignore[misc]
+
+
+class TimedHTTPConnection(NotesSending, urllib3.connection.HTTPConnection):
+    """http, timed."""
+
+    response_class = TimedResponse
+
+
+class TimedHTTPSConnection(NotesSending, urllib3.connection.HTTPSConnection):
+    """https, timed."""
+
+    response_class = TimedResponse
+
+
+class TimedHTTPPool(urllib3.HTTPConnectionPool):
+    """A pool of http connections, timed."""
+
+    ConnectionCls = TimedHTTPConnection
+
+
+class TimedHTTPSPool(urllib3.HTTPSConnectionPool):
+    """A pool of https connections, timed."""
+
+    ConnectionCls = TimedHTTPSConnection
+
+
+class TimedAdapter(requests.adapters.HTTPAdapter):
+    """Gives a requests session timed connections, with a proxy or without."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": TimedHTTPPool, "https": TimedHTTPSPool}
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = {"http": TimedHTTPPool, "https": TimedHTTPSPool}
+        return manager
+
+
+class NoAuth(requests.auth.AuthBase):
+    """No credentials in the head; given as auth= so that a ~/.netrc cannot add any."""
+
+    def __call__(self, request: Any) -> Any:
+        return request
+
+
+class BearerAuth(requests.auth.AuthBase):
+    """A token in the head; given as auth= so that a ~/.netrc cannot replace it."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def __call__(self, request: Any) -> Any:
+        request.headers["Authorization"] = f"Bearer {self.token}"
+        return request
+
+
+def new_session(connections: int) -> requests.Session:
+    """A session with timed connections and no cookies, for many threads at once."""
+    session = requests.Session()
+    session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+    adapter = TimedAdapter(pool_connections=2, pool_maxsize=connections, max_retries=0)
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    session.headers["User-Agent"] = f"snapshots/{__version__}"
+    return session
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """No answer: how it went wrong, and in words without host, path or value."""
+
+    outcome: Outcome
+    reason: str
+
+
+def network_reason(error: BaseException) -> str:
+    """Why a connection failed, in a few words; never the exception's text: it holds the URL."""
+    seen: list[BaseException] = []
+    queue: list[Any] = [error]
+    while queue and len(seen) < 20:
+        item = queue.pop(0)
+        if not isinstance(item, BaseException) or item in seen:
+            continue
+        seen.append(item)
+        queue += [*item.args, getattr(item, "reason", None), item.__cause__, item.__context__]
+    for item in seen:
+        if isinstance(item, ssl.SSLCertVerificationError):
+            return f"its certificate is not valid: {one_line(str(item.verify_message), 120)}"
+        if isinstance(item, socket.gaierror):
+            return "its host name cannot be resolved"
+        if isinstance(item, (socket.timeout, urllib3.exceptions.TimeoutError)):
+            return "timed out"
+        if (
+            isinstance(item, OSError)
+            and item.strerror
+            and not isinstance(item, requests.RequestException)
+        ):
+            return str(item.strerror).lower()
+    return "the connection broke" if _sending.begun else "no connection"
+
+
+def send(
+    session: requests.Session, method: str, url: str, timeout: float, **options: Any
+) -> Union[Answer, Trouble]:
+    """One request and its whole answer within timeout seconds, or how it went wrong.
+
+    Whatever requests raises is judged by one fact: had a byte of the request left us?
+    """
+    _sending.begun = False
+    try:
+        with session.request(
+            method,
+            url,
+            timeout=urllib3.Timeout(total=timeout),  # type: ignore[arg-type]
+            stream=True,
+            allow_redirects=False,
+            **options,
+        ) as response:
+            body = io.BytesIO()
+            while body.tell() <= MAX_ANSWER_BYTES:
+                chunk = response.raw.read(65536, decode_content=True)
+                if not chunk:
+                    headers = {name.lower(): value for name, value in response.headers.items()}
+                    return Answer(response.status_code, headers, body.getvalue())
+                body.write(chunk)
+            return Trouble(Outcome.LOST, f"its answer is larger than {MAX_ANSWER_BYTES} bytes")
+    except (
+        requests.exceptions.RequestException,
+        urllib3.exceptions.HTTPError,
+        http.client.HTTPException,
+        OSError,
+        ValueError,  # a header that is no header, an answer that is no number
+    ) as error:
+        reason = network_reason(error)
+        if reason.startswith("its certificate"):
+            return Trouble(Outcome.UNTRUSTED, reason)
+        return Trouble(Outcome.LOST if _sending.begun else Outcome.NOT_SENT, reason)
+
+
+# --- an account's pace ---
+
+
+class Bucket:
+    """So many requests at once, refilled at so many a second."""
+
+    def __init__(self, capacity: float, per_second: float) -> None:
+        self.capacity, self.per_second = capacity, per_second
+        self.tokens, self.at = capacity, -math.inf
+
+    def wait_seconds(self, now: float) -> float:
+        """How long until one more may go; 0 takes it."""
+        earned = (now - self.at) * self.per_second if self.at > -math.inf else 0.0
+        self.tokens, self.at = min(self.capacity, self.tokens + earned), now
+        return 0.0 if self.tokens >= 1 else (1 - self.tokens) / self.per_second
+
+    def spend(self, now: float) -> None:
+        """One has gone."""
+        self.tokens -= 1
+
+
+class Window:
+    """So many requests in any stretch of so many seconds."""
+
+    def __init__(self, count: int, seconds: float) -> None:
+        self.seconds = seconds
+        self.sent: collections.deque[float] = collections.deque(maxlen=count)
+
+    def wait_seconds(self, now: float) -> float:
+        """How long until one more may go."""
+        if len(self.sent) < (self.sent.maxlen or 0):
+            return 0.0
+        return max(0.0, self.sent[0] + self.seconds - now)
+
+    def spend(self, now: float) -> None:
+        """One has gone."""
+        self.sent.append(now)
+
+
+class Pace:
+    """When an account's next request may go out; a 429 pauses all of the account's threads."""
+
+    def __init__(self, world: World, *limits: Union[Bucket, Window]) -> None:
+        self.world, self.limits = world, limits
+        self.paused_until = -math.inf
+        self._lock = threading.Lock()
+
+    def wait(self, deadline: float) -> bool:
+        """Wait for a place; False if there is none before the deadline."""
+        while True:
+            with self._lock:
+                now = self.world.clock.monotonic()
+                delay = max(
+                    [self.paused_until - now, *(limit.wait_seconds(now) for limit in self.limits)]
+                )
+                if delay <= 0:
+                    for limit in self.limits:
+                        limit.spend(now)
+                    return True
+            if now + delay > deadline:
+                return False
+            self.world.pause(delay)
+
+    def pause(self, seconds: float) -> None:
+        """Nothing goes out for so long."""
+        with self._lock:
+            until = self.world.clock.monotonic() + seconds
+            self.paused_until = max(self.paused_until, until)
+
+    def learn(self, answer: Answer) -> None:
+        """Believe the provider where it says that less is left than we think."""
+        text = answer.headers.get("ratelimit-remaining", "")
+        if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
+            return
+        with self._lock:
+            for limit in self.limits:
+                if isinstance(limit, Bucket):
+                    limit.tokens = min(limit.tokens, float(text))
+
+
+class TokenSource(Protocol):
+    """Where an Api gets its credentials from."""
+
+    def auth(self) -> requests.auth.AuthBase:
+        """What to give requests as auth=."""
+
+    def renew(self, used: requests.auth.AuthBase) -> bool:
+        """Get new credentials because `used` was refused; False if there are none to get."""
+
+
+class FixedToken:
+    """A token that stands in a file."""
+
+    def __init__(self, token: str = "") -> None:
+        self._auth = BearerAuth(token) if token else NoAuth()
+
+    def auth(self) -> requests.auth.AuthBase:
+        return self._auth
+
+    def renew(self, used: requests.auth.AuthBase) -> bool:
+        return False
+
+
+class Api:
+    """One base URL with its credentials, connections and pace, for any number of threads."""
+
+    def __init__(
+        self,
+        world: World,
+        base_url: str,
+        source: TokenSource,
+        *,
+        timeout: float,
+        connections: int = 10,
+        limits: Sequence[Union[Bucket, Window]] = (),
+        secrets: Sequence[str] = (),
+    ) -> None:
+        self.world, self.base_url, self.source, self.timeout = world, base_url, source, timeout
+        self.session = new_session(connections)
+        self.pace = Pace(world, *limits)
+        self.short_secrets = [s for s in secrets if 0 < len(s) < SHORT_SECRET]
+        self.refused = ""  # why, once the credentials are known to be no good: the rest fails fast
+        self._server_clock: Optional[tuple[datetime, float]] = None
+
+    def server_time(self, at: float) -> Optional[datetime]:
+        """What the provider's clock said at the monotonic time `at`; None if it never told."""
+        if self._server_clock is None:
+            return None
+        date, when = self._server_clock
+        return date + timedelta(seconds=at - when)
+
+    def masked(self, text: str) -> str:
+        """The text without any credential, the short ones of this connection included."""
+        for secret_text in self.short_secrets:
+            text = text.replace(secret_text, MASK)
+        return self.world.redact(text)
+
+    def call(
+        self,
+        act: Act,
+        method: str,
+        path: str,
+        doing: str,
+        parse: Callable[[Any], T],
+        *,
+        params: Optional[Mapping[str, Any]] = None,
+        json_body: Any = None,
+        form: Optional[Mapping[str, str]] = None,
+        headers: Optional[Callable[[], dict[str, str]]] = None,
+        within: float = RETRY_SECONDS,
+        tries: int = 1000,
+        base_delay: float = 1.0,
+    ) -> T:
+        """Send a request, as often as the table allows, and parse the JSON of its answer.
+
+        doing: the act in words, quoted in errors: "list snapshots of droplet 1".
+        parse: JSON -> result, or GarbledError; for a delete or a notification: Answer -> result.
+        headers: made anew for each try. within: seconds; tries: how often at the most.
+        Raises ApiError, or InterruptedRunError before anything is sent.
+        """
+        clock = self.world.clock
+        deadline = clock.monotonic() + within
+        attempt, renewed, garbled = 0, False, False
+        while True:
+            attempt += 1
+            if act is not Act.NOTIFY:
+                self.world.check()
+            if self.refused:
+                raise ApiError(doing, self.refused, Outcome.UNAUTHORIZED, Next.FAIL)
+            if not self.pace.wait(deadline):
+                raise ApiError(
+                    doing,
+                    "the rate limit leaves no room in time",
+                    Outcome.RATE_LIMITED,
+                    Next.FAIL,
+                )
+            auth = self.source.auth()
+            extra = headers() if headers else {}
+            result = send(
+                self.session,
+                method,
+                self.base_url + path,
+                self.timeout,
+                params=params,
+                json=json_body,
+                data=form,
+                headers=extra,
+                auth=auth,
+            )
+            code = message = ""
+            pause = pause_before(attempt, base_delay)
+            if isinstance(result, Trouble):
+                outcome, reason = result.outcome, result.reason
+            else:
+                self._note_time(result)
+                self.pace.learn(result)
+                code, message = explain(result)
+                outcome = outcome_of(result.status, code, message)
+                reason = " ".join(filter(None, (f"HTTP {result.status}", code))) + (
+                    f": {message}" if message and message != code else ""
+                )
+                asked = retry_after_seconds(result, clock.now())
+                if outcome in (Outcome.RATE_LIMITED, Outcome.UNAVAILABLE) and asked is not None:
+                    if asked > MAX_RETRY_AFTER_SECONDS:
+                        reason += f": it asks to wait {asked:.0f} s, which is too long"
+                        pause = math.inf
+                    else:
+                        pause = max(asked, 0.1)
+                if outcome is Outcome.RATE_LIMITED and pause < math.inf:
+                    self.pace.pause(pause)
+                if NEXT[outcome][act] is Next.DONE:
+                    try:
+                        return parse(result if act in (Act.DELETE, Act.NOTIFY) else result.json())
+                    except GarbledError as garbage:
+                        outcome, reason = Outcome.GARBLED, f"HTTP {result.status}: {garbage}"
+            step = NEXT[outcome][act]
+            if step is Next.RENEW:
+                if not renewed and self.source.renew(auth):
+                    renewed = True
+                    continue
+                step = Next.FAIL
+            elif step is Next.RETRY_ONCE:
+                step = Next.FAIL if garbled else Next.RETRY
+                garbled = True
+            if step is Next.RETRY and attempt < tries and clock.monotonic() + pause <= deadline:
+                log.debug("%s: %s; again in %s", doing, self.masked(reason), span(pause))
+                self.world.pause(pause) if act is not Act.NOTIFY else self._pause_quietly(pause)
+                continue
+            request_id = extra.get("x-request-id", "")
+            error = ApiError(
+                doing,
+                self.masked(reason),
+                outcome,
+                Next.FAIL if step is Next.RETRY else step,
+                message=self.masked(message),
+                request_id=request_id,
+            )
+            if outcome is Outcome.UNAUTHORIZED and act is not Act.NOTIFY:
+                self.refused = self.masked(reason)
+            raise error
+
+    def _pause_quietly(self, seconds: float) -> None:
+        """A pause between two tries of a notification: a stop ends the pause, not the trying."""
+        with contextlib.suppress(InterruptedRunError):
+            self.world.pause(seconds)
+
+    def _note_time(self, answer: Answer) -> None:
+        with contextlib.suppress(TypeError, ValueError, IndexError, OverflowError):
+            date = email.utils.parsedate_to_datetime(answer.headers.get("date", ""))
+            if date.tzinfo is not None:
+                self._server_clock = (date, self.world.clock.monotonic())
+
+
+# === Providers ================================================================================
+# Three plain classes that only translate: no retry, no sleep, no policy. A difference that is a
+# value is a class constant, one in steps is inside a method. A fourth cloud is one class more.
+
+
+class Provider(Protocol):
+    """What a run needs of a cloud."""
+
+    key: ClassVar[str]  # as in configuration and log
+    title: ClassVar[str]  # as people write it
+    duration_rule: ClassVar[str]  # how long a snapshot takes, in the provider's words
+    limit_is_shared: ClassVar[bool]  # is the limit on snapshots one for many servers?
+    lists_account: ClassVar[bool]  # may one listing serve several servers?
+    limits: ClassVar[Callable[[], list[Union[Bucket, Window]]]]  # documented rate limits
+
+    @staticmethod
+    def label(name: str) -> str:
+        """The server part of a snapshot name, as this provider takes it."""
+
+    def check_server(self, server_id: str) -> None:
+        """Raise ApiError unless the server exists and may be read."""
+
+    def create(self, server: Server, name: str) -> Ticket:
+        """Ask for a snapshot."""
+
+    def poll(self, tickets: Sequence[Ticket]) -> dict[Ticket, Progress]:
+        """How far they are; in as few requests as the API allows."""
+
+    def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
+        """Every snapshot of these servers (and maybe more), complete or ApiError."""
+
+    def delete(self, snapshot: Snapshot) -> bool:
+        """Delete; False if it had gone already."""
+
+    def look_for(
+        self, server_id: str, name: str, since: datetime, lost: ApiError
+    ) -> Union[Ticket, Sighting]:
+        """After a create without an answer: what does the provider show?
+
+        since: by the provider's clock, when this turn began, less a tolerance.
+        """
+
+
+MAX_PAGES = 1000
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a listing."""
+
+    items: tuple[Any, ...]
+    more: bool
+    total: Optional[int]  # of all pages, where the API tells
+
+
+class IncompleteError(GarbledError):
+    """The pages do not add up to one complete listing."""
+
+
+Item = tuple[str, Mapping[str, Any]]  # an entry of a listing with its id
+
+
+def every_page(fetch: Callable[[int], Page], doing: str, id_of: Callable[[Any], str]) -> list[Item]:
+    """All entries of a paged listing with their ids: complete, or ApiError.
+
+    Complete: every id usable and none twice, an end, and as many entries as the provider says
+    there are. A listing that changed while it was read is read once more.
+    """
+    for again in (False, True):
+        found: dict[str, Mapping[str, Any]] = {}
+        try:
+            for number in range(1, MAX_PAGES + 1):
+                page = fetch(number)
+                for item in page.items:
+                    item_id = id_of(item)
+                    if item_id in found:
+                        raise IncompleteError("an entry stands twice in the listing")
+                    found[item_id] = item
+                if not page.more:
+                    if page.total is not None and page.total != len(found):
+                        raise IncompleteError(
+                            f"the listing has {len(found)} of {page.total} entries"
+                        )
+                    return list(found.items())
+                if not page.items:
+                    raise IncompleteError("an empty page in the middle of the listing")
+            raise IncompleteError(f"the listing has more than {MAX_PAGES} pages")
+        except GarbledError as error:
+            if again or not isinstance(error, IncompleteError):
+                raise ApiError(doing, str(error), Outcome.GARBLED, Next.FAIL) from None
+            log.debug("%s: %s; reading it once more", doing, error)
+    raise AssertionError("not reached")
+
+
+def by_number(item: Any) -> str:
+    """The id of an entry at DigitalOcean and Hetzner."""
+    return take_number(item, "id")
+
+
+def name_of(item: Mapping[str, Any], key: str) -> Optional[str]:
+    """A snapshot's name, or None where the provider sent something else or a monster."""
+    value = item.get(key)
+    return value if isinstance(value, str) and len(value) <= 10_000 else None
+
+
+def flag_of(item: Any, *path: str) -> bool:
+    """True at a path; anything but a clear False counts as True (it is about protection)."""
+    try:
+        for step in path:
+            item = item[step]
+    except (KeyError, TypeError):
+        return False
+    return item is not False and item is not None
+
+
+class DigitalOcean:
+    """Droplets. https://docs.digitalocean.com/reference/api/ (read 2026-11)."""
+
+    key = "digitalocean"
+    title = "DigitalOcean"
+    duration_rule = "DigitalOcean speaks of 1 to 3 minutes per GB of used disk"
+    limit_is_shared = False
+    lists_account = True
+    label = staticmethod(plain_label)
+    PER_PAGE = 200  # the documented maximum
+
+    def __init__(self, api: Api, server_credentials: Sequence[str], settings: Settings) -> None:
+        self.api = api
+        self._newest_first = True  # not documented; given up once it proves wrong
+        self._may_list_actions = True  # needs actions:read, which a narrow token lacks
+        self._account_pages = 1  # of the account's snapshots, as the last listing showed
+
+    @staticmethod
+    def limits() -> list[Union[Bucket, Window]]:
+        """5,000 an hour and 250 a minute for each token."""
+        return [Window(245, 60.5), Window(4950, 3600.5)]
+
+    def _page(self, path: str, doing: str, key: str, params: Mapping[str, Any]) -> Page:
+        """Shape: {key: [...], "links": {"pages": {"next": url}}, "meta": {"total": n}}.
+
+        The next page's URL is made here, never taken from the answer: the token travels with it.
+        """
+
+        def parse(content: Any) -> Page:
+            items = take(content, key, kind=list)
+            links = content.get("links") or {}
+            pages = links.get("pages") if isinstance(links, dict) else None
+            following = pages.get("next") if isinstance(pages, dict) else None
+            if following is not None and not same_origin(following, self.api.base_url):
+                raise GarbledError("the next page is on another host")
+            total = (
+                (content.get("meta") or {}).get("total")
+                if isinstance(content.get("meta"), dict)
+                else None
+            )
+            return Page(tuple(items), following is not None, total if type(total) is int else None)
+
+        return self.api.call(
+            Act.READ, "GET", path, doing, parse, params={"per_page": self.PER_PAGE, **params}
+        )
+
+    def check_server(self, server_id: str) -> None:
+        self.api.call(
+            Act.READ,
+            "GET",
+            f"/droplets/{server_id}",
+            f"read droplet {server_id}",
+            lambda content: take_number(content, "droplet", "id"),
+        )
+
+    def create(self, server: Server, name: str) -> Ticket:
+        """Answer: the action; its resource_id is the droplet's. No snapshot id, ever."""
+
+        def parse(content: Any) -> Ticket:
+            action_id = take_number(content, "action", "id")
+            of = content["action"].get("resource_id")
+            if of is not None and str(of) != server.id:
+                raise GarbledError("the answer is about another droplet")
+            return Ticket(server.id, action_id=action_id)
+
+        return self.api.call(
+            Act.CREATE,
+            "POST",
+            f"/droplets/{server.id}/actions",
+            f"create a snapshot of droplet {server.id}",
+            parse,
+            json_body={"type": "snapshot", "name": name},
+        )
+
+    STATES: ClassVar[Mapping[str, State]] = MappingProxyType(
+        {"in-progress": State.RUNNING, "completed": State.DONE, "errored": State.FAILED}
+    )
+
+    def _progress(self, action: Any) -> Progress:
+        """An unknown word counts as running; an action has no error text."""
+        state = self.STATES.get(str(action.get("status")), State.RUNNING)
+        return Progress(state, reason="DigitalOcean ended the action as errored")
+
+    def poll(self, tickets: Sequence[Ticket]) -> dict[Ticket, Progress]:
+        """The account's newest actions for many; the single action for one, or as a fallback."""
+        found: dict[Ticket, Progress] = {}
+        if len(tickets) > 1 and self._newest_first and self._may_list_actions:
+            wanted = {ticket.action_id: ticket for ticket in tickets}
+            try:
+                page = self._page(
+                    "/actions", "list the account's newest actions", "actions", {"page": 1}
+                )
+            except ApiError as error:
+                if error.outcome is not Outcome.FORBIDDEN:
+                    raise
+                self._may_list_actions = False
+            else:
+                for action in page.items:
+                    ticket = wanted.get(take_number(action, "id"))
+                    if ticket is not None:
+                        found[ticket] = self._progress(action)
+                self._newest_first = bool(found)
+        for ticket in tickets:
+            if ticket not in found:
+                found[ticket] = self._poll_one(ticket)
+        return found
+
+    def _poll_one(self, ticket: Ticket) -> Progress:
+        def parse(content: Any) -> Progress:
+            take(content, "action", "id", kind=int)
+            return self._progress(content["action"])
+
+        try:
+            return self.api.call(
+                Act.READ,
+                "GET",
+                f"/droplets/{ticket.server_id}/actions/{ticket.action_id}",
+                f"read action {ticket.action_id} of droplet {ticket.server_id}",
+                parse,
+            )
+        except ApiError as error:
+            if error.outcome is Outcome.GONE:
+                return Progress(State.UNTRACED)
+            raise
+
+    def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
+        """Droplet by droplet, or the whole account where that takes fewer requests."""
+        if len(server_ids) > self._account_pages:
+            return self._list_account()
+        return tuple(s for server_id in server_ids for s in self._list_droplet(server_id))
+
+    def _list_droplet(self, server_id: str) -> list[Snapshot]:
+        """Items have integer ids, a `type` of snapshot or backup, and no owner but the URL."""
+        path, doing = f"/droplets/{server_id}/snapshots", f"list snapshots of droplet {server_id}"
+        items = every_page(
+            lambda number: self._page(path, doing, "snapshots", {"page": number}), doing, by_number
+        )
+        return [
+            self._snapshot(item_id, item, server_id if item.get("type") == "snapshot" else None)
+            for item_id, item in items
+        ]
+
+    def _list_account(self) -> tuple[Snapshot, ...]:
+        """Items have text ids, resource_id and resource_type."""
+        doing = "list the account's snapshots"
+        params = {"resource_type": "droplet"}
+        items = every_page(
+            lambda number: self._page("/snapshots", doing, "snapshots", {**params, "page": number}),
+            doing,
+            by_number,
+        )
+        self._account_pages = max(1, math.ceil(len(items) / self.PER_PAGE))
+        return tuple(
+            self._snapshot(
+                item_id,
+                item,
+                str(item.get("resource_id")) if item.get("resource_type") == "droplet" else None,
+            )
+            for item_id, item in items
+        )
+
+    @staticmethod
+    def _snapshot(item_id: str, item: Mapping[str, Any], server_id: Optional[str]) -> Snapshot:
+        return Snapshot(
+            item_id, name_of(item, "name"), moment_of(item.get("created_at")), server_id
+        )
+
+    def delete(self, snapshot: Snapshot) -> bool:
+        return self.api.call(
+            Act.DELETE,
+            "DELETE",
+            f"/snapshots/{snapshot.id}",
+            f"delete snapshot {snapshot.id} ({snapshot.name})",
+            lambda answer: answer.status not in (404, 410),
+        )
+
+    def look_for(
+        self, server_id: str, name: str, since: datetime, lost: ApiError
+    ) -> Union[Ticket, Sighting]:
+        """A snapshot action of this droplet since then; its name shows only when it is done."""
+        path, doing = f"/droplets/{server_id}/actions", f"list actions of droplet {server_id}"
+        actions = every_page(
+            lambda number: self._page(path, doing, "actions", {"page": number}),
+            doing,
+            by_number,
+        )
+        sighting: Union[Ticket, Sighting] = Sighting.ABSENT
+        for action_id, action in actions:
+            if action.get("type") != "snapshot":
+                continue
+            started = moment_of(action.get("started_at"))
+            if started is None:
+                sighting = Sighting.UNCLEAR
+            elif started >= since:
+                return Ticket(server_id, action_id=action_id)
+        return sighting
+
+
+def same_origin(url: Any, base_url: str) -> bool:
+    """Is this URL on the same scheme, host and port as the base (or relative to it)?"""
+    if not isinstance(url, str):
+        return False
+    try:
+        theirs, ours = urlsplit(url), urlsplit(base_url)
+        return not theirs.netloc or (
+            (theirs.scheme, theirs.hostname, theirs.port) == (ours.scheme, ours.hostname, ours.port)
+        )
+    except ValueError:
+        return False
+
+
+class Hetzner:
+    """Hetzner Cloud servers. https://docs.hetzner.cloud/ (read 2026-11)."""
+
+    key = "hetzner"
+    title = "Hetzner"
+    duration_rule = "Hetzner's own tools allow up to 90 minutes"
+    limit_is_shared = True
+    lists_account = True
+    label = staticmethod(plain_label)
+    PER_PAGE = 50  # the documented maximum
+    IDS_PER_POLL = 25  # as Hetzner's own Go client asks
+
+    def __init__(self, api: Api, server_credentials: Sequence[str], settings: Settings) -> None:
+        self.api = api
+
+    @staticmethod
+    def limits() -> list[Union[Bucket, Window]]:
+        """3,600 an hour for each project, refilled one a second; bursts are allowed."""
+        return [Bucket(3500, 1.0)]
+
+    def _page(self, path: str, doing: str, key: str, params: Mapping[str, Any]) -> Page:
+        """Shape: {key: [...], "meta": {"pagination": {"page", "next_page", "total_entries"}}}."""
+
+        def parse(content: Any) -> Page:
+            items = take(content, key, kind=list)
+            pagination = take(content, "meta", "pagination")
+            following, total = pagination.get("next_page"), pagination.get("total_entries")
+            if following is not None and following != params["page"] + 1:
+                raise GarbledError("the pages are out of order")
+            return Page(tuple(items), following is not None, total if type(total) is int else None)
+
+        return self.api.call(
+            Act.READ, "GET", path, doing, parse, params={"per_page": self.PER_PAGE, **params}
+        )
+
+    def check_server(self, server_id: str) -> None:
+        self.api.call(
+            Act.READ,
+            "GET",
+            f"/servers/{server_id}",
+            f"read server {server_id}",
+            lambda content: take_number(content, "server", "id"),
+        )
+
+    def create(self, server: Server, name: str) -> Ticket:
+        """Answer: the image (status creating) and the action. Unknown keys would be refused."""
+
+        def parse(content: Any) -> Ticket:
+            made_from = take(content, "image").get("created_from")
+            if made_from is not None and take_number(made_from, "id") != server.id:
+                raise GarbledError("the answer is about another server")
+            return Ticket(
+                server.id, take_number(content, "action", "id"), take_number(content, "image", "id")
+            )
+
+        return self.api.call(
+            Act.CREATE,
+            "POST",
+            f"/servers/{server.id}/actions/create_image",
+            f"create a snapshot of server {server.id}",
+            parse,
+            json_body={"type": "snapshot", "description": name},
+        )
+
+    STATES: ClassVar[Mapping[str, State]] = MappingProxyType(
+        {"running": State.RUNNING, "success": State.DONE, "error": State.FAILED}
+    )
+
+    def _progress(self, action: Any) -> Progress:
+        percent = action.get("progress")
+        error = action.get("error")
+        reason = "Hetzner ended the action with an error"
+        if isinstance(error, dict):
+            reason = one_line(f"{reason}: {error.get('code')}: {error.get('message')}", 300)
+        return Progress(
+            self.STATES.get(str(action.get("status")), State.RUNNING),
+            percent if type(percent) is int and 0 <= percent <= 100 else None,
+            reason,
+        )
+
+    def poll(self, tickets: Sequence[Ticket]) -> dict[Ticket, Progress]:
+        """GET /actions?id=..&id=..: an action that does not come back is no longer known."""
+        found: dict[Ticket, Progress] = {}
+        for start in range(0, len(tickets), self.IDS_PER_POLL):
+            batch = {
+                ticket.action_id: ticket for ticket in tickets[start : start + self.IDS_PER_POLL]
+            }
+
+            def parse(content: Any, batch: Mapping[Any, Ticket] = batch) -> dict[Ticket, Progress]:
+                actions = {take_number(a, "id"): a for a in take(content, "actions", kind=list)}
+                return {
+                    ticket: self._progress(actions[str(action_id)])
+                    if action_id in actions
+                    else Progress(State.UNTRACED)
+                    for action_id, ticket in batch.items()
+                }
+
+            try:
+                found.update(
+                    self.api.call(
+                        Act.READ,
+                        "GET",
+                        "/actions",
+                        f"read {counted(len(batch), 'action')}",
+                        parse,
+                        params={"id": list(batch)},
+                    )
+                )
+            except ApiError as error:
+                if error.outcome is not Outcome.GONE:
+                    raise
+                found.update({ticket: Progress(State.UNTRACED) for ticket in batch.values()})
+        return found
+
+    def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
+        """The whole project, for there is no filter by server; oldest id first, so that a
+        snapshot made meanwhile comes at the end and shifts nothing."""
+        doing = "list the project's snapshots"
+
+        params = {"type": "snapshot", "sort": "id:asc"}
+        items = every_page(
+            lambda number: self._page("/images", doing, "images", {**params, "page": number}),
+            doing,
+            by_number,
+        )
+        return tuple(self._snapshot(i, item) for i, item in items if item.get("type") == "snapshot")
+
+    @staticmethod
+    def _snapshot(item_id: str, item: Mapping[str, Any]) -> Snapshot:
+        """created_from may be null: then nobody knows what it was made from, and it is not ours."""
+        made_from = item.get("created_from")
+        server_id = made_from.get("id") if isinstance(made_from, dict) else None
+        return Snapshot(
+            item_id,
+            name_of(item, "description"),
+            moment_of(item.get("created")),
+            str(server_id) if type(server_id) is int else None,
+            state=one_line(str(item.get("status")), 40),
+            protected=flag_of(item, "protection", "delete"),
+        )
+
+    def delete(self, snapshot: Snapshot) -> bool:
+        return self.api.call(
+            Act.DELETE,
+            "DELETE",
+            f"/images/{snapshot.id}",
+            f"delete snapshot {snapshot.id} ({snapshot.name})",
+            lambda answer: answer.status not in (404, 410),
+        )
+
+    def look_for(
+        self, server_id: str, name: str, since: datetime, lost: ApiError
+    ) -> Union[Ticket, Sighting]:
+        """An image of that name and server, `creating` included; else a running create_image."""
+        sighting: Union[Ticket, Sighting] = Sighting.ABSENT
+        for snapshot in self.list_snapshots([server_id]):
+            if snapshot.name == name and snapshot.server_id in (server_id, None):
+                if snapshot.server_id and snapshot.created and snapshot.created >= since:
+                    return Ticket(server_id, snapshot_id=snapshot.id)
+                sighting = Sighting.UNCLEAR
+        doing = f"list running actions of server {server_id}"
+        actions = every_page(
+            lambda number: self._page(
+                f"/servers/{server_id}/actions",
+                doing,
+                "actions",
+                {"status": "running", "page": number},
+            ),
+            doing,
+            by_number,
+        )
+        if any(
+            a.get("command") == "create_image" and a.get("status") == "running" for _, a in actions
+        ):
+            sighting = Sighting.UNCLEAR
+        return sighting
+
+
+class ContaboLogin:
+    """Contabo's token: fetched on demand, kept as long as it says, renewed once on a 401.
+
+    Source: cntb's own use of https://auth.contabo.com/... (password grant, read 2026-11).
+    """
+
+    def __init__(self, world: World, settings: Settings, credentials: Sequence[str]) -> None:
+        self.world, self.credentials = world, credentials
+        self.api = Api(
+            world,
+            settings.api.contabo_auth_url,
+            FixedToken(),
+            timeout=settings.timing.http_timeout,
+            connections=1,
+            secrets=(credentials[1], credentials[3]),
+        )
+        self._changed = world.condition()
+        self._fetching = False
+        self._auth: Optional[BearerAuth] = None
+        self._good_until = 0.0
+        self._failure: Optional[ApiError] = None
+        self._fetches = 0
+
+    def auth(self) -> requests.auth.AuthBase:
+        """The current token; one thread fetches it, all the others wait for that."""
+        clock = self.world.clock
+        with self._changed:
+            asked_at = self._fetches
+            while True:
+                if self._auth is not None and clock.monotonic() < self._good_until:
+                    return self._auth
+                if self._failure is not None and self._fetches > asked_at:
+                    raise self._failure  # of a fetch that ended after we asked
+                if not self._fetching:
+                    self._fetching = True
+                    break
+                self.world.check()
+                self._changed.wait(60)
+        token: Optional[tuple[str, float]] = None
+        failure: Optional[ApiError] = None
+        try:
+            token = self._fetch()
+        except ApiError as error:
+            failure = error
+            raise
+        finally:
+            with self._changed:
+                self._fetching, self._failure, self._fetches = False, failure, self._fetches + 1
+                if token is not None:
+                    self.world.redact.add(token[0])
+                    self._auth, self._good_until = BearerAuth(token[0]), token[1]
+                self._changed.notify_all()
+        assert self._auth is not None  # noqa: S101  (set above)
+        return self._auth
+
+    def renew(self, used: requests.auth.AuthBase) -> bool:
+        """Drop the token if it still is the one that was refused."""
+        with self._changed:
+            if self._auth is used:
+                self._auth = None
+        return True
+
+    def _fetch(self) -> tuple[str, float]:
+        """(token, good until, monotonic). expires_in is believed within reason."""
+        client_id, client_secret, user, password = self.credentials
+        began = self.world.clock.monotonic()
+
+        def parse(content: Any) -> tuple[str, float]:
+            token = take(content, "access_token", kind=str)
+            if not re.fullmatch(r"[\x21-\x7e]+", token):
+                raise GarbledError("access_token is not usable")
+            seconds = content.get("expires_in")
+            usable = type(seconds) in (int, float) and 0 < seconds < math.inf
+            lifetime = min(float(seconds), 86400.0) if usable else 60.0
+            return token, began + max(lifetime * 0.9 - 5, lifetime * 0.5)
+
+        return self.api.call(
+            Act.TOKEN,
+            "POST",
+            "",
+            f"log in at Contabo as API user {one_line(user, 80)}",
+            parse,
+            form={
+                "grant_type": "password",
+                "client_id": client_id,
+                "client_secret": client_secret,
+                "username": user,
+                "password": password,
+            },
+            within=60.0,
+        )
+
+
+class Contabo:
+    """Contabo instances. https://api.contabo.com/ (read 2026-11)."""
+
+    key = "contabo"
+    title = "Contabo"
+    duration_rule = "Contabo names no usual time"
+    limit_is_shared = False
+    lists_account = False
+    label = staticmethod(contabo_label)
+    SIZE = 100
+
+    def __init__(self, api: Api, server_credentials: Sequence[str], settings: Settings) -> None:
+        self.api = api
+
+    @staticmethod
+    def limits() -> list[Union[Bucket, Window]]:
+        """None is documented; ten at once and five a second hurt nobody."""
+        return [Bucket(20, 5.0)]
+
+    def _call(
+        self, act: Act, method: str, path: str, doing: str, parse: Callable[[Any], T], **more: Any
+    ) -> T:
+        """Every call carries a fresh x-request-id, which the audit can be asked about."""
+        return self.api.call(
+            act,
+            method,
+            path,
+            doing,
+            parse,
+            headers=lambda: {"x-request-id": str(uuid.uuid4())},
+            **more,
+        )
+
+    def _pages(self, path: str, doing: str, params: Mapping[str, Any], key: str) -> list[Item]:
+        """Shape: {"data": [...], "_pagination": {"page", "totalPages", "totalElements"}}."""
+
+        def page(number: int) -> Page:
+            def parse(content: Any) -> Page:
+                items = take(content, "data", kind=list)
+                pages = take(content, "_pagination", "totalPages", kind=(int, float))
+                total = take(content, "_pagination", "totalElements", kind=(int, float))
+                return Page(tuple(items), number < pages, int(total))
+
+            return self._call(
+                Act.READ,
+                "GET",
+                path,
+                doing,
+                parse,
+                params={**params, "page": number, "size": self.SIZE},
+            )
+
+        return every_page(page, doing, lambda item: take_id(item, key))
+
+    def check_server(self, server_id: str) -> None:
+        def parse(content: Any) -> None:
+            if take_id(content, "data", 0, "instanceId") != server_id:
+                raise GarbledError("the answer is about another instance")
+
+        self._call(
+            Act.READ, "GET", f"/compute/instances/{server_id}", f"read instance {server_id}", parse
+        )
+
+    def create(self, server: Server, name: str) -> Ticket:
+        """Answer: the snapshot's id. There is no status: it is done when it is listed."""
+
+        def parse(content: Any) -> Ticket:
+            of = take(content, "data", 0).get("instanceId")
+            if of is not None and str(of) != server.id:
+                raise GarbledError("the answer is about another instance")
+            return Ticket(server.id, snapshot_id=take_id(content, "data", 0, "snapshotId"))
+
+        description = one_line(f"{server.name} (made by {SCRIPT})")[:255]
+        return self._call(
+            Act.CREATE,
+            "POST",
+            f"/compute/instances/{server.id}/snapshots",
+            f"create a snapshot of instance {server.id}",
+            parse,
+            json_body={"name": name, "description": description},
+        )
+
+    def poll(self, tickets: Sequence[Ticket]) -> dict[Ticket, Progress]:
+        """There is no action to ask for."""
+        return {ticket: Progress(State.UNTRACED) for ticket in tickets}
+
+    def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
+        """Instance by instance, for there is no other way."""
+        return tuple(
+            Snapshot(
+                item_id,
+                name_of(item, "name"),
+                moment_of(item.get("createdDate")),
+                server_id if item.get("instanceId") in (None, int(server_id)) else None,
+                expires=moment_of(item.get("autoDeleteDate")),
+            )
+            for server_id in server_ids
+            for item_id, item in self._pages(
+                f"/compute/instances/{server_id}/snapshots",
+                f"list snapshots of instance {server_id}",
+                {},
+                "snapshotId",
+            )
+        )
+
+    def delete(self, snapshot: Snapshot) -> bool:
+        """An empty body and no Content-Type: Contabo refuses the one without the other."""
+        return self._call(
+            Act.DELETE,
+            "DELETE",
+            f"/compute/instances/{snapshot.server_id}/snapshots/{snapshot.id}",
+            f"delete snapshot {snapshot.id} ({snapshot.name})",
+            lambda answer: answer.status not in (404, 410),
+        )
+
+    def look_for(
+        self, server_id: str, name: str, since: datetime, lost: ApiError
+    ) -> Union[Ticket, Sighting]:
+        """In the instance's listing; absent only if the audit knows nothing of our request."""
+        sighting: Union[Ticket, Sighting] = Sighting.ABSENT
+        for snapshot in self.list_snapshots([server_id]):
+            if snapshot.name == name:
+                if snapshot.created and snapshot.created >= since:
+                    return Ticket(server_id, snapshot_id=snapshot.id)
+                sighting = Sighting.UNCLEAR
+        if not lost.request_id:
+            return Sighting.UNCLEAR
+        audits = self._pages(
+            "/compute/snapshots/audits",
+            f"ask Contabo's audit about the request for instance {server_id}",
+            {"requestId": lost.request_id},
+            "id",
+        )
+        ours = [
+            a
+            for _, a in audits
+            if str(a.get("requestId", "")).lower() in ("", lost.request_id.lower())
+        ]
+        return Sighting.UNCLEAR if ours else sighting
+
+
+PROVIDERS: Mapping[str, Any] = MappingProxyType(
+    {"digitalocean": DigitalOcean, "hetzner": Hetzner, "contabo": Contabo}
+)
+
+
+# === Accounts =================================================================================
+# What the servers of one account (same provider, same credentials) share.
+
+MAX_POLL_SECONDS = 30.0
+COMPANY_SECONDS = 30.0  # how long a listing may wait for others that will need one as well
+
+
+@dataclass
+class Ask:
+    """One server's question for a listing."""
+
+    server_id: str
+    at: float  # monotonic
+    patience: float  # seconds it may wait for company
+    answer: Union[tuple[Snapshot, ...], SnapshotsError, None] = None
+
+
+@dataclass
+class Watch:
+    """One server's running action."""
+
+    ticket: Ticket
+    since: float  # monotonic
+    progress: Progress = Progress(State.RUNNING)
+    error: Optional[SnapshotsError] = None
+
+
+class Account:
+    """Connections, pace, one poll for many, one listing for all that ask.
+
+    No thread of its own: of the turns that wait, the first whose time has come does the work
+    for all, then wakes them.
+    """
+
+    def __init__(
+        self, world: World, provider_key: str, credentials: Sequence[str], settings: Settings
+    ) -> None:
+        kind = PROVIDERS[provider_key]
+        base_url = getattr(settings.api, f"{provider_key}_url")
+        source: TokenSource = (
+            ContaboLogin(world, settings, credentials)
+            if provider_key == "contabo"
+            else FixedToken(credentials[0])
+        )
+        api = Api(
+            world,
+            base_url,
+            source,
+            timeout=settings.timing.http_timeout,
+            connections=settings.timing.max_parallel,
+            limits=kind.limits(),
+            secrets=credentials,
+        )
+        self.world, self.api = world, api
+        self.provider: Provider = kind(api, credentials, settings)
+        self.poll_interval = settings.timing.poll_interval
+        self.under_way = 0  # turns
+        self._changed = world.condition()
+        self._watches: list[Watch] = []
+        self._polling = False
+        self._polled_at = -math.inf
+        self._asks: list[Ask] = []
+        self._listing = False
+        self._deleting = 0
+
+    def enter(self) -> None:
+        """A turn begins."""
+        with self._changed:
+            self.under_way += 1
+
+    def leave(self) -> None:
+        """A turn has ended: whoever waited for its company need not any more."""
+        with self._changed:
+            self.under_way -= 1
+            self._changed.notify_all()
+
+    # --- one poll for many ---
+
+    def _poll_due(self) -> float:
+        """When the next poll is due: a tenth of the youngest action's age after the last one,
+        from poll_interval to 30 s, so that nothing is noticed much later than it took."""
+        youngest = max(watch.since for watch in self._watches)
+        age = self.world.clock.monotonic() - youngest
+        interval = min(max(self.poll_interval, age / 10), max(MAX_POLL_SECONDS, self.poll_interval))
+        return max(self._polled_at, youngest) + interval
+
+    def wait_until_done(
+        self, ticket: Ticket, deadline: float, tell: Callable[[Progress], None]
+    ) -> Progress:
+        """Wait for an action to end, or until the deadline (monotonic): then its last progress.
+
+        A poll that fails is tried again until the deadline. Raises ApiError where that is
+        hopeless, InterruptedRunError on a stop.
+        """
+        clock = self.world.clock
+        watch = Watch(ticket, clock.monotonic())
+        with self._changed:
+            self._watches.append(watch)
+            try:
+                while True:
+                    self.world.check()
+                    tell(watch.progress)
+                    if watch.error is not None:
+                        raise watch.error
+                    now = clock.monotonic()
+                    if watch.progress.state is not State.RUNNING or now >= deadline:
+                        return watch.progress
+                    due = self._poll_due()
+                    if due > now or self._polling:
+                        wait = deadline - now if self._polling else min(due, deadline) - now
+                        self._changed.wait(wait)
+                        continue
+                    self._polling = True
+                    batch = list(self._watches)
+                    self._changed.release()
+                    try:
+                        self._poll(batch)
+                    finally:
+                        self._changed.acquire()
+                        self._polling = False
+                        self._polled_at = clock.monotonic()
+                        self._changed.notify_all()
+            finally:
+                self._watches.remove(watch)
+
+    def _poll(self, batch: Sequence[Watch]) -> None:
+        try:
+            found = self.provider.poll([watch.ticket for watch in batch])
+        except ApiError as error:
+            hopeless = error.outcome in (Outcome.UNAUTHORIZED, Outcome.FORBIDDEN)
+            log.warning(
+                "%s: %s%s", self.provider.title, error, "" if hopeless else "; asking again"
+            )
+            for watch in batch:
+                watch.error = error if hopeless else None
+        except GarbledError as error:
+            log.warning("%s: a poll cannot be read: %s; asking again", self.provider.title, error)
+        else:
+            for watch in batch:
+                watch.progress = found.get(watch.ticket, watch.progress)
+
+    # --- one listing for all that ask ---
+
+    def list_snapshots(self, server_id: str, patience: float = 0.0) -> tuple[Snapshot, ...]:
+        """A complete listing that began after this call did, maybe shared with others.
+
+        patience: seconds to wait for company, while other turns of the account are under way.
+        Raises ApiError or InterruptedRunError.
+        """
+        if not self.provider.lists_account:
+            return self._list([server_id])
+        clock = self.world.clock
+        ask = Ask(server_id, clock.monotonic(), min(patience, COMPANY_SECONDS))
+        with self._changed:
+            self._asks.append(ask)
+            self._changed.notify_all()
+            while ask.answer is None:
+                if self.world.stopping and ask in self._asks:
+                    self._asks.remove(ask)
+                    self.world.check()
+                wait = self._listing_wait()
+                if wait is None or wait > 0:
+                    self._changed.wait(wait)
+                    continue
+                batch, self._asks, self._listing = self._asks, [], True
+                self._changed.release()
+                try:
+                    answer: Union[tuple[Snapshot, ...], SnapshotsError]
+                    answer = self._list(sorted({a.server_id for a in batch}))
+                except SnapshotsError as error:
+                    answer = error
+                except BaseException as error:
+                    answer = TurnError(f"an unexpected error while listing: {type(error).__name__}")
+                    raise
+                finally:
+                    self._changed.acquire()
+                    self._listing = False
+                    for asker in batch:
+                        asker.answer = answer
+                    self._changed.notify_all()
+        if isinstance(ask.answer, SnapshotsError):
+            raise ask.answer
+        return ask.answer
+
+    def _listing_wait(self) -> Optional[float]:
+        """Seconds until the next listing may begin; None: until something changes."""
+        if not self._asks or self._listing:
+            return None
+        company = len(self._asks) < self.under_way
+        now = self.world.clock.monotonic()
+        wait = max(0.0, min(ask.at + ask.patience for ask in self._asks) - now) if company else 0.0
+        return None if wait <= 0 and self._deleting else wait
+
+    def _list(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
+        try:
+            return self.provider.list_snapshots(server_ids)
+        except GarbledError as error:
+            raise ApiError("list snapshots", str(error), Outcome.GARBLED, Next.FAIL) from None
+
+    def delete(self, snapshot: Snapshot) -> bool:
+        """Delete a snapshot; False if it had gone already. Raises ApiError.
+
+        Not while a listing is being read: what goes meanwhile shifts the pages.
+        """
+        with self._changed:
+            while self._listing:
+                self.world.check()
+                self._changed.wait(60)
+            self._deleting += 1
+        try:
+            return self.provider.delete(snapshot)
+        finally:
+            with self._changed:
+                self._deleting -= 1
+                self._changed.notify_all()
+
+
+# === Notifications ============================================================================
+# Rendering is pure; sending has a thread for each channel, so that a slow mail server delays
+# neither a snapshot nor the other channels.
+
+TELEGRAM_MAX_UNITS = 4096  # UTF-16 code units after parsing
+CUT = "… (cut)"
+GIVE_UP_AFTER = 3  # messages lost in a row; each further one gets one try
+JOIN_OVER = 20  # waiting messages for one channel
+DRAIN_SECONDS = 600.0  # how long the queue has after the last turn
+DRAIN_STOPPED_SECONDS = 10.0  # the same after a stop signal
+
+
+def values_of(report: Report, hostname: str) -> dict[str, str]:
+    """What the template variables stand for."""
+    total = "unknown" if report.total_snapshots is None else str(report.total_snapshots)
+    return {
+        "script": SCRIPT,
+        "provider": report.provider,
+        "server_name": report.server_name,
+        "server_id": report.server_id,
+        "droplet_name": report.server_name,
+        "droplet_id": report.server_id,
+        "snapshot_name": report.snapshot_name,
+        "snapshot_id": report.snapshot_id,
+        "total_snapshots": total,
+        "snapshot_info": report.snapshot_info,
+        "status": report.status,
+        "hostname": hostname,
+        "timestamp": clock_time(report.ended),
+        "error": report.error,
+        "duration": span(report.seconds),
+        "deleted_snapshots": ", ".join(report.deleted) or "none",
+        "warnings": "; ".join(report.warnings) or "none",
+    }
+
+
+def built_in_text(report: Report) -> str:
+    """The message where no template is set; legacy Markdown."""
+    lines = ["*Snapshot Success*" if report.success else "*Snapshot Failed*"]
+    lines += ["Server: `{server_name}` ({provider} {server_id})", "Snapshot: `{snapshot_name}`"]
+    lines += ["Total: {snapshot_info}"]
+    if report.deleted:
+        lines.append("Deleted: {deleted_snapshots}")
+    if not report.success:
+        lines.append("Error: {error}")
+    if report.warnings:
+        lines.append("Warnings: {warnings}")
+    return "\n".join([*lines, "{timestamp}, took {duration}, on {hostname}"])
+
+
+def with_error(template: str, report: Report) -> str:
+    """A failure template that does not say why gets a last line that does."""
+    if report.success or "{error}" in template:
+        return template
+    return template + "\nError: {error}"
+
+
+# --- Telegram: values arrive exactly as they are, wherever they stand ---
+
+
+@dataclass(frozen=True)
+class Rich:
+    """A text as Telegram shows it, with entities (offsets in UTF-16 code units)."""
+
+    text: str
+    entities: tuple[Mapping[str, Any], ...] = ()
+
+
+def utf16_length(text: str) -> int:
+    """Length in UTF-16 code units, as Telegram counts."""
+    return len(text) + sum(ord(character) > 0xFFFF for character in text)
+
+
+def utf16_cut(text: str, limit: int) -> str:
+    """At most limit units of the text, never half a character; marked where it was cut."""
+    if utf16_length(text) <= limit:
+        return text
+    room, kept = limit - utf16_length(CUT), []
+    for character in text:
+        room -= 2 if ord(character) > 0xFFFF else 1
+        if room < 0:
+            break
+        kept.append(character)
+    return "".join(kept) + CUT
+
+
+def pieces_of(template: str, values: Mapping[str, str]) -> list[tuple[str, bool]]:
+    """The template as (character or value, is it markup?): what a {name} stands for never is."""
+    pieces: list[tuple[str, bool]] = []
+    last = 0
+    for match in TEMPLATE_FIELD.finditer(template):
+        pieces += [(character, True) for character in template[last : match.start()]]
+        pieces.append((values.get(match[1], match[0]), False))
+        last = match.end()
+    return pieces + [(character, True) for character in template[last:]]
+
+
+MARKDOWN_KINDS: Mapping[str, str] = MappingProxyType(
+    {"*": "bold", "_": "italic", "`": "code", "```": "pre"}
+)
+
+
+def rich_from_markdown(template: str, values: Mapping[str, str]) -> Rich:
+    """A legacy Markdown template, filled, as plain text with entities: nothing to escape.
+
+    Markup is looked for in the template only. A mark without its partner stays as it is.
+    Source: https://core.telegram.org/bots/api#markdown-style (read 2026-11).
+    """
+    pieces = pieces_of(template, values)
+
+    def stands_at(mark: str, index: int) -> bool:
+        return pieces[index : index + len(mark)] == [(character, True) for character in mark]
+
+    def find(mark: str, start: int) -> int:
+        return next((i for i in range(start, len(pieces)) if stands_at(mark, i)), -1)
+
+    def text_of(start: int, end: int) -> str:
+        return "".join(text for text, _ in pieces[start:end])
+
+    out: list[str] = []
+    length = 0
+    entities: list[Mapping[str, Any]] = []
+
+    def put(text: str, **entity: Any) -> None:
+        nonlocal length
+        units = utf16_length(text)
+        if entity and units:
+            entities.append({**entity, "offset": length, "length": units})
+        out.append(text)
+        length += units
+
+    index = 0
+    while index < len(pieces):
+        text, is_markup = pieces[index]
+        if not is_markup:
+            put(text)
+            index += 1
+            continue
+        if (
+            text == "\\"
+            and index + 1 < len(pieces)
+            and pieces[index + 1] in [(c, True) for c in "_*`["]
+        ):
+            put(pieces[index + 1][0])
+            index += 2
+            continue
+        if text == "[":
+            middle = find("](", index + 1)
+            end = find(")", middle + 2) if middle > 0 else -1
+            if end > 0:
+                put(text_of(index + 1, middle), type="text_link", url=text_of(middle + 2, end))
+                index = end + 1
+                continue
+        mark = "```" if stands_at("```", index) else text
+        end = find(mark, index + len(mark)) if mark in MARKDOWN_KINDS else -1
+        if end > 0:
+            put(text_of(index + len(mark), end), type=MARKDOWN_KINDS[mark])
+            index = end + len(mark)
+        else:
+            put(text)
+            index += 1
+    return Rich("".join(out), tuple(entities))
+
+
+def cut_rich(rich: Rich, limit: int = TELEGRAM_MAX_UNITS) -> Rich:
+    """The text cut to the limit, and the entities with it."""
+    if utf16_length(rich.text) <= limit:
+        return rich
+    text = utf16_cut(rich.text, limit)
+    end = utf16_length(text) - utf16_length(CUT)
+    entities = tuple(
+        {**entity, "length": min(entity["length"], end - entity["offset"])}
+        for entity in rich.entities
+        if entity["offset"] < end
+    )
+    return Rich(text, entities)
+
+
+MARKDOWN_V2_RESERVED = re.compile(r"([_*\[\]()~`>#+\-=|{}.!\\])")
+
+
+def fill_markdown_v2(template: str, values: Mapping[str, str]) -> str:
+    """A MarkdownV2 template with each value escaped as the place asks where it stands.
+
+    Source: https://core.telegram.org/bots/api#markdownv2-style (read 2026-11).
+    """
+    out: list[str] = []
+    place = ""  # "", "`", "```" or "(" (the address of a link)
+    pieces = pieces_of(template, values)
+    index = 0
+    while index < len(pieces):
+        text, is_markup = pieces[index]
+        index += 1
+        if not is_markup:
+            known = TEMPLATE_FIELD.fullmatch(text) is None
+            pattern = {"": MARKDOWN_V2_RESERVED, "(": re.compile(r"([)\\])")}.get(
+                place, re.compile(r"([`\\])")
+            )
+            out.append(pattern.sub(r"\\\1", text) if known or not place else text)
+            continue
+        out.append(text)
+        if text == "\\" and index < len(pieces):
+            if pieces[index][1]:
+                out.append(pieces[index][0])
+                index += 1
+        elif text == "`":
+            triple = [p[0] for p in pieces[index : index + 2] if p[1]] == ["`", "`"]
+            if triple and place in ("", "```"):
+                out.append("``")
+                index += 2
+                place = "" if place else "```"
+            elif place in ("", "`"):
+                place = "" if place else "`"
+        elif text == "]" and not place and pieces[index : index + 1] == [("(", True)]:
+            out.append("(")
+            index += 1
+            place = "("
+        elif text == ")" and place == "(":
+            place = ""
+    return "".join(out)
+
+
+def fill_html(template: str, values: Mapping[str, str]) -> str:
+    """An HTML template with every value escaped."""
+    return fill(template, {name: html.escape(value) for name, value in values.items()})
+
+
+def unformatted(template: str, parse_mode: str, values: Mapping[str, str]) -> str:
+    """The message as plain text, with as little of the markup left as can be taken off safely."""
+    if parse_mode == "HTML":
+        template = html.unescape(re.sub(r"</?[a-zA-Z][^>]*>", "", template))
+    elif parse_mode == "MarkdownV2":
+        template = re.sub(r"\\([_*\[\]()~`>#+\-=|{}.!])", r"\1", template)
+    return fill(template, values)
+
+
+def telegram_bodies(
+    section: TelegramSection, report: Report, hostname: str
+) -> list[dict[str, Any]]:
+    """What to send, and what to send instead where Telegram cannot parse the first."""
+    values = {name: clean(value) for name, value in values_of(report, hostname).items()}
+    template = section.message_success if report.success else section.message_failure
+    chat: dict[str, Any] = {"chat_id": section.chat_id}
+    if template and section.parse_mode in ("HTML", "MarkdownV2"):
+        template = with_error(template, report)
+        plain = utf16_cut(unformatted(template, section.parse_mode, values), TELEGRAM_MAX_UNITS)
+        fallback = {**chat, "text": plain}
+        if plain.endswith(CUT):
+            return [fallback]
+        filler = fill_html if section.parse_mode == "HTML" else fill_markdown_v2
+        text = filler(template, values)
+        return [{**chat, "text": text, "parse_mode": section.parse_mode}, fallback]
+    if template and section.parse_mode == "none":
+        text = fill(with_error(template, report), values)
+        return [{**chat, "text": utf16_cut(text, TELEGRAM_MAX_UNITS)}]
+    rich = cut_rich(
+        rich_from_markdown(with_error(template or built_in_text(report), report), values)
+    )
+    plain_body = {**chat, "text": rich.text}
+    return (
+        [{**plain_body, "entities": list(rich.entities)}, plain_body]
+        if rich.entities
+        else [plain_body]
+    )
+
+
+def clean(text: str) -> str:
+    """Text that every channel can carry: no NUL, no lone surrogate."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+
+
+# --- webhook and e-mail ---
+
+
+def webhook_payload(section: WebhookSection, report: Report, hostname: str) -> dict[str, Any]:
+    """The JSON to post."""
+    values = {name: clean(value) for name, value in values_of(report, hostname).items()}
+    template = section.payload_success if report.success else section.payload_failure
+    if template:
+        payload: dict[str, Any] = fill_json(template, values)
+        if not report.success and "{error}" not in json.dumps(template, ensure_ascii=False):
+            payload.setdefault("error", values["error"])
+        return payload
+    payload = {
+        "script": values["script"],
+        "provider": values["provider"],
+        "server": values["server_name"],
+        "server_id": values["server_id"],
+        "status": values["status"],
+        "hostname": values["hostname"],
+        "timestamp": values["timestamp"],
+        "snapshot_name": values["snapshot_name"],
+        "total_snapshots": "unknown" if report.total_snapshots is None else report.total_snapshots,
+        "snapshot_info": values["snapshot_info"],
+    }
+    if not report.success:
+        payload["error"] = values["error"]
+    if report.warnings:
+        payload["warnings"] = [clean(warning) for warning in report.warnings]
+    return payload
+
+
+def mail_of(
+    section: SmtpSection, report: Report, hostname: str, now: datetime
+) -> email.message.EmailMessage:
+    """The mail: plain text and the same as HTML."""
+    values = {name: clean(value) for name, value in values_of(report, hostname).items()}
+    subject = section.subject_success if report.success else section.subject_failure
+    template = section.message_success if report.success else section.message_failure
+    text = (
+        fill(with_error(template, report), values)
+        if template
+        else rich_from_markdown(built_in_text(report), values).text
+    )
+    message = email.message.EmailMessage(policy=email.policy.SMTP)
+    message["Subject"] = one_line(fill(subject or "Snapshot {status}: {server_name}", values), 200)
+    message["From"] = section.from_email
+    message["To"] = ", ".join(section.to_emails)
+    message["Date"] = email.utils.format_datetime(now.astimezone())
+    address = email.utils.parseaddr(section.from_email)[1]
+    message["Message-ID"] = email.utils.make_msgid(domain=address.rpartition("@")[2])
+    message["Auto-Submitted"] = "auto-generated"
+    message.set_content(text + "\n")
+    paragraphs = html.escape(text).replace("\n", "<br>\n")
+    page = f"<!DOCTYPE html>\n<html><body><p>{paragraphs}</p></body></html>\n"
+    message.add_alternative(page, subtype="html")
+    return message
+
+
+class DeliveryError(SnapshotsError):
+    """A notification could not be delivered; `again` tells whether another try makes sense."""
+
+    def __init__(self, reason: str, again: bool = False) -> None:
+        super().__init__(reason)
+        self.again = again
+
+
+def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout: float) -> None:
+    """One try to hand a mail over. Raises DeliveryError.
+
+    Certificates are verified for STARTTLS too, which smtplib by itself does not do. A watchdog
+    ends a server that trickles. Never sent again once the text may have arrived.
+    """
+    context = ssl.create_default_context()
+    begun = False
+    client: Optional[smtplib.SMTP] = None
+    watchdog: Optional[threading.Timer] = None
+    try:
+        if section.security == "tls":
+            client = smtplib.SMTP_SSL(timeout=timeout, context=context)
+        else:
+            client = smtplib.SMTP(timeout=timeout)
+        client._host = section.server  # type: ignore[attr-defined]  # starttls checks this name
+        connection = client
+
+        def cut_off() -> None:
+            with contextlib.suppress(OSError, AttributeError):
+                connection.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+
+        watchdog = threading.Timer(timeout * 3, cut_off)
+        watchdog.daemon = True
+        watchdog.start()
+        code, _ = client.connect(section.server, section.port)
+        if code != 220:
+            raise DeliveryError(f"the server greets with {code}", again=True)
+        client.ehlo_or_helo_if_needed()
+        if section.security == "starttls":
+            client.starttls(context=context)
+            client.ehlo_or_helo_if_needed()
+        if section.user:
+            client.login(section.user, section.password)
+        begun = True
+        refused = client.send_message(message)
+        begun = False  # accepted
+        if refused:
+            names = ", ".join(sorted(refused))
+            raise DeliveryError(f"refused for {one_line(names, 200)}; the others have it")
+    except smtplib.SMTPNotSupportedError as error:
+        what = "STARTTLS" if section.security == "starttls" and not begun else "this way to log in"
+        raise DeliveryError(f"the server does not offer {what} ({type(error).__name__})") from None
+    except smtplib.SMTPRecipientsRefused as error:
+        codes = sorted({code for code, _ in error.recipients.values()})
+        again = all(400 <= code < 500 for code in codes)
+        raise DeliveryError(
+            f"all recipients refused ({', '.join(map(str, codes))})", again
+        ) from None
+    except smtplib.SMTPResponseException as error:
+        text = error.smtp_error
+        words = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+        again = 400 <= error.smtp_code < 500
+        raise DeliveryError(f"{error.smtp_code} {one_line(words, 200)}", again) from None
+    except ssl.SSLCertVerificationError as error:
+        raise DeliveryError(f"its certificate is not valid: {error.verify_message}") from None
+    except (smtplib.SMTPException, OSError, ValueError) as error:
+        raise DeliveryError(
+            network_reason(error)
+            if isinstance(error, OSError) and not isinstance(error, smtplib.SMTPException)
+            else type(error).__name__,
+            again=not begun,
+        ) from None
+    finally:
+        if watchdog is not None:
+            watchdog.cancel()
+        if client is not None:
+            with contextlib.suppress(smtplib.SMTPException, OSError):
+                client.quit()
+            with contextlib.suppress(OSError):
+                client.close()
+
+
+class Sender:
+    """Sends one report to one destination, with its retries. Knows the three channels."""
+
+    def __init__(self, world: World, settings: Settings, hostname: str) -> None:
+        self.world, self.settings, self.hostname = world, settings, hostname
+        self._apis: dict[str, Api] = {}
+
+    def _api(self, base_url: str, timeout: float) -> Api:
+        """One Api for each base URL, so that connections and pauses are shared."""
+        if base_url not in self._apis:
+            self._apis[base_url] = Api(
+                self.world, base_url, FixedToken(), timeout=timeout, connections=2
+            )
+        return self._apis[base_url]
+
+    def deliver(self, destination: Destination, report: Report, tries: int, within: float) -> None:
+        """Raises DeliveryError with the reason."""
+        section = destination.settings
+        try:
+            if isinstance(section, TelegramSection):
+                self._telegram(section, report, tries, within)
+            elif isinstance(section, WebhookSection):
+                self._webhook(section, report, tries, within)
+            else:
+                self._mail(section, report, tries, within)
+        except ApiError as error:
+            raise DeliveryError(str(error)) from None
+
+    def _telegram(
+        self, section: TelegramSection, report: Report, tries: int, within: float
+    ) -> None:
+        """Source: https://core.telegram.org/bots/api#sendmessage (Bot API 10.1, read 2026-11)."""
+        token = quote(section.bot_token, safe=":")
+        api = self._api(
+            f"{self.settings.api.telegram_url}/bot{token}", min(section.timeout, within)
+        )
+
+        def parse(answer: Answer) -> None:
+            content = answer.json()
+            if not isinstance(content, dict) or content.get("ok") is not True:
+                raise DeliveryError(f"Telegram answers 200, but not ok: {explain(answer)[1]}")
+
+        bodies = telegram_bodies(section, report, self.hostname)
+        for body in bodies:
+            try:
+                api.call(
+                    Act.NOTIFY,
+                    "POST",
+                    "/sendMessage",
+                    "send a Telegram message",
+                    parse,
+                    json_body=body,
+                    within=within,
+                    tries=tries,
+                    base_delay=section.base_delay_between_retries,
+                )
+            except ApiError as error:
+                if "can't parse" in error.message.lower() and body is not bodies[-1]:
+                    log.warning("Telegram cannot parse the message; sending it unformatted")
+                    continue
+                raise
+            return
+
+    def _webhook(self, section: WebhookSection, report: Report, tries: int, within: float) -> None:
+        payload = webhook_payload(section, report, self.hostname)
+        event_id = str(uuid.uuid4())  # the same for each try, so that a receiver can tell
+        try:
+            self._api(section.url, min(section.timeout, within)).call(
+                Act.NOTIFY,
+                "POST",
+                "",
+                "post to the webhook",
+                lambda answer: None,
+                json_body=payload,
+                headers=lambda: {"Idempotency-Key": event_id},
+                within=within,
+                tries=tries,
+                base_delay=section.base_delay_between_retries,
+            )
+        except ApiError as error:
+            if error.outcome is Outcome.GONE:
+                raise DeliveryError(
+                    f"{error} (n8n: is the workflow active, and not its test URL used?)"
+                ) from None
+            raise
+
+    def _mail(self, section: SmtpSection, report: Report, tries: int, within: float) -> None:
+        message = mail_of(section, report, self.hostname, self.world.clock.now())
+        deadline = self.world.clock.monotonic() + within
+        for attempt in range(1, tries + 1):
+            try:
+                send_mail(section, message, min(section.timeout, within))
+            except DeliveryError as error:
+                pause = pause_before(attempt, section.base_delay_between_retries)
+                if (
+                    not error.again
+                    or attempt == tries
+                    or self.world.clock.monotonic() + pause > deadline
+                ):
+                    reason = self.world.redact(str(error))
+                    raise DeliveryError(
+                        f"cannot send mail through {section.server}: {reason}"
+                    ) from None
+                with contextlib.suppress(InterruptedRunError):
+                    self.world.pause(pause)
+            else:
+                return
+
+
+def wants(destination: Destination, report: Report) -> bool:
+    """Does this destination want to hear of this outcome? (Mail: see notify_on_...)"""
+    section = destination.settings
+    if isinstance(section, SmtpSection):
+        return section.notify_on_success if report.success else section.notify_on_failure
+    return True
+
+
+def joined(reports: Sequence[Report]) -> Report:
+    """Many reports as one: when so many wait that one by one they would never arrive."""
+    failed = [report for report in reports if not report.success]
+    lines = [f"{r.server_name}: {r.error}" for r in failed]
+    names = ", ".join(report.server_name for report in reports)
+    return dataclasses.replace(
+        reports[-1],
+        provider="several",
+        server_name=f"{counted(len(reports), 'server')} ({len(failed)} failed)",
+        server_id="several",
+        success=not failed,
+        snapshot_name="several",
+        snapshot_id="several",
+        total_snapshots=None,
+        deleted=tuple(name for report in reports for name in report.deleted),
+        warnings=tuple(f"{r.server_name}: {w}" for r in reports for w in r.warnings),
+        error="; ".join(lines) or f"servers: {names}",
+        seconds=max(report.seconds for report in reports),
+    )
+
+
+class Channel:
+    """The queue of one channel and the thread that empties it."""
+
+    PACE_SECONDS: ClassVar[Mapping[str, float]] = MappingProxyType({"Telegram": 1.0})
+
+    def __init__(self, name: str, world: World, sender: Sender) -> None:
+        self.name, self.world, self.sender = name, world, sender
+        self.lost = 0  # messages not delivered
+        self._changed = world.condition()
+        self._queue: collections.deque[tuple[Destination, Report]] = collections.deque()
+        self._closing_at: Optional[float] = None  # monotonic: what is left then is lost
+        self._lost_in_a_row: dict[tuple[str, ...], int] = {}
+        self._stopped_until: Optional[float] = None
+        self._sent_at: dict[str, collections.deque[float]] = {}
+        self._busy = 0  # messages being sent just now
+        self._running = False
+
+    def put(self, destination: Destination, report: Report) -> None:
+        """Queue a message; returns at once."""
+        with self._changed:
+            self._queue.append((destination, report))
+            if not self._running:
+                self._running = True
+                self.world.clock.start(self._run, f"notify-{self.name}")
+            self._changed.notify_all()
+
+    def close(self, deadline: float) -> None:
+        """No more messages come; wait until all are sent, at most until the deadline."""
+        clock = self.world.clock
+        with self._changed:
+            self._closing_at = deadline
+            self._changed.notify_all()
+            while self._running and clock.monotonic() < self._closing_at:
+                if self.world.stopping:
+                    soon = clock.monotonic() + DRAIN_STOPPED_SECONDS
+                    self._closing_at = min(self._closing_at, max(self._stopped_until or soon, 0))
+                    self._stopped_until = self._closing_at
+                self._changed.wait(self._closing_at - clock.monotonic())
+            left = len(self._queue) + self._busy
+            self._queue.clear()
+            self._busy = 0
+            if left:
+                self.lost += left
+                self.world.warn(f"{self.name}: {counted(left, 'message')} not sent in time")
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._queue and self._closing_at is None:
+                    self._changed.wait()
+                if not self._queue:
+                    self._running = False
+                    self._changed.notify_all()
+                    return
+                destination, report = self._queue.popleft()
+                address = destination.address
+                same = [r for d, r in self._queue if d.address == address]
+                many = 1
+                if len(same) >= JOIN_OVER:
+                    others = (x for x in self._queue if x[0].address != address)
+                    self._queue = collections.deque(others)
+                    many, report = len(same) + 1, joined([report, *same])
+                self._busy = many
+            self._send(destination, report, many)
+
+    def _send(self, destination: Destination, report: Report, many: int) -> None:
+        clock = self.world.clock
+        section = destination.settings
+        self._keep_pace(section)
+        in_a_row = self._lost_in_a_row.get(destination.address, 0)
+        tries = 1 if self.world.stopping or in_a_row >= GIVE_UP_AFTER else max(1, section.retries)
+        left = math.inf if self._closing_at is None else self._closing_at - clock.monotonic()
+        within = max(0.5, min(left, 10 * section.timeout + 300))
+        problem = ""
+        try:
+            self.sender.deliver(destination, report, tries, within)
+        except SnapshotsError as error:
+            problem = str(error)
+        except Exception as error:  # noqa: BLE001  (a bug here must not stop the channel)
+            problem = f"unexpected {type(error).__name__}"
+            log_traceback(error)
+        with self._changed:
+            if not self._busy:
+                return  # given up meanwhile, and counted
+            self._busy = 0
+            if problem:
+                self.lost += many
+                self._lost_in_a_row[destination.address] = in_a_row + 1
+            else:
+                self._lost_in_a_row[destination.address] = 0
+        if problem:
+            self.world.warn(
+                f"{report.server_name}: {self.name} notification not delivered: {problem}"
+            )
+        else:
+            log.info("%s: %s notification sent", report.server_name, self.name)
+
+    def _keep_pace(self, section: Union[TelegramSection, WebhookSection, SmtpSection]) -> None:
+        """Telegram: one message a second for each chat, 20 a minute for a group."""
+        if not isinstance(section, TelegramSection):
+            return
+        clock = self.world.clock
+        is_group = section.chat_id.startswith(("-", "@"))
+        sent = self._sent_at.setdefault(section.chat_id, collections.deque(maxlen=20))
+        now = clock.monotonic()
+        wait = sent[-1] + self.PACE_SECONDS["Telegram"] - now if sent else 0.0
+        if is_group and len(sent) == 20:
+            wait = max(wait, sent[0] + 60 - now)
+        if wait > 0:
+            with contextlib.suppress(InterruptedRunError):
+                self.world.pause(wait)
+        sent.append(clock.monotonic())
+
+
+class Notifier:
+    """Takes reports as turns end and gets them to their destinations."""
+
+    def __init__(self, world: World, settings: Settings, hostname: str) -> None:
+        self.world = world
+        self.sender = Sender(world, settings, hostname)
+        self.channels = {
+            name: Channel(name, world, self.sender) for name in ("Telegram", "webhook", "e-mail")
+        }
+
+    def tell(self, report: Report) -> None:
+        """Queue a report on all its channels; returns at once."""
+        for destination in report.destinations:
+            if wants(destination, report):
+                self.channels[destination.channel].put(destination, report)
+
+    def finish(self) -> int:
+        """Wait for the queues, within limits; returns how many messages were not delivered."""
+        limit = DRAIN_STOPPED_SECONDS if self.world.stopping else DRAIN_SECONDS
+        deadline = self.world.clock.monotonic() + limit
+        for channel in self.channels.values():
+            channel.close(deadline)
+        return sum(channel.lost for channel in self.channels.values())
+
+
+# === Turn =====================================================================================
+# One server's turn, in the order of its effects. Everything that may be deleted is decided here.
+
+LAG_SECONDS = 120.0  # how long a listing may lag behind, and a freed slot may stay counted
+LOST_SECONDS = 30.0  # how long a create without an answer is looked for
+LOST_INTERVAL_SECONDS = 5.0
+CLOCK_TOLERANCE_SECONDS = 5.0  # between the provider's Date header and its timestamps
+CONTABO_KEEPS_DAYS = 30
+CONTABO_OLD_DAYS = 25
+
+
+class Turn:
+    """What one server's turn knows and has done so far."""
+
+    def __init__(
+        self, server: Server, account: Account, settings: Settings, world: World, fleet: Fleet
+    ) -> None:
+        self.server, self.account, self.settings = server, account, settings
+        self.world, self.fleet = world, fleet
+        self.provider = account.provider
+        self.began = world.clock.monotonic()
+        self.label = self.provider.label(server.name)
+        self.name = snapshot_name(self.label, world.clock.now())
+        self.warnings: list[str] = []
+        self.deleted: list[str] = []
+        self.verified: Optional[Snapshot] = None
+        self.total: Optional[int] = None
+        self.doing = "creating"
+        self.percent: Optional[int] = None
+        self.replaced_at: Optional[float] = None  # when a slot was freed for the new snapshot
+        self.room_seen = 0  # what the fleet knew of freed room before the last create
+
+    def __str__(self) -> str:
+        return self.server.name
+
+    def say(self, text: str, *values: object) -> None:
+        """A line of the log that names the server."""
+        log.info("%s: " + text, self, *values)
+
+    def warn(self, text: str) -> None:
+        """A warning: in the log, and in the notification."""
+        self.warnings.append(text)
+        log.warning("%s: %s", self, text)
+
+    def began_there(self) -> Optional[datetime]:
+        """When this turn began by the provider's clock, less a tolerance; None if unknown."""
+        moment = self.account.api.server_time(self.began)
+        return None if moment is None else moment - timedelta(seconds=CLOCK_TOLERANCE_SECONDS)
+
+    def listing(self, patience: float = 0.0) -> tuple[Snapshot, ...]:
+        """A complete listing that begins now or later."""
+        return self.account.list_snapshots(self.server.id, patience)
+
+    def owned(self, listing: Iterable[Snapshot]) -> list[Snapshot]:
+        """This server's own snapshots in a listing."""
+        return owned(listing, self.server.id, self.label)
+
+
+def rotate(turn: Turn) -> None:
+    """Create, verify, prune. Nothing is deleted unless the new snapshot is there."""
+    ticket = create(turn)
+    wait_until_done(turn, ticket)
+    listing = verify(turn, ticket)
+    prune(turn, listing)
+
+
+def create(turn: Turn) -> Ticket:
+    """Have the provider take on a new snapshot, exactly one.
+
+    A busy server is waited for; at a limit room may be made; a create whose answer was lost is
+    repeated, once, only if it certainly was not carried out.
+    """
+    clock, patience = turn.world.clock, turn.settings.timing.snapshot_creation_timeout
+    deadline = clock.monotonic() + patience
+    lost: Optional[ApiError] = None
+    busy_for = 0
+    while True:
+        turn.world.check()
+        turn.room_seen = turn.fleet.room_made
+        try:
+            ticket = turn.provider.create(turn.server, turn.name)
+        except ApiError as error:
+            if error.next_step is Next.LOOK:
+                turn.say("%s; looking whether it was carried out", error)
+                found = look_for_lost(turn, error)
+                if found is not None:
+                    return found
+                if lost is not None:
+                    raise TurnError(
+                        f"{error}; it was not carried out, twice; nothing was pruned"
+                    ) from None
+                lost = error
+                turn.say("it was not carried out; asking once more")
+            elif error.next_step is Next.WAIT:
+                seen = look_once(turn, lost) if lost is not None else None
+                if isinstance(seen, Ticket):
+                    return seen
+                busy_for += 1
+                pause = min(
+                    turn.settings.timing.poll_interval * (1 + busy_for / 5), MAX_POLL_SECONDS
+                )
+                if clock.monotonic() + pause > deadline:
+                    raise TurnError(
+                        f"{error}; the server was busy for all of {span(patience)}"
+                        " ([TIMING] snapshot_creation_timeout); nothing was pruned"
+                    ) from None
+                if busy_for == 1:
+                    turn.say("the server is busy (%s); waiting until it is free", error)
+                turn.doing = "waiting for the server"
+                turn.world.pause(pause)
+            elif error.next_step is Next.ROOM:
+                turn.doing = "waiting for room"
+                if turn.provider.limit_is_shared:
+                    wait_for_room(turn, error)
+                else:
+                    make_room_on_the_plan(turn, error)
+            else:
+                raise
+        else:
+            turn.say("creating snapshot %s", turn.name)
+            return ticket
+
+
+def look_once(turn: Turn, lost: ApiError) -> Union[Ticket, Sighting]:
+    """One look for a create that got no answer; what cannot be read is unclear."""
+    try:
+        since = turn.began_there()
+        if since is None:  # not one answer so far: the first read tells the provider's time
+            turn.listing()
+            since = turn.began_there()
+        if since is None:
+            return Sighting.UNCLEAR
+        return turn.provider.look_for(turn.server.id, turn.name, since, lost)
+    except ApiError as error:
+        log.warning("%s: %s", turn, error)
+        return Sighting.UNCLEAR
+    except GarbledError as error:
+        log.warning("%s: looking for the snapshot: %s", turn, error)
+        return Sighting.UNCLEAR
+
+
+def look_for_lost(turn: Turn, lost: ApiError) -> Optional[Ticket]:
+    """Look for at least 30 s. The ticket if found; None if certainly absent; else TurnError.
+
+    "Certainly" takes every look in that time: the request may still be on its way.
+    """
+    clock = turn.world.clock
+    until = clock.monotonic() + LOST_SECONDS
+    unclear = False
+    while True:
+        seen = look_once(turn, lost)
+        if isinstance(seen, Ticket):
+            turn.say("found it; going on with it")
+            return seen
+        unclear = unclear or seen is Sighting.UNCLEAR
+        if clock.monotonic() >= until:
+            break
+        turn.world.pause(LOST_INTERVAL_SECONDS)
+    if unclear:
+        raise TurnError(
+            f"{lost}; outcome unknown: the snapshot {turn.name} may or may not appear;"
+            " nothing was pruned (the next run puts it right)"
+        )
+    return None
+
+
+def wait_until_done(turn: Turn, ticket: Ticket) -> None:
+    """Wait until the provider says it is done; without an action there is nothing to ask."""
+    if ticket.action_id is None:
+        return
+    clock = turn.world.clock
+    timeout = turn.settings.timing.snapshot_creation_timeout
+
+    def tell(progress: Progress) -> None:
+        turn.percent = progress.percent
+
+    progress = turn.account.wait_until_done(ticket, clock.monotonic() + timeout, tell)
+    if progress.state is State.FAILED:
+        raise TurnError(
+            f"creating snapshot {turn.name} failed: {progress.reason}; nothing was pruned"
+        )
+    if progress.state is State.RUNNING:
+        raise overdue(turn)
+
+
+def overdue(turn: Turn) -> TurnError:
+    """The snapshot takes longer than it is given."""
+    timeout = turn.settings.timing.snapshot_creation_timeout
+    return TurnError(
+        f"snapshot {turn.name} is still not finished after {span(timeout)}"
+        f" ([TIMING] snapshot_creation_timeout = {timeout:g}; {turn.provider.duration_rule});"
+        f" {turn.provider.title} may still finish it; nothing was pruned"
+    )
+
+
+def verify(turn: Turn, ticket: Ticket) -> tuple[Snapshot, ...]:
+    """See the new snapshot, usable and under its name, in a complete listing; return that.
+
+    Listings lag: asked again for up to two minutes. Where there was no action to wait for, the
+    listing is what tells that it is done, so it gets the whole time of a creation.
+    """
+    turn.doing = "verifying"
+    clock, timing = turn.world.clock, turn.settings.timing
+    now = clock.monotonic()
+    lag_until = now + LAG_SECONDS
+    create_until = now + timing.snapshot_creation_timeout if ticket.action_id is None else lag_until
+    attempt = 0
+    while True:
+        listing = turn.listing(turn.fleet.patience(turn))
+        new = find_new(turn, ticket, listing)
+        if new is not None and new.usable:
+            turn.verified = new
+            turn.say("verified snapshot %s (id %s)", turn.name, new.id)
+            if new.expires is not None:
+                turn.say(
+                    "%s deletes it by itself on %s", turn.provider.title, clock_time(new.expires)
+                )
+            return listing
+        if new is not None and new.state != "creating":
+            raise TurnError(
+                f"snapshot {turn.name} (id {new.id}) cannot be used: it is {new.state};"
+                " nothing was pruned"
+            )
+        attempt += 1
+        pause = min(timing.poll_interval * (1 + attempt / 5), MAX_POLL_SECONDS)
+        if clock.monotonic() + pause > (
+            create_until if new is not None or ticket.action_id is None else lag_until
+        ):
+            if ticket.action_id is None:
+                raise overdue(turn)
+            what = "is still being created" if new is not None else "is not yet in the listing"
+            raise TurnError(
+                f"snapshot {turn.name} was reported done, but {what} after"
+                f" {span(LAG_SECONDS)}; nothing was pruned"
+            )
+        turn.world.pause(pause)
+
+
+def find_new(turn: Turn, ticket: Ticket, listing: Iterable[Snapshot]) -> Optional[Snapshot]:
+    """The snapshot of this turn: by the id that the create told, else by name and time."""
+    for snapshot in listing:
+        if snapshot.server_id != turn.server.id:
+            continue
+        if ticket.snapshot_id is not None:
+            if snapshot.id == ticket.snapshot_id:
+                if snapshot.name != turn.name:
+                    raise TurnError(
+                        f"snapshot {snapshot.id} is listed under another name than {turn.name};"
+                        " nothing was pruned"
+                    )
+                return snapshot
+        elif snapshot.name == turn.name:
+            since = turn.began_there()
+            if snapshot.created and since and snapshot.created >= since:
+                return snapshot
+    return None
+
+
+def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
+    """Delete what retention drops, oldest first, and see it gone. Raises TurnError at the end
+    if anything is left that was due; one that fails does not stop the others."""
+    turn.doing = "pruning"
+    assert turn.verified is not None  # noqa: S101  (`verify` has returned)
+    warn_of_oddities(turn, listing)
+    ours = turn.owned(listing)
+    brake = turn.settings.retention.max_deletes_per_run
+    budget = brake - len(turn.deleted)  # a slot freed for the new one counts as well
+    plan = plan_retention(ours, turn.server.retain, budget, turn.verified.id)
+    turn.total = len(ours)
+    failures: list[str] = []
+    gone: dict[str, Snapshot] = {}
+    for snapshot in plan.delete:
+        turn.world.check()
+        try:
+            turn.account.delete(snapshot)
+        except ApiError as error:
+            if error.next_step is Next.LEAVE:
+                turn.warn(f"snapshot {snapshot.id} ({snapshot.name}) is protected: left alone")
+            else:
+                failures.append(str(error))
+                log.error("%s: %s", turn, error)
+        else:
+            gone[snapshot.id] = snapshot
+            turn.fleet.make_room()
+            turn.deleted.append(snapshot.name or snapshot.id)
+            turn.total -= 1
+            turn.say("deleted snapshot %s (id %s)", snapshot.name, snapshot.id)
+    if gone:
+        failures += confirm_deletes(turn, gone)
+    if plan.postponed:
+        turn.warn(
+            f"{counted(len(plan.postponed), 'more snapshot')} due for deletion; at most {brake} go"
+            " per run ([RETENTION] max_deletes_per_run), the rest in the next runs"
+        )
+    if failures:
+        raise TurnError(f"the new snapshot {turn.name} is good, but " + "; ".join(failures))
+
+
+def confirm_deletes(turn: Turn, gone: Mapping[str, Snapshot]) -> list[str]:
+    """See that they are gone. A listing may lag: what it still shows is deleted once more, and a
+    404 is the proof. Returns what is wrong."""
+    left = dict(gone)
+    until = turn.world.clock.monotonic() + LAG_SECONDS
+    try:
+        while True:
+            listing = turn.listing(turn.fleet.patience(turn))
+            shown = {s.id: s for s in turn.owned(listing) if s.id in left}
+            left = {i: s for i, s in shown.items() if turn.account.delete(s)}
+            if not left:
+                turn.total = len([s for s in turn.owned(listing) if s.id not in gone])
+                return []
+            if turn.world.clock.monotonic() >= until:
+                break
+            turn.world.pause(turn.settings.timing.poll_interval)
+    except ApiError as error:
+        return [f"the deletions could not be confirmed: {error}"]
+    turn.total = (turn.total or 0) + len(left)
+    for snapshot in left.values():
+        turn.deleted.remove(snapshot.name or snapshot.id)
+    names = ", ".join(f"{s.name} (id {s.id})" for s in left.values())
+    return [f"{turn.provider.title} reports {names} as deleted, but still lists it"]
+
+
+def warn_of_oddities(turn: Turn, listing: Iterable[Snapshot]) -> None:
+    """What people should know about their own snapshots."""
+    assert turn.verified is not None  # noqa: S101
+    previous: list[datetime] = []
+    for snapshot in listing:
+        if snapshot.server_id != turn.server.id or snapshot.id == turn.verified.id:
+            continue
+        if snapshot.name is None:
+            turn.warn(f"snapshot {snapshot.id} has an unreadable name: left alone")
+        elif not is_named_like_ours(snapshot.name, turn.label):
+            continue
+        elif snapshot.created is None:
+            turn.warn(
+                f"snapshot {snapshot.id} ({snapshot.name}) has an unreadable date: left alone"
+            )
+        elif turn.verified.created and snapshot.created > turn.verified.created:
+            turn.warn(f"snapshot {snapshot.id} ({snapshot.name}) is dated later than the new one")
+        else:
+            previous.append(snapshot.created)
+    if turn.verified.expires and turn.verified.created and previous:
+        days = (turn.verified.created - max(previous)).days
+        if days >= CONTABO_OLD_DAYS:
+            turn.warn(
+                f"the newest previous snapshot was {days} days old; {turn.provider.title} deletes"
+                f" snapshots after {CONTABO_KEEPS_DAYS} days by itself (run more often)"
+            )
+
+
+# --- limits on the number of snapshots ---
+
+
+def wait_for_room(turn: Turn, error: ApiError) -> None:
+    """A limit that many servers share: wait while other turns may still prune, then try again.
+
+    Raises TurnError where nobody is left who could make room.
+    """
+    turn.say("%s; waiting for other servers' turns to make room", error)
+    if turn.fleet.wait_for_room(turn):
+        return
+    try:
+        held = counted(len(turn.listing()), "snapshot")
+    except ApiError as unread:
+        log.warning("%s: %s", turn, unread)
+        held = "an unknown number of snapshots"
+    raise TurnError(
+        f"{error}; this project holds {held}; the limit counts all projects of the customer"
+        " (delete snapshots, lower retain_last_snapshots, or ask for a higher limit at"
+        " https://console.hetzner.cloud/limits); nothing was pruned"
+    )
+
+
+def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
+    """A plan's slots are full: with `replace_when_full`, free one; else say what can be done.
+
+    The one place where a snapshot goes before its successor is there. The user switched it on,
+    only the one that a success would delete anyway goes, and everything that can be checked
+    beforehand has been.
+    """
+    clock = turn.world.clock
+    if turn.replaced_at is not None:  # a freed slot may stay counted for a while
+        if clock.monotonic() + 10 > turn.replaced_at + LAG_SECONDS:
+            raise TurnError(
+                f"{error}; the slot freed for it is still counted after {span(LAG_SECONDS)}"
+            )
+        turn.world.pause(10)
+        return
+    found = re.search(r"limit of ([0-9]{1,6})\b", error.message)
+    slots = int(found[1]) if found else None
+    if slots == 0:
+        raise TurnError(
+            f"{error}; this plan has no snapshots at all (choose another product, or take this"
+            " server out of configs_dir)"
+        )
+    turn.provider.check_server(turn.server.id)
+    listing = turn.listing()
+    ours = turn.owned(listing)
+    retain = turn.server.retain
+    others = len(listing) - len(ours)
+    plan = plan_retention(ours, retain, 1, pending=1)
+    if slots is not None and (retain is None or retain > slots):
+        wanted = "all" if retain is None else str(retain)
+        raise TurnError(
+            f"{error}; retain_last_snapshots is {wanted}, but the plan has {counted(slots, 'slot')}"
+            f" (set it to {max(slots - 1, 1)}{', with replace_when_full' if slots == 1 else ''});"
+            " nothing was pruned"
+        )
+    if not plan.delete:
+        raise TurnError(
+            f"{error}; {counted(others, 'slot')} of {slots or len(listing)} held by snapshots that"
+            " this tool did not make or may not delete (delete one by hand); nothing was pruned"
+        )
+    oldest = plan.delete[0]
+    if not turn.server.replace_when_full:
+        raise TurnError(
+            f"{error}; all slots are full (set replace_when_full to true in {turn.server.source}"
+            f" to have the oldest, {oldest.name}, deleted first; the risk: if the new snapshot then"
+            f" fails, {counted(len(ours) - 1, 'older one')} remain); nothing was pruned"
+        )
+    turn.world.check()
+    turn.warn(f"all slots are full: deleting {oldest.name} (id {oldest.id}) before the new one")
+    turn.account.delete(oldest)
+    turn.deleted.append(oldest.name or oldest.id)
+    turn.replaced_at = clock.monotonic()
+
+
+# --- the turn's end ---
+
+
+def take_turn(turn: Turn) -> Report:
+    """One server's turn, whatever happens in it, as a report. Raises nothing."""
+    error_text = ""
+    try:
+        turn.say("turn begins (%s %s)", turn.server.provider, turn.server.id)
+        rotate(turn)
+    except InterruptedRunError as error:
+        may = f"; {turn.provider.title} may still finish it" if turn.verified is None else ""
+        error_text = f"{error}{may}; nothing more was deleted"
+    except SnapshotsError as error:
+        error_text = str(error)
+    except Exception as error:  # noqa: BLE001  (a bug costs one server its turn, not the run)
+        error_text = (
+            f"unexpected {type(error).__name__}: {one_line(str(error), 200)} (a bug: see the log)"
+        )
+        log.error("%s: %s", turn, error_text)
+        log_traceback(error)
+    if error_text:
+        error_text = count_what_is_left(turn, error_text)
+    return Report(
+        provider=turn.server.provider,
+        server_name=turn.server.name,
+        server_id=turn.server.id,
+        success=not error_text,
+        snapshot_name=turn.verified.name or "none" if turn.verified else "none",
+        snapshot_id=turn.verified.id if turn.verified else "none",
+        total_snapshots=turn.total,
+        deleted=tuple(turn.deleted),
+        warnings=tuple(turn.warnings),
+        error=turn.world.redact(error_text),
+        seconds=turn.world.clock.monotonic() - turn.began,
+        ended=turn.world.clock.now(),
+        destinations=turn.server.destinations,
+    )
+
+
+def count_what_is_left(turn: Turn, error_text: str) -> str:
+    """After a failure: one more listing for the count; loudly where a slot had been freed."""
+    if turn.verified is None:
+        turn.total = None
+        with contextlib.suppress(SnapshotsError):
+            turn.total = len(turn.owned(turn.listing()))
+    if turn.replaced_at is None or turn.verified is not None:
+        return error_text
+    if turn.total == 0:
+        return f"{error_text}; ATTENTION: THIS SERVER NOW HAS NO SNAPSHOT AT ALL"
+    left = (
+        "an unknown number of snapshots" if turn.total is None else counted(turn.total, "snapshot")
+    )
+    return f"{error_text}; after the oldest was deleted to make room, the server has {left}"
+
+
+def describe_plan(turn: Turn) -> list[str]:
+    """--dry-run: what a run would do, from reads alone, with the reason for each."""
+    turn.provider.check_server(turn.server.id)
+    listing = turn.listing()
+    plan = plan_retention(
+        turn.owned(listing),
+        turn.server.retain,
+        turn.settings.retention.max_deletes_per_run,
+        pending=1,
+    )
+    shown = f"{turn.server.provider} {turn.server.id}"
+    lines = [f"{turn}: would create {turn.name} ({shown})"]
+    lines += [f"{turn}: would keep {s.name} (id {s.id}): {why}" for s, why in plan.keep]
+    retain = turn.server.retain
+    lines += [
+        f"{turn}: would delete {s.name} (id {s.id}): beyond the newest {retain}"
+        for s in plan.delete
+    ]
+    lines += [
+        f"{turn}: would delete {s.name} (id {s.id}) in a later run: max_deletes_per_run"
+        for s in plan.postponed
+    ]
+    for snapshot in listing:
+        why = why_not_ours(snapshot, turn.server.id, turn.label)
+        if why and snapshot.server_id == turn.server.id:
+            lines.append(f"{turn}: would leave {snapshot.name} (id {snapshot.id}): {why}")
+    return lines
+
+
+# === Fleet ====================================================================================
+# Who runs when: starts, slots, deadlines, stop, and the room that turns leave one another.
+
+STOP_GRACE_SECONDS = 5.0  # how long turns have to end by themselves after a stop signal
+LIVE_SECONDS = 1.0
+PROGRESS_SECONDS = 60.0
+
+
+class Fleet:
+    """All turns of one run."""
+
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        on_report: Callable[[Report], None],
+        tell_progress: Optional[Callable[[Fleet], None]] = None,
+        progress_seconds: float = PROGRESS_SECONDS,
+    ) -> None:
+        self.world, self.settings, self.on_report = world, settings, on_report
+        self.tell_progress, self.progress_seconds = tell_progress, progress_seconds
+        self.began = world.clock.monotonic()
+        self.deadline = self.began + settings.timing.run_timeout
+        self.entries: Sequence[Union[Server, BadServer]] = ()
+        self.reports: dict[int, Report] = {}
+        self.running: dict[int, Turn] = {}
+        self.waiting = 0  # servers whose turn has not begun
+        self.room_made = 0  # grows with each snapshot deleted and each turn ended
+        self._full_at = -1  # the room_made at which the shared limit was last seen reached
+        self._blocked: dict[int, Turn] = {}
+        self._accounts: dict[tuple[str, ...], Account] = {}
+        self._changed = world.condition()
+
+    def account_of(self, server: Server) -> Account:
+        """The one object that all servers of an account share."""
+        key = (server.provider, *server.credentials)
+        if key not in self._accounts:
+            self._accounts[key] = Account(
+                self.world, server.provider, server.credentials, self.settings
+            )
+        return self._accounts[key]
+
+    def run(
+        self,
+        entries: Sequence[Union[Server, BadServer]],
+        act: Callable[[Turn], Report] = take_turn,
+    ) -> list[Report]:
+        """Give each server its turn; reports in the order of entries. Returns at the latest
+        after run_timeout plus one turn's own limits, soon after a stop signal."""
+        self.entries, clock = entries, self.world.clock
+        good = [index for index, entry in enumerate(entries) if isinstance(entry, Server)]
+        for index, entry in enumerate(entries):
+            if isinstance(entry, BadServer):
+                self._finish(index, self._failed(entry, entry.error))
+        next_start = -math.inf
+        with self._changed:
+            self.waiting = len(good)
+            for index in good:
+                while not self.world.stopping and clock.monotonic() < self.deadline:
+                    free = len(self.running) < self.settings.timing.max_parallel
+                    left = next_start - clock.monotonic()
+                    if free and left <= 0:
+                        break
+                    self._wait(left if free else self.deadline - clock.monotonic())
+                else:
+                    break
+                server = entries[index]
+                assert isinstance(server, Server)  # noqa: S101
+                self._start(index, server, act)
+                next_start = clock.monotonic() + self.settings.timing.delay_between_servers
+            while self.running and not self.world.stopping:
+                self._wait(None)
+            until = clock.monotonic() + STOP_GRACE_SECONDS
+            while self.running and clock.monotonic() < until:
+                self._changed.wait(until - clock.monotonic())
+        for index in good:
+            if index not in self.reports:
+                self._finish(index, self._failed(entries[index], self._why_unfinished(index)))
+        return [self.reports[index] for index in range(len(entries))]
+
+    def _wait(self, seconds: Optional[float]) -> None:
+        """Wait for a change; wake for the progress line, where one is wanted."""
+        if self.tell_progress is not None:
+            self.tell_progress(self)
+            seconds = min(self.progress_seconds, math.inf if seconds is None else seconds)
+        self._changed.wait(seconds)
+
+    def _start(self, index: int, server: Server, act: Callable[[Turn], Report]) -> None:
+        account = self.account_of(server)
+        turn = Turn(server, account, self.settings, self.world, self)
+        account.enter()
+        self.running[index] = turn
+        self.waiting -= 1
+
+        def run() -> None:
+            try:
+                self._finish(index, act(turn))
+            finally:
+                account.leave()
+                with self._changed:
+                    self.running.pop(index, None)
+                    self.room_made += 1
+                    self._changed.notify_all()
+
+        self.world.clock.start(run, f"turn-{index}")
+
+    def _finish(self, index: int, report: Report) -> None:
+        """Take a report, once; late ones after a stop are not heard any more."""
+        with self._changed:
+            if index in self.reports:
+                return
+            self.reports[index] = report
+        self.on_report(report)
+
+    def _failed(self, entry: Union[Server, BadServer], error: str) -> Report:
+        return Report(
+            entry.provider,
+            entry.name,
+            entry.id,
+            success=False,
+            error=self.world.redact(error),
+            ended=self.world.clock.now(),
+            destinations=entry.destinations,
+        )
+
+    def _why_unfinished(self, index: int) -> str:
+        if index in self.running:
+            title = self.running[index].provider.title
+            return f"{self.world.stopping}; {title} may still finish it; nothing more was deleted"
+        if self.world.stopping:
+            return f"{self.world.stopping} before its turn"
+        limit = self.settings.timing.run_timeout
+        return f"its turn could not begin within {span(limit)} ([TIMING] run_timeout = {limit:g})"
+
+    def patience(self, turn: Turn) -> float:
+        """How long a turn may wait for others before a listing: not at the cost of those that
+        wait for its slot."""
+        if self.waiting == 0:
+            return COMPANY_SECONDS
+        return min(COMPANY_SECONDS, (self.world.clock.monotonic() - turn.began) / 10)
+
+    # --- room under a limit that servers share ---
+
+    def make_room(self) -> None:
+        """A snapshot has been deleted: somebody who waits for room may try again."""
+        with self._changed:
+            self.room_made += 1
+            self._changed.notify_all()
+
+    def wait_for_room(self, turn: Turn) -> bool:
+        """After a refusal: True once it is worth trying again, False if nobody can make room.
+
+        Those that wait go in the order of the configuration, one at a time.
+        """
+        index = next(i for i, running in self.running.items() if running is turn)
+        with self._changed:
+            self._full_at = max(self._full_at, turn.room_seen)
+            self._blocked[index] = turn
+            self._changed.notify_all()
+            try:
+                while True:
+                    self.world.check()
+                    first = min(self._blocked) == index
+                    if first and self.room_made > self._full_at:
+                        return True
+                    others = [
+                        i
+                        for i, running in self.running.items()
+                        if i not in self._blocked and running.provider.limit_is_shared
+                    ]
+                    left = self.deadline - self.world.clock.monotonic()
+                    if (not others and self.room_made <= self._full_at) or left <= 0:
+                        return False
+                    self._changed.wait(left)
+            finally:
+                del self._blocked[index]
+                self._changed.notify_all()
+
+
+def exit_status(reports: Sequence[Report]) -> ExitStatus:
+    """All well, all failed, or some."""
+    failed = sum(not report.success for report in reports)
+    if failed == 0:
+        return ExitStatus.OK
+    return ExitStatus.FAILED if failed == len(reports) else ExitStatus.PARTLY_FAILED
+
+
+def final_status_line(report: Report, hostname: str) -> str:
+    """The machine-readable line of a turn: nine fields, as other tools parse it."""
+    cells = [
+        "FINAL_STATUS",
+        SCRIPT,
+        report.provider,
+        report.server_name,
+        report.status,
+        hostname,
+        clock_time(report.ended),
+        report.snapshot_name,
+        report.snapshot_info,
+    ]
+    return " | ".join(cell.replace("|", "/") for cell in cells)
+
+
+def summary_line(reports: Sequence[Report], undelivered: int) -> str:
+    """The last line of a run."""
+    failed = sum(not report.success for report in reports)
+    line = (
+        f"SUMMARY: {len(reports) - failed} succeeded, {failed} failed out of {len(reports)} total"
+    )
+    if undelivered:
+        line += f"; {counted(undelivered, 'notification')} not delivered"
+    return line
+
+
+def progress_line(fleet: Fleet) -> str:
+    """done / running / waiting / failed, the slowest server, elapsed time."""
+    turns = list(fleet.running.values())
+    failed = sum(not report.success for report in fleet.reports.values())
+    line = (
+        f"{len(fleet.reports) - failed} done, {len(turns)} running, {fleet.waiting} waiting,"
+        f" {failed} failed, {span(fleet.world.clock.monotonic() - fleet.began)}"
+    )
+    if turns:
+        slowest = min(turns, key=lambda turn: turn.began)
+        percent = f" {slowest.percent} %" if slowest.percent is not None else ""
+        line += f"; longest: {slowest} ({slowest.doing}{percent})"
+    return line
+
+
+# === Command line =============================================================================
+
+EXAMPLES = """\
+examples:
+  python snapshots.py -v               every server in configs/, with the log on the screen
+  python snapshots.py web.json -n      what would be done for configs/web.json
+  python snapshots.py --config /etc/snapshots/snapshots.config -q
+
+exit status:
+  0  every server has its new, verified snapshot and its retention
+  1  every server failed, or the run could not start (configuration, usage)
+  2  some servers failed
+  3  another run holds the lock
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line and leaves with 1: 2 means that some servers failed."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see --help)")
+
+
+def parser() -> Parser:
+    """The command line."""
+    result = Parser(
+        prog="snapshots.py",
+        description="Take a snapshot of each server, verify it, prune old ones, tell people.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    result.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="server files, as paths or as names in configs_dir (default: all *.json there)",
+    )
+    loudness = result.add_mutually_exclusive_group()
+    loudness.add_argument("-v", "--verbose", action="store_true", help="show the log on stdout")
+    loudness.add_argument("-q", "--quiet", action="store_true", help="show problems only")
+    result.add_argument(
+        "-n", "--dry-run", action="store_true", help="show what would be done; change nothing"
+    )
+    result.add_argument(
+        "--config",
+        metavar="PATH",
+        help="the configuration file (default: snapshots.config beside the script)",
+    )
+    result.add_argument("--version", action="version", version=f"snapshots {__version__}")
+    return result
+
+
+def collect_secrets(
+    settings: Settings, entries: Sequence[Union[Server, BadServer]], world: World
+) -> list[str]:
+    """Have every known credential masked; returns warnings about those too short for that."""
+    warnings: list[str] = []
+
+    def add(where: str, *values: str) -> None:
+        for value in values:
+            if 0 < len(value) < SHORT_SECRET:
+                warnings.append(
+                    f"{where}: a credential is shorter than {SHORT_SECRET} characters: it can be"
+                    " masked only in texts about its own connection"
+                )
+            world.redact.add(value)
+
+    def add_channels(where: str, telegram: str, url: str, password: str) -> None:
+        add(where, telegram, password)
+        if url:
+            path = url.partition("://")[2].partition("/")[2]
+            add(where, url, *([path] if len(path) >= 16 else []))
+
+    add_channels(
+        "snapshots.config",
+        settings.telegram.bot_token,
+        settings.webhook.url,
+        settings.smtp.password,
+    )
+    for entry in entries:
+        if isinstance(entry, Server):
+            keys = CREDENTIAL_KEYS[entry.provider]
+            for key, value in zip(keys, entry.credentials):
+                if key not in ("client_id", "api_user"):
+                    add(entry.source, value)
+        for destination in entry.destinations:
+            section = destination.settings
+            if isinstance(section, TelegramSection):
+                add_channels(entry.source, section.bot_token, "", "")
+            elif isinstance(section, WebhookSection):
+                add_channels(entry.source, "", section.url, "")
+    for name, value in os.environ.items():
+        if name.lower().endswith("_proxy") and "@" in value:
+            user_info = value.partition("://")[2].rpartition("@")[0]
+            add(name, *user_info.split(":", 1))
+    return list(dict.fromkeys(warnings))
+
+
+def tell_run_failure(error: str, settings: Settings, world: World, hostname: str) -> None:
+    """A run that cannot do its job tells so over every global channel whose section is sound."""
+    destinations, _ = destinations_of(settings.telegram, settings.webhook, settings.smtp)
+    needs = {"Telegram": {"TELEGRAM", "API"}, "webhook": {"WEBHOOK"}, "e-mail": {"SMTP"}}
+    destinations = tuple(d for d in destinations if not settings.unsound & needs[d.channel])
+    notifier = Notifier(world, settings, hostname)
+    notifier.tell(
+        Report(
+            "none",
+            "the whole run",
+            "none",
+            success=False,
+            error=world.redact(error),
+            ended=world.clock.now(),
+            destinations=destinations,
+        )
+    )
+    notifier.finish()
+
+
+def run(
+    settings: Settings,
+    entries: Sequence[Union[Server, BadServer]],
+    world: World,
+    hostname: str,
+    verbose: bool,
+) -> ExitStatus:
+    """Give every server its turn and tell people; the lock is held."""
+    notifier = Notifier(world, settings, hostname)
+
+    def on_report(report: Report) -> None:
+        if not report.success:
+            log.error("%s: %s", report.server_name, report.error)
+            world.screen.problem(f"{report.server_name}: {report.error}")
+        log.info("%s", final_status_line(report, hostname))
+        notifier.tell(report)
+
+    tell, every = progress_teller(world, verbose)
+    fleet = Fleet(world, settings, on_report, tell, every)
+    reports = fleet.run(entries)
+    if tell is not None and every == LIVE_SECONDS:
+        world.screen.live("")
+    line = summary_line(reports, notifier.finish())
+    log.info("%s", line)
+    if not verbose:
+        world.screen.out(line)
+    return exit_status(reports)
+
+
+def progress_teller(world: World, verbose: bool) -> tuple[Optional[Callable[[Fleet], None]], float]:
+    """How -v shows progress: a live line on a terminal, elsewhere a line a minute."""
+    if not verbose:
+        return None, PROGRESS_SECONDS
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if sys.stdout.isatty():
+            return lambda fleet: world.screen.live(progress_line(fleet)), LIVE_SECONDS
+    told = [world.clock.monotonic()]
+
+    def tell(fleet: Fleet) -> None:
+        if world.clock.monotonic() - told[0] >= PROGRESS_SECONDS:
+            told[0] = world.clock.monotonic()
+            world.screen.out(f"progress: {progress_line(fleet)}")
+
+    return tell, PROGRESS_SECONDS
+
+
+def dry_run(
+    settings: Settings, entries: Sequence[Union[Server, BadServer]], world: World
+) -> ExitStatus:
+    """Show what a run would do: reads only; no lock, no notification, no log file."""
+    lines: dict[str, list[str]] = {}
+
+    def act(turn: Turn) -> Report:
+        report = Report(turn.server.provider, turn.server.name, turn.server.id, success=True)
+        try:
+            lines[turn.server.source] = describe_plan(turn)
+        except SnapshotsError as error:
+            return dataclasses.replace(report, success=False, error=str(error))
+        except Exception as error:  # noqa: BLE001  (as in take_turn)
+            log_traceback(error)
+            text = f"unexpected {type(error).__name__}: {one_line(str(error), 200)}"
+            return dataclasses.replace(report, success=False, error=text)
+        return report
+
+    timing = dataclasses.replace(settings.timing, delay_between_servers=0)
+    fleet = Fleet(world, dataclasses.replace(settings, timing=timing), lambda report: None)
+    reports = fleet.run(entries, act)
+    for entry, report in zip(entries, reports):
+        for line in lines.get(entry.source, []):
+            world.screen.out(line)
+        if not report.success:
+            world.screen.problem(f"{report.server_name}: {report.error}")
+    world.screen.out(summary_line(reports, 0) + " (dry run: nothing was changed)")
+    return exit_status(reports)
+
+
+def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) -> int:
+    """Run the command line; turn every outcome into an exit status and clear lines on stderr."""
+    redact = Redactor()
+    screen = Screen(redact)
+    world = World(clock or SystemClock(), redact, screen)
+    try:
+        try:
+            args = parser().parse_args(argv)
+        except SystemExit:  # --help and --version have been printed
+            return ExitStatus.OK
+        screen.quiet = args.quiet
+        with stop_on_signals(world):
+            return guarded(args, world)
+    except UsageError as error:
+        screen.problem(str(error))
+        return ExitStatus.FAILED
+    except OSError as error:  # --help into a closed pipe
+        return ExitStatus.OK if isinstance(error, BrokenPipeError) else ExitStatus.FAILED
+    except KeyboardInterrupt:
+        screen.problem("interrupted before the run began")
+        return ExitStatus.FAILED
+    finally:
+        close_log()
+        screen.leave()
+
+
+def guarded(args: argparse.Namespace, world: World) -> int:
+    """One run, with what keeps it from being heard of caught and told."""
+    screen, hostname = world.screen, one_line(socket.gethostname(), 200)
+    script = Path(__file__).absolute().parent
+    path = Path(args.config).absolute() if args.config else script / "snapshots.config"
+    settings = load_settings(path, required=bool(args.config))
+    world.redact.add(settings.telegram.bot_token, settings.webhook.url, settings.smtp.password)
+    error_text = ""
+    try:
+        if settings.problems:
+            raise ConfigError(settings.problems)
+        entries, warnings = load_servers(args.files, settings)
+        warnings = [*settings.warnings, *warnings, *collect_secrets(settings, entries, world)]
+        if args.dry_run:
+            open_log(settings, world, args.verbose, to_file=False)
+            for warning in warnings:
+                screen.problem(f"warning: {warning}")
+            return dry_run(settings, entries, world)
+        with single_run(settings.logs_dir / settings.files.lock_file, world.clock):
+            open_log(settings, world, args.verbose, to_file=True)
+            log.info("snapshots %s begins: %s", __version__, counted(len(entries), "server"))
+            for warning in warnings:
+                world.warn(warning)
+            return run(settings, entries, world, hostname, args.verbose)
+    except LockHeldError as error:
+        screen.problem(str(error))
+        return ExitStatus.LOCKED
+    except ConfigError as error:
+        for problem in error.problems:
+            screen.problem(problem)
+        error_text = f"cannot start: {error}"
+    except SnapshotsError as error:
+        error_text = str(error)
+        screen.problem(error_text)
+    except Exception as error:  # noqa: BLE001  (the user gets a line, the log the traceback)
+        error_text = (
+            f"unexpected {type(error).__name__}: {one_line(str(error), 200)} (a bug: see the log)"
+        )
+        screen.problem(error_text)
+        log.error("%s", error_text)
+        log_traceback(error)
+    if not args.dry_run:
+        tell_run_failure(error_text, settings, world, hostname)
+    return ExitStatus.FAILED
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

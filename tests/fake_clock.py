@@ -1,0 +1,131 @@
+"""A clock whose time passes only while everybody waits.
+
+The program under test gets its conditions and threads from its clock. This one knows them all:
+as long as one thread is busy (computing, or in a real request on the loopback), time stands
+still; once all of them wait, it jumps to the earliest moment that one of them waits for. So a
+run of hours takes milliseconds, and is never late because the machine is slow.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+REAL_SECONDS_UNTIL_STUCK = 60.0
+
+
+class Waiter:
+    """One thread that waits."""
+
+    def __init__(self, deadline: float | None, order: int) -> None:
+        self.deadline, self.order = deadline, order
+        self.event = threading.Event()
+
+
+class FakeCondition(threading.Condition):
+    """A condition that waits in fake time."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.waiting: list[Waiter] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        waiter = self.clock.begin_wait(self, timeout)
+        state = self._release_save()  # type: ignore[attr-defined]
+        try:
+            self.clock.pass_time()
+            if not waiter.event.wait(REAL_SECONDS_UNTIL_STUCK):
+                raise AssertionError("a thread has waited for a real minute: is everybody stuck?")
+        finally:
+            self._acquire_restore(state)  # type: ignore[attr-defined]
+        return True
+
+    def notify(self, n: int = 1) -> None:
+        self.clock.release(self, n)
+
+    def notify_all(self) -> None:
+        self.clock.release(self, None)
+
+
+class FakeClock:
+    """See the module's text. `at` is the time it begins with; the local clock may be `skew` off."""
+
+    def __init__(self, at: str = "2025-06-01T03:00:00+00:00") -> None:
+        self.begin = datetime.fromisoformat(at).astimezone(timezone.utc)
+        self.elapsed = 0.0
+        self._mutex = threading.Lock()
+        self._busy = 1  # the thread that runs main
+        self._order = 0
+        self._waiters: dict[Waiter, FakeCondition] = {}
+        self.stuck = ""
+
+    # --- what the program sees ---
+
+    def now(self) -> datetime:
+        return self.begin + timedelta(seconds=self.elapsed)
+
+    def monotonic(self) -> float:
+        return 1000.0 + self.elapsed
+
+    def condition(self) -> threading.Condition:
+        return FakeCondition(self)
+
+    def start(self, target: Callable[[], Any], name: str) -> None:
+        with self._mutex:
+            self._busy += 1
+
+        def run() -> None:
+            try:
+                target()
+            finally:
+                with self._mutex:
+                    self._busy -= 1
+                self.pass_time()
+
+        threading.Thread(target=run, name=name, daemon=True).start()
+
+    # --- what tests use ---
+
+    def advance(self, seconds: float) -> None:
+        """Between runs: let time pass."""
+        self.elapsed += seconds
+
+    # --- how it works ---
+
+    def begin_wait(self, condition: FakeCondition, timeout: float | None) -> Waiter:
+        with self._mutex:
+            self._order += 1
+            deadline = None if timeout is None else self.elapsed + max(0.0, timeout)
+            waiter = Waiter(deadline, self._order)
+            self._waiters[waiter] = condition
+            condition.waiting.append(waiter)
+            self._busy -= 1
+        return waiter
+
+    def release(self, condition: FakeCondition, count: int | None) -> None:
+        with self._mutex:
+            for waiter in condition.waiting[:count]:
+                self._wake(waiter)
+
+    def _wake(self, waiter: Waiter) -> None:
+        condition = self._waiters.pop(waiter)
+        condition.waiting.remove(waiter)
+        self._busy += 1
+        waiter.event.set()
+
+    def pass_time(self) -> None:
+        """If all wait, jump to the next deadline and wake the one who waits for it."""
+        with self._mutex:
+            if self._busy > 0:
+                return
+            timed = [w for w in self._waiters if w.deadline is not None]
+            if not timed:
+                self.stuck = f"{len(self._waiters)} threads wait for ever"
+                return
+            first = min(timed, key=lambda w: (w.deadline, w.order))
+            assert first.deadline is not None
+            self.elapsed = max(self.elapsed, first.deadline)
+            self._wake(first)
