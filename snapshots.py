@@ -291,6 +291,7 @@ class Server:
     source: str = ""  # the file it stands in
     replace_when_full: bool = False
     destinations: tuple[Destination, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()  # what is allowed but worth a line of the log
 
 
 @dataclass(frozen=True)
@@ -441,9 +442,31 @@ def plan_retention(
 
 MAX_CONFIG_BYTES = 1_000_000
 BUILT_IN = ""  # an empty template selects the built-in text
-PLACEHOLDER = re.compile(r"(?:https?://)?(?:your|<your)[-_ ].*", re.IGNORECASE)  # as in samples
+PLACEHOLDER = re.compile(r"(?:https?://)?your[-_][a-z0-9._/-]*", re.IGNORECASE)
+NAME_PLACEHOLDER = re.compile(r"your[-_](?:[a-z]+[-_])*name(?:[-_][0-9]+)?", re.IGNORECASE)
+PLACEHOLDER_KEYS = frozenset(
+    [
+        "id",
+        "api_token",
+        "client_id",
+        "client_secret",
+        "api_user",
+        "api_password",
+        "bot_token",
+        "chat_id",
+        "url",
+        "password",
+    ]
+)
 SHORT_SECRET = 8  # characters; a shorter one cannot be masked everywhere without harm
 LOOPBACK_NAMES = ("localhost", "localhost.")
+
+
+def is_placeholder(key: str, text: str) -> bool:
+    """Is this still the text that a sample holds? Then the key counts as missing."""
+    if key == "name":
+        return NAME_PLACEHOLDER.fullmatch(text.strip()) is not None
+    return key in PLACEHOLDER_KEYS and PLACEHOLDER.fullmatch(text.strip()) is not None
 
 
 class SecretText(str):
@@ -808,7 +831,8 @@ class Settings:
     smtp: SmtpSection = SmtpSection()
     api: Endpoints = Endpoints()
     problems: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()  # for log and stderr: somebody should mend it
+    notes: tuple[str, ...] = ()  # for the log: allowed, but worth a line
     unsound: frozenset[str] = frozenset()
 
     @property
@@ -884,7 +908,7 @@ class IniFile:
                 self.add(section, key, f"unknown key{did_you_mean(key, schema)}")
             elif raw is None:
                 self.add(section, key, "has no value (write `key = value`)")
-            elif raw.strip() and not PLACEHOLDER.fullmatch(raw.strip()):  # else the default
+            elif raw.strip() and not is_placeholder(key, raw):  # else the default
                 try:
                     chosen[key] = schema[key].metadata["read"](raw.strip(), base)
                 except ValueError as error:
@@ -944,28 +968,36 @@ def load_settings(path: Path, required: bool) -> Settings:
     return dataclasses.replace(
         settings,
         problems=tuple(problem for _, _, problem in ini.found),
-        warnings=tuple(settings_warnings(path, settings)),
+        warnings=tuple(open_to_others(path)) if holds_secrets(settings) else (),
+        notes=tuple(settings_notes(settings)),
         unsound=frozenset(section for _, section, _ in ini.found),
     )
 
 
-def settings_warnings(path: Path, settings: Settings) -> Iterator[str]:
-    """What is allowed in snapshots.config, but not wise."""
+def holds_secrets(settings: Settings) -> bool:
+    """Does the file itself hold a credential?"""
     secrets = (settings.telegram.bot_token, settings.webhook.url, settings.smtp.password)
-    if any(value and value.literal for value in secrets):
-        yield from open_to_others(path)
-    if settings.webhook.enabled and settings.webhook.url.startswith("http://"):
-        yield f"{path}: [WEBHOOK] url: is http://: what is sent there can be read on the way"
-    yield from timeout_hint(settings.timing)
+    return any(value and value.literal for value in secrets)
 
 
-def timeout_hint(timing: Timing) -> Iterator[str]:
-    """A hint where snapshots are likely to take longer than they are given."""
+def settings_notes(settings: Settings) -> Iterator[str]:
+    """What is allowed in snapshots.config, but not wise."""
+    webhook, timing = settings.webhook, settings.timing
+    if webhook.enabled and in_the_clear(webhook.url):
+        yield f"[WEBHOOK] url: {IN_THE_CLEAR}"
     if timing.snapshot_creation_timeout < 3600:
         yield (
             f"[TIMING] snapshot_creation_timeout: {timing.snapshot_creation_timeout:g} s is short:"
             " a snapshot may take 1 to 3 minutes per GB of used disk (3600 or more is sensible)"
         )
+
+
+IN_THE_CLEAR = "is http://: what is sent there can be read on the way"
+
+
+def in_the_clear(url: str) -> bool:
+    """Does this URL lead over a network without encryption?"""
+    return url.startswith("http://") and not is_loopback(urlsplit(url).hostname or "")
 
 
 def open_to_others(path: Path) -> Iterator[str]:
@@ -1013,7 +1045,8 @@ class Fields:
         """The checked value of a key; the default where it is absent or wrong (a problem then)."""
         self.known.append(key)
         value = self.content.get(key)
-        if value is None or (isinstance(value, str) and PLACEHOLDER.fullmatch(value.strip())):
+        is_text = isinstance(value, str)
+        if value is None or (is_text and (not value.strip() or is_placeholder(key, value))):
             if required:
                 self.problems.append(f"{self.where}{key}: is missing")
             elif key in self.content and value is None:
@@ -1236,6 +1269,7 @@ def load_server(path: Path, settings: Settings) -> tuple[Server, tuple[str, ...]
     for key in ("telegram", "webhook", "smtp"):
         nothing: dict[str, Any] = {}
         parts[key] = Fields(fields.take(key, check_object, nothing), f"{key}.", problems)
+    everywhere = (settings.telegram.bot_token, settings.webhook.url)
     telegram = telegram_of(parts["telegram"], settings)
     webhook = webhook_of(parts["webhook"], settings)
     smtp = smtp_of(parts["smtp"], settings)
@@ -1243,18 +1277,12 @@ def load_server(path: Path, settings: Settings) -> tuple[Server, tuple[str, ...]
         part.finish()
     if problems:
         raise ConfigError(problems)
-    if any(value.literal for value in credentials):
+    own = [value for value in (telegram.bot_token, webhook.url) if value not in everywhere]
+    if any(value and value.literal for value in (*credentials, *own)):
         warnings.extend(open_to_others(path))
-    if (
-        webhook.enabled
-        and webhook.url.startswith("http://")
-        and webhook.url != settings.webhook.url
-    ):
-        warnings.append(
-            f"{path}: webhook.url: is http://: what is sent there can be read on the way"
-        )
-    destinations, lacking = destinations_of(telegram, webhook, smtp)
-    warnings.extend(f"{name}: {line}" for line in lacking)
+    destinations, notes = destinations_of(telegram, webhook, smtp)
+    if webhook.enabled and webhook.url not in everywhere and in_the_clear(webhook.url):
+        notes = (*notes, f"webhook.url {IN_THE_CLEAR}")
     server = Server(
         provider,
         server_id,
@@ -1264,6 +1292,7 @@ def load_server(path: Path, settings: Settings) -> tuple[Server, tuple[str, ...]
         str(path),
         replace_when_full,
         destinations,
+        notes,
     )
     return server, tuple(warnings)
 
@@ -1339,6 +1368,7 @@ def load_servers(
 
 log = logging.getLogger("snapshots")
 log.propagate = False
+log.addHandler(logging.NullHandler())  # without any, logging would print to stderr by itself
 
 MASK = "[hidden]"
 LOOKS_SECRET = re.compile(
@@ -1525,6 +1555,20 @@ class World:
         self.screen.problem(f"warning: {text}")
 
 
+ALWAYS = MappingProxyType({"always": True})  # extra= of a record that no level keeps out
+
+
+class Threshold(logging.Filter):
+    """Lets through what is at least of a level, and what other tools rely on (see ALWAYS)."""
+
+    def __init__(self, level: str) -> None:
+        super().__init__()
+        self.level = logging.getLevelName(level)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= self.level or getattr(record, "always", False)
+
+
 class OneLine(logging.Filter):
     """Rewrites a record before any handler sees it: masked, one line, no arguments left.
 
@@ -1593,16 +1637,18 @@ def open_log(settings: Settings, world: World, verbose: bool, to_file: bool) -> 
     """Give the log its handlers; a log file that cannot be opened is a warning (it is advice)."""
     logging.raiseExceptions = False
     close_log()
-    log.setLevel(settings.logging.level)
+    log.setLevel(logging.DEBUG)
     log.addFilter(OneLine(world.redact))
     handlers: list[logging.Handler] = [ToScreen(world.screen)] if verbose else []
     if to_file:
         path = settings.logs_dir / settings.files.log_file
         try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             handlers.append(LogFile(path, settings.logging, world.screen))
         except OSError as error:
             world.screen.problem(f"warning: {path}: cannot be written: {reason_of(error)}")
-    for handler in handlers or [logging.NullHandler()]:
+    for handler in handlers:
+        handler.addFilter(Threshold(settings.logging.level))
         handler.setFormatter(
             logging.Formatter("%(asctime)s | %(levelname)-8s | %(message)s", "%Y-%m-%d %H:%M:%S")
         )
@@ -1610,8 +1656,8 @@ def open_log(settings: Settings, world: World, verbose: bool, to_file: bool) -> 
 
 
 def close_log() -> None:
-    """Take all handlers and filters off the log."""
-    for handler in list(log.handlers):
+    """Take all handlers and filters off the log, but for the one that writes nowhere."""
+    for handler in [h for h in log.handlers if not isinstance(h, logging.NullHandler)]:
         log.removeHandler(handler)
         with contextlib.suppress(OSError, ValueError):
             handler.close()
@@ -1835,7 +1881,6 @@ class ApiError(SnapshotsError):
         request_id: str = "",
         hint: str = "",
     ) -> None:
-        hint = hint or HINTS.get(outcome, "")
         super().__init__(f"cannot {doing}: {reason}" + (f" ({hint})" if hint else ""))
         self.outcome, self.next_step = outcome, next_step
         self.message, self.request_id = message, request_id
@@ -2345,7 +2390,13 @@ class Api:
             if act is not Act.NOTIFY:
                 self.world.check()
             if self.refused:
-                raise ApiError(doing, self.refused, Outcome.UNAUTHORIZED, Next.FAIL)
+                raise ApiError(
+                    doing,
+                    self.refused,
+                    Outcome.UNAUTHORIZED,
+                    Next.FAIL,
+                    hint=HINTS[Outcome.UNAUTHORIZED],
+                )
             if not self.pace.wait(deadline):
                 raise ApiError(
                     doing,
@@ -2413,6 +2464,7 @@ class Api:
                 Next.FAIL if step is Next.RETRY else step,
                 message=self.masked(message),
                 request_id=request_id,
+                hint="" if act is Act.NOTIFY else HINTS.get(outcome, ""),
             )
             if outcome is Outcome.UNAUTHORIZED and act is not Act.NOTIFY:
                 self.refused = self.masked(reason)
@@ -2955,6 +3007,7 @@ class ContaboLogin:
         self._auth: Optional[BearerAuth] = None
         self._good_until = 0.0
         self._failure: Optional[ApiError] = None
+        self._is_final = False  # the credentials are no good: trying on would lock the account
         self._fetches = 0
 
     def auth(self) -> requests.auth.AuthBase:
@@ -2965,7 +3018,7 @@ class ContaboLogin:
             while True:
                 if self._auth is not None and clock.monotonic() < self._good_until:
                     return self._auth
-                if self._failure is not None and self._fetches > asked_at:
+                if self._failure is not None and (self._is_final or self._fetches > asked_at):
                     raise self._failure  # of a fetch that ended after we asked
                 if not self._fetching:
                     self._fetching = True
@@ -2982,6 +3035,11 @@ class ContaboLogin:
         finally:
             with self._changed:
                 self._fetching, self._failure, self._fetches = False, failure, self._fetches + 1
+                self._is_final = failure is not None and failure.outcome in (
+                    Outcome.REJECTED,
+                    Outcome.UNAUTHORIZED,
+                    Outcome.FORBIDDEN,
+                )
                 if token is not None:
                     self.world.redact.add(token[0])
                     self._auth, self._good_until = BearerAuth(token[0]), token[1]
@@ -4351,7 +4409,7 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
     for snapshot in plan.delete:
         turn.world.check()
         try:
-            turn.account.delete(snapshot)
+            was_there = turn.account.delete(snapshot)
         except ApiError as error:
             if error.next_step is Next.LEAVE:
                 turn.warn(f"snapshot {snapshot.id} ({snapshot.name}) is protected: left alone")
@@ -4361,9 +4419,11 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
         else:
             gone[snapshot.id] = snapshot
             turn.fleet.make_room()
-            turn.deleted.append(snapshot.name or snapshot.id)
             turn.total -= 1
-            turn.say("deleted snapshot %s (id %s)", snapshot.name, snapshot.id)
+            if was_there:
+                turn.deleted.append(snapshot.name or snapshot.id)
+            did = "deleted" if was_there else "already gone:"
+            turn.say("%s snapshot %s (id %s)", did, snapshot.name, snapshot.id)
     if gone:
         failures += confirm_deletes(turn, gone)
     if plan.postponed:
@@ -4395,7 +4455,8 @@ def confirm_deletes(turn: Turn, gone: Mapping[str, Snapshot]) -> list[str]:
         return [f"the deletions could not be confirmed: {error}"]
     turn.total = (turn.total or 0) + len(left)
     for snapshot in left.values():
-        turn.deleted.remove(snapshot.name or snapshot.id)
+        with contextlib.suppress(ValueError):
+            turn.deleted.remove(snapshot.name or snapshot.id)
     names = ", ".join(f"{s.name} (id {s.id})" for s in left.values())
     return [f"{turn.provider.title} reports {names} as deleted, but still lists it"]
 
@@ -4500,8 +4561,8 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
         )
     turn.world.check()
     turn.warn(f"all slots are full: deleting {oldest.name} (id {oldest.id}) before the new one")
-    turn.account.delete(oldest)
-    turn.deleted.append(oldest.name or oldest.id)
+    if turn.account.delete(oldest):
+        turn.deleted.append(oldest.name or oldest.id)
     turn.replaced_at = clock.monotonic()
 
 
@@ -4743,8 +4804,8 @@ class Fleet:
 
         Those that wait go in the order of the configuration, one at a time.
         """
-        index = next(i for i, running in self.running.items() if running is turn)
         with self._changed:
+            index = next(i for i, running in self.running.items() if running is turn)
             self._full_at = max(self._full_at, turn.room_seen)
             self._blocked[index] = turn
             self._changed.notify_all()
@@ -4917,6 +4978,18 @@ def collect_secrets(
     return list(dict.fromkeys(warnings))
 
 
+def notes_of(settings: Settings, entries: Sequence[Union[Server, BadServer]]) -> list[str]:
+    """What is allowed but worth a line of the log; the same note for many servers is one line."""
+    servers_of: dict[str, list[str]] = {}
+    for entry in entries:
+        for note in entry.notes if isinstance(entry, Server) else ():
+            servers_of.setdefault(note, []).append(entry.name)
+    return [
+        *settings.notes,
+        *(f"{note} (for {', '.join(names)})" for note, names in servers_of.items()),
+    ]
+
+
 def tell_run_failure(error: str, settings: Settings, world: World, hostname: str) -> None:
     """A run that cannot do its job tells so over every global channel whose section is sound."""
     destinations, _ = destinations_of(settings.telegram, settings.webhook, settings.smtp)
@@ -4951,7 +5024,7 @@ def run(
         if not report.success:
             log.error("%s: %s", report.server_name, report.error)
             world.screen.problem(f"{report.server_name}: {report.error}")
-        log.info("%s", final_status_line(report, hostname))
+        log.info("%s", final_status_line(report, hostname), extra=ALWAYS)
         notifier.tell(report)
 
     tell, every = progress_teller(world, verbose)
@@ -4960,7 +5033,7 @@ def run(
     if tell is not None and every == LIVE_SECONDS:
         world.screen.live("")
     line = summary_line(reports, notifier.finish())
-    log.info("%s", line)
+    log.info("%s", line, extra=ALWAYS)
     if not verbose:
         world.screen.out(line)
     return exit_status(reports)
@@ -5034,6 +5107,9 @@ def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) ->
     except KeyboardInterrupt:
         screen.problem("interrupted before the run began")
         return ExitStatus.FAILED
+    except Exception as error:  # noqa: BLE001  (never a traceback, never 0)
+        screen.problem(f"unexpected {type(error).__name__}: {one_line(str(error), 200)} (a bug)")
+        return ExitStatus.FAILED
     finally:
         close_log()
         screen.leave()
@@ -5062,6 +5138,8 @@ def guarded(args: argparse.Namespace, world: World) -> int:
             log.info("snapshots %s begins: %s", __version__, counted(len(entries), "server"))
             for warning in warnings:
                 world.warn(warning)
+            for note in notes_of(settings, entries):
+                log.warning("%s", note)
             return run(settings, entries, world, hostname, args.verbose)
     except LockHeldError as error:
         screen.problem(str(error))

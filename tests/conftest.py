@@ -1,0 +1,262 @@
+"""A project directory, a cloud and a clock for each test, sealed off from the machine.
+
+Every credential that a test gives the tool is a canary, and after every test all that was
+printed, logged, written or sent is searched for it, in every form it could take.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import pytest
+from fake_clock import FakeClock
+from fake_cloud import Account, FakeCloud, Server
+from hypothesis import HealthCheck, settings
+
+import snapshots
+
+settings.register_profile(
+    "default",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("default")
+
+TOP_KEYS = {
+    "digitalocean": "digitalocean_droplet",
+    "hetzner": "hetzner_cloud_server",
+    "contabo": "contabo_instance",
+}
+
+
+@pytest.fixture(autouse=True)
+def sealed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """No proxy, no netrc, no home of anybody's; a time zone that is not UTC and has DST."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name in (
+            "NETRC",
+            "REQUESTS_CA_BUNDLE",
+            "CURL_CA_BUNDLE",
+        ):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def cloud(clock: FakeClock) -> Iterator[FakeCloud]:
+    with FakeCloud(clock) as fake:
+        yield fake
+        assert fake.problems == []
+
+
+@dataclass
+class Result:
+    """What one run left behind."""
+
+    code: int
+    out: str
+    err: str
+    log: str
+
+    @property
+    def lines(self) -> list[str]:
+        """The messages of the log, without time and level."""
+        return [line.split(" | ", 2)[2] for line in self.log.splitlines()]
+
+    @property
+    def final(self) -> list[list[str]]:
+        """The fields of the FINAL_STATUS lines."""
+        return [line.split(" | ") for line in self.lines if line.startswith("FINAL_STATUS")]
+
+
+@dataclass
+class Project:
+    """A directory with snapshots.config and server files, as a user has it."""
+
+    folder: Path
+    cloud: FakeCloud
+    clock: FakeClock
+    capsys: pytest.CaptureFixture[str]
+    config: dict[str, dict[str, Any]] = field(default_factory=dict)
+    canaries: set[str] = field(default_factory=set)
+    printed: list[str] = field(default_factory=list)
+    accounts: dict[str, Account] = field(default_factory=dict)
+
+    def canary(self, what: str) -> str:
+        """A credential that must never be seen again; awkward on purpose."""
+        number = len(self.canaries)
+        value = f'CANARY-{what}-%2F/+"{number:04d}-zq7Rk2Wp'
+        self.canaries.add(value)
+        return value
+
+    def token(self, what: str) -> str:
+        """A canary that may stand in a header."""
+        value = f"CANARY-{what}-%2F/+{len(self.canaries):04d}-zq7Rk2Wp"
+        self.canaries.add(value)
+        return value
+
+    def account(self, provider: str, key: str = "", **more: Any) -> Account:
+        """The account of that provider and key, made at the first call."""
+        name = f"{provider}{key}"
+        if name not in self.accounts:
+            if provider == "contabo":
+                self.accounts[name] = self.cloud.add_account(
+                    provider,
+                    client_id=f"DE-{name}-client",
+                    client_secret=self.canary("secret"),
+                    api_user=f"{name}@example.org",
+                    api_password=self.canary("password"),
+                    **more,
+                )
+            else:
+                self.accounts[name] = self.cloud.add_account(
+                    provider, token=self.token(provider), **more
+                )
+        return self.accounts[name]
+
+    def server(
+        self,
+        provider: str,
+        id: int,
+        name: str = "web",
+        retain: Any = 2,
+        account: str = "",
+        file: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> Server:
+        """A server in the cloud, and its file in configs/."""
+        owner = self.account(provider, account)
+        server = self.cloud.add_server(owner, id, name, **more)
+        credentials = (
+            {
+                "client_id": owner.client_id,
+                "client_secret": owner.client_secret,
+                "api_user": owner.api_user,
+                "api_password": owner.api_password,
+            }
+            if provider == "contabo"
+            else {"api_token": owner.token}
+        )
+        content = {
+            "id": id,
+            "name": name,
+            "retain_last_snapshots": retain,
+            **credentials,
+            **(file or {}),
+        }
+        self.write(f"{provider}-{id}.json", {TOP_KEYS[provider]: content})
+        return server
+
+    def history(self, server: Server, nights: int, label: str | None = None) -> list[str]:
+        """Snapshots of our own making, one a night, the last one last night; oldest first."""
+        from datetime import timedelta
+
+        names = []
+        for night in range(nights, 0, -1):
+            at = self.clock.now() - timedelta(days=night)
+            name = snapshots.snapshot_name(label or server.name, at)
+            self.cloud.add_snapshot(server, name, at)
+            names.append(name)
+        return names
+
+    def write(self, name: str, content: Any) -> Path:
+        path = self.folder / "configs" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(
+            content if isinstance(content, str) else json.dumps(content), encoding="utf-8"
+        )
+        path.chmod(0o600)
+        return path
+
+    def write_config(self) -> Path:
+        path = self.folder / "snapshots.config"
+        text = ""
+        for section, values in self.config.items():
+            text += f"[{section}]\n" + "".join(
+                f"{key} = {value}\n" for key, value in values.items()
+            )
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o600)
+        return path
+
+    def run(self, *args: str) -> Result:
+        """The real main on this project, in this process, with the fake clock."""
+        path = self.write_config()
+        log = self.folder / "logs" / "snapshots.log"
+        before = log.stat().st_size if log.exists() else 0
+        self.capsys.readouterr()
+        code = snapshots.main(["--config", str(path), *args], self.clock)
+        captured = self.capsys.readouterr()
+        self.printed += [captured.out, captured.err]
+        assert not self.clock.stuck, self.clock.stuck
+        assert "Traceback" not in captured.out + captured.err
+        text = log.read_text(encoding="utf-8")[before:] if log.exists() else ""
+        return Result(int(code), captured.out, captured.err, text)
+
+    def own(self, server: Server) -> list[str]:
+        """Names of the server's finished snapshots, as the cloud holds them now."""
+        return self.cloud.names(server)
+
+    def leaks(self) -> list[str]:
+        """Every place where a credential shows that is not its own home."""
+        texts = {f"output {n}": text for n, text in enumerate(self.printed)}
+        for path in sorted(self.folder.rglob("*")):
+            if path.is_file() and path.suffix not in (".json", ".config"):
+                texts[path.name] = path.read_bytes().decode("utf-8", "replace")
+        for message in self.cloud.telegram_messages:
+            texts[f"Telegram {len(texts)}"] = json.dumps(message.payload) + message.text
+        for hook in self.cloud.hooks:
+            texts[f"webhook {len(texts)}"] = repr(hook.body) + repr(hook.headers)
+        return [
+            f"{canary[:12]}... in {place}"
+            for place, text in texts.items()
+            for canary in self.canaries
+            if any(form in text for form in forms_of(canary))
+        ]
+
+
+def forms_of(secret: str) -> set[str]:
+    """A credential in every form a text may carry it."""
+    raw = secret.encode()
+    forms = {secret, quote(secret), quote(secret, safe=""), quote_plus(secret), raw.hex()}
+    forms |= {json.dumps(secret)[1:-1], repr(secret)[1:-1]}
+    for shift in range(3):
+        text = base64.b64encode(b"\0" * shift + raw).decode()
+        forms.add(text[4:-4])
+    forms.add(base64.b64encode(b"\0user\0" + raw).decode()[8:-4])
+    return forms
+
+
+@pytest.fixture
+def project(
+    tmp_path: Path, cloud: FakeCloud, clock: FakeClock, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Project]:
+    made = Project(tmp_path, cloud, clock, capsys)
+    made.config = {
+        "API": cloud.endpoints(),
+        "TIMING": {"delay_between_servers": 0},
+        "TELEGRAM": {"enabled": "false"},
+    }
+    yield made
+    assert made.leaks() == []
