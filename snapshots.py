@@ -1481,10 +1481,11 @@ class Screen:
             self._live = text
 
     def _write(self, stream: Optional[TextIO], line: str) -> None:
-        with self._lock, contextlib.suppress(OSError, ValueError, AttributeError):
+        with self._lock, contextlib.suppress(OSError, ValueError):
             if self._live and sys.stdout is not None:
                 sys.stdout.write("\r\x1b[K")
-            assert stream is not None  # noqa: S101  (None under pythonw: nothing to write to)
+            if stream is None:  # it was closed when we began
+                return
             encoding = stream.encoding or "utf-8"
             stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
             stream.flush()
@@ -2581,6 +2582,11 @@ def by_number(item: Any) -> str:
     return take_number(item, "id")
 
 
+def by_number_or_volume(item: Any) -> str:
+    """The same where volumes' snapshots, whose ids are UUIDs, come along though not asked for."""
+    return take_id(item, "id") if take(item).get("resource_type") == "volume" else by_number(item)
+
+
 def name_of(item: Mapping[str, Any], key: str) -> Optional[str]:
     """A snapshot's name, or None where the provider sent something else or a monster."""
     value = item.get(key)
@@ -2746,7 +2752,7 @@ class DigitalOcean:
         items = every_page(
             lambda number: self._page("/snapshots", doing, "snapshots", {**params, "page": number}),
             doing,
-            by_number,
+            by_number_or_volume,
         )
         self._account_pages = max(1, math.ceil(len(items) / self.PER_PAGE))
         return tuple(
@@ -3203,7 +3209,8 @@ class Contabo:
     def look_for(
         self, server_id: str, name: str, since: datetime, lost: ApiError
     ) -> Union[Ticket, Sighting]:
-        """In the instance's listing; absent only if the audit knows nothing of our request."""
+        """In the instance's listing, or in the audit, which knows what our request has made;
+        absent only if the audit answers and is empty."""
         sighting: Union[Ticket, Sighting] = Sighting.ABSENT
         for snapshot in self.list_snapshots([server_id]):
             if snapshot.name == name:
@@ -3218,12 +3225,14 @@ class Contabo:
             {"requestId": lost.request_id},
             "id",
         )
-        ours = [
-            a
-            for _, a in audits
-            if str(a.get("requestId", "")).lower() in ("", lost.request_id.lower())
-        ]
-        return Sighting.UNCLEAR if ours else sighting
+        for _, entry in audits:
+            if entry.get("action") == "CREATED" and entry.get("instanceId") in (
+                None,
+                int(server_id),
+            ):
+                with contextlib.suppress(GarbledError):
+                    return Ticket(server_id, snapshot_id=take_id(entry, "snapshotId"))
+        return Sighting.UNCLEAR if audits else sighting
 
 
 PROVIDERS: Mapping[str, Any] = MappingProxyType(
@@ -4196,7 +4205,7 @@ class Turn:
 def rotate(turn: Turn) -> None:
     """Create, verify, prune. Nothing is deleted unless the new snapshot is there."""
     ticket = create(turn)
-    wait_until_done(turn, ticket)
+    ticket = wait_until_done(turn, ticket)
     listing = verify(turn, ticket)
     prune(turn, listing)
 
@@ -4301,10 +4310,11 @@ def look_for_lost(turn: Turn, lost: ApiError) -> Optional[Ticket]:
     return None
 
 
-def wait_until_done(turn: Turn, ticket: Ticket) -> None:
-    """Wait until the provider says it is done; without an action there is nothing to ask."""
+def wait_until_done(turn: Turn, ticket: Ticket) -> Ticket:
+    """Wait until the provider says it is done. Without an action, or with one that the provider
+    no longer knows, only a listing can tell: the ticket is then one without an action."""
     if ticket.action_id is None:
-        return
+        return ticket
     clock = turn.world.clock
     timeout = turn.settings.timing.snapshot_creation_timeout
 
@@ -4318,6 +4328,9 @@ def wait_until_done(turn: Turn, ticket: Ticket) -> None:
         )
     if progress.state is State.RUNNING:
         raise overdue(turn)
+    return (
+        dataclasses.replace(ticket, action_id=None) if progress.state is State.UNTRACED else ticket
+    )
 
 
 def overdue(turn: Turn) -> TurnError:
@@ -5164,4 +5177,6 @@ def guarded(args: argparse.Namespace, world: World) -> int:
 
 
 if __name__ == "__main__":
+    while os.open(os.devnull, os.O_RDWR) < 3:  # a closed stdout must not become our lock file
+        pass
     raise SystemExit(main())
