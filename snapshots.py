@@ -38,6 +38,7 @@ import http.client
 import http.cookiejar
 import io
 import ipaddress
+import itertools
 import json
 import logging
 import logging.handlers
@@ -1777,6 +1778,7 @@ def stop_on_signals(world: World) -> Iterator[None]:
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024  # a page of 200 snapshots is under 100 kB
 RETRY_SECONDS = 120.0  # how long one call is tried again
+RATE_SECONDS = 900.0  # how long it waits for a rate limit, which is no failure
 MAX_RETRY_AFTER_SECONDS = 600.0  # a longer wait is refused at once
 
 
@@ -1844,7 +1846,7 @@ NEXT: Mapping[Outcome, Mapping[Act, Next]] = MappingProxyType(
             Outcome.LIMIT: (Next.FAIL, Next.ROOM, Next.FAIL, Next.FAIL, Next.FAIL),
             Outcome.FORBIDDEN: (Next.FAIL,) * 5,
             Outcome.GONE: (Next.FAIL, Next.FAIL, Next.DONE, Next.FAIL, Next.FAIL),
-            Outcome.BUSY: (Next.RETRY, Next.WAIT, Next.RETRY, Next.RETRY, Next.RETRY),
+            Outcome.BUSY: (Next.RETRY, Next.WAIT, Next.RETRY, Next.RETRY, Next.FAIL),
             Outcome.PROTECTED: (Next.FAIL, Next.FAIL, Next.LEAVE, Next.FAIL, Next.FAIL),
             Outcome.NOT_UNIQUE: (Next.FAIL,) * 5,
             Outcome.RATE_LIMITED: (Next.RETRY,) * 5,
@@ -1979,7 +1981,7 @@ def retry_after_seconds(answer: Answer, now: datetime) -> Optional[float]:
         left = (aware - now).total_seconds()
         return left if left > 0 else None
     if answer.status == 429:
-        with contextlib.suppress(GarbledError, AttributeError, TypeError):
+        with contextlib.suppress(GarbledError, KeyError, TypeError):
             value = answer.json()["parameters"]["retry_after"] if answer.body[:1] == b"{" else None
             return float(value) if type(value) is int and value > 0 else None
     return None
@@ -2174,14 +2176,11 @@ def network_reason(error: BaseException) -> str:
             return f"its certificate is not valid: {one_line(str(item.verify_message), 120)}"
         if isinstance(item, socket.gaierror):
             return "its host name cannot be resolved"
-        if isinstance(item, (socket.timeout, urllib3.exceptions.TimeoutError)):
-            return "timed out"
-        if (
-            isinstance(item, OSError)
-            and item.strerror
-            and not isinstance(item, requests.RequestException)
-        ):
-            return str(item.strerror).lower()
+        is_plain = not isinstance(item, requests.exceptions.RequestException)
+        if is_plain and isinstance(item, OSError) and item.strerror:
+            return item.strerror.lower()
+    if any(isinstance(i, (socket.timeout, urllib3.exceptions.TimeoutError)) for i in seen):
+        return "timed out"
     return "the connection broke" if _sending.begun else "no connection"
 
 
@@ -2326,6 +2325,20 @@ class FixedToken:
         return False
 
 
+BARE_ACTS = frozenset({Act.DELETE, Act.NOTIFY})  # their answers need not be JSON
+
+
+@dataclass
+class Reply:
+    """How one try of a call came out."""
+
+    outcome: Outcome
+    reason: str  # in words, masked
+    message: str = ""  # the provider's own, masked
+    asked_seconds: Optional[float] = None  # how long it asks us to wait
+    result: Any = None
+
+
 class Api:
     """One base URL with its credentials, connections and pace, for any number of threads."""
 
@@ -2380,34 +2393,20 @@ class Api:
 
         doing: the act in words, quoted in errors: "list snapshots of droplet 1".
         parse: JSON -> result, or GarbledError; for a delete or a notification: Answer -> result.
-        headers: made anew for each try. within: seconds; tries: how often at the most.
+        headers: made anew for each try. within: seconds, waiting for a rate limit not counted;
+        tries: how often at the most.
         Raises ApiError, or InterruptedRunError before anything is sent.
         """
         clock = self.world.clock
         deadline = clock.monotonic() + within
+        rate_deadline = clock.monotonic() + (within if act is Act.NOTIFY else RATE_SECONDS)
         attempt, renewed, garbled = 0, False, False
         while True:
             attempt += 1
-            if act is not Act.NOTIFY:
-                self.world.check()
-            if self.refused:
-                raise ApiError(
-                    doing,
-                    self.refused,
-                    Outcome.UNAUTHORIZED,
-                    Next.FAIL,
-                    hint=HINTS[Outcome.UNAUTHORIZED],
-                )
-            if not self.pace.wait(deadline):
-                raise ApiError(
-                    doing,
-                    "the rate limit leaves no room in time",
-                    Outcome.RATE_LIMITED,
-                    Next.FAIL,
-                )
+            self._admit(act, doing, rate_deadline)
             auth = self.source.auth()
             extra = headers() if headers else {}
-            result = send(
+            answer = send(
                 self.session,
                 method,
                 self.base_url + path,
@@ -2418,33 +2417,10 @@ class Api:
                 headers=extra,
                 auth=auth,
             )
-            code = message = ""
-            pause = pause_before(attempt, base_delay)
-            if isinstance(result, Trouble):
-                outcome, reason = result.outcome, result.reason
-            else:
-                self._note_time(result)
-                self.pace.learn(result)
-                code, message = explain(result)
-                outcome = outcome_of(result.status, code, message)
-                reason = " ".join(filter(None, (f"HTTP {result.status}", code))) + (
-                    f": {message}" if message and message != code else ""
-                )
-                asked = retry_after_seconds(result, clock.now())
-                if outcome in (Outcome.RATE_LIMITED, Outcome.UNAVAILABLE) and asked is not None:
-                    if asked > MAX_RETRY_AFTER_SECONDS:
-                        reason += f": it asks to wait {asked:.0f} s, which is too long"
-                        pause = math.inf
-                    else:
-                        pause = max(asked, 0.1)
-                if outcome is Outcome.RATE_LIMITED and pause < math.inf:
-                    self.pace.pause(pause)
-                if NEXT[outcome][act] is Next.DONE:
-                    try:
-                        return parse(result if act in (Act.DELETE, Act.NOTIFY) else result.json())
-                    except GarbledError as garbage:
-                        outcome, reason = Outcome.GARBLED, f"HTTP {result.status}: {garbage}"
-            step = NEXT[outcome][act]
+            reply = self._judge(act, answer, parse)
+            step = NEXT[reply.outcome][act]
+            if step is Next.DONE:
+                return reply.result  # type: ignore[no-any-return]
             if step is Next.RENEW:
                 if not renewed and self.source.renew(auth):
                     renewed = True
@@ -2453,28 +2429,74 @@ class Api:
             elif step is Next.RETRY_ONCE:
                 step = Next.FAIL if garbled else Next.RETRY
                 garbled = True
-            if step is Next.RETRY and attempt < tries and clock.monotonic() + pause <= deadline:
-                log.debug("%s: %s; again in %s", doing, self.masked(reason), span(pause))
-                self.world.pause(pause) if act is not Act.NOTIFY else self._pause_quietly(pause)
-                continue
-            request_id = extra.get("x-request-id", "")
-            error = ApiError(
+            if step is Next.RETRY:
+                step = Next.FAIL
+                limited = reply.outcome is Outcome.RATE_LIMITED
+                pause = pause_before(attempt, base_delay)
+                if reply.asked_seconds is not None:
+                    pause = max(reply.asked_seconds, 0.1)
+                in_time = clock.monotonic() + pause <= (rate_deadline if limited else deadline)
+                if attempt < tries and in_time and pause <= MAX_RETRY_AFTER_SECONDS:
+                    log.debug("%s: %s; again in %s", doing, reply.reason, span(pause))
+                    if limited:
+                        self.pace.pause(pause)
+                    self._pause(act, pause)
+                    continue
+            if reply.asked_seconds is not None:
+                reply.reason += f" (it asks to wait {span(reply.asked_seconds)})"
+            if reply.outcome is Outcome.UNAUTHORIZED and act is not Act.NOTIFY:
+                self.refused = reply.reason
+            raise ApiError(
                 doing,
-                self.masked(reason),
-                outcome,
-                Next.FAIL if step is Next.RETRY else step,
-                message=self.masked(message),
-                request_id=request_id,
-                hint="" if act is Act.NOTIFY else HINTS.get(outcome, ""),
+                reply.reason,
+                reply.outcome,
+                step,
+                message=reply.message,
+                request_id=extra.get("x-request-id", ""),
+                hint="" if act is Act.NOTIFY else HINTS.get(reply.outcome, ""),
             )
-            if outcome is Outcome.UNAUTHORIZED and act is not Act.NOTIFY:
-                self.refused = self.masked(reason)
-            raise error
 
-    def _pause_quietly(self, seconds: float) -> None:
-        """A pause between two tries of a notification: a stop ends the pause, not the trying."""
-        with contextlib.suppress(InterruptedRunError):
+    def _admit(self, act: Act, doing: str, deadline: float) -> None:
+        """Wait for the account's pace. Raises where nothing must be sent, or not in time."""
+        if act is not Act.NOTIFY:
+            self.world.check()
+        if self.refused:
+            hint = HINTS[Outcome.UNAUTHORIZED]
+            raise ApiError(doing, self.refused, Outcome.UNAUTHORIZED, Next.FAIL, hint=hint)
+        if not self.pace.wait(deadline):
+            reason = "the rate limit leaves no room in time"
+            raise ApiError(doing, reason, Outcome.RATE_LIMITED, Next.FAIL)
+
+    def _judge(
+        self, act: Act, answer: Union[Answer, Trouble], parse: Callable[[Any], Any]
+    ) -> Reply:
+        """What an answer is, by the table's rows, and what it holds if it is good."""
+        if isinstance(answer, Trouble):
+            return Reply(answer.outcome, answer.reason)
+        self._note_time(answer)
+        self.pace.learn(answer)
+        code, message = explain(answer)
+        outcome = outcome_of(answer.status, code, message)
+        reason = " ".join(filter(None, (f"HTTP {answer.status}", code)))
+        if message and message != code:
+            reason += f": {message}"
+        reply = Reply(outcome, self.masked(reason), self.masked(message))
+        if outcome in (Outcome.RATE_LIMITED, Outcome.UNAVAILABLE):
+            reply.asked_seconds = retry_after_seconds(answer, self.world.clock.now())
+        if NEXT[outcome][act] is Next.DONE:
+            try:
+                reply.result = parse(answer if act in BARE_ACTS else answer.json())
+            except GarbledError as error:
+                return Reply(Outcome.GARBLED, self.masked(f"HTTP {answer.status}: {error}"))
+        return reply
+
+    def _pause(self, act: Act, seconds: float) -> None:
+        """A pause between two tries. A stop ends it, and all trying but a notification's."""
+        try:
             self.world.pause(seconds)
+        except InterruptedRunError:
+            if act is not Act.NOTIFY:
+                raise
 
     def _note_time(self, answer: Answer) -> None:
         with contextlib.suppress(TypeError, ValueError, IndexError, OverflowError):
@@ -3604,8 +3626,8 @@ def rich_from_markdown(template: str, values: Mapping[str, str]) -> Rich:
             index += 2
             continue
         if text == "[":
-            middle = find("](", index + 1)
-            end = find(")", middle + 2) if middle > 0 else -1
+            middle = find("]", index + 1)
+            end = find(")", middle + 2) if stands_at("](", middle) else -1
             if end > 0:
                 put(text_of(index + 1, middle), type="text_link", url=text_of(middle + 2, end))
                 index = end + 1
@@ -3613,12 +3635,28 @@ def rich_from_markdown(template: str, values: Mapping[str, str]) -> Rich:
         mark = "```" if stands_at("```", index) else text
         end = find(mark, index + len(mark)) if mark in MARKDOWN_KINDS else -1
         if end > 0:
-            put(text_of(index + len(mark), end), type=MARKDOWN_KINDS[mark])
+            begin, more = index + len(mark), {}
+            if mark == "```":  # the first word may name a language, and a newline is not shown
+                word = language_at(pieces, begin, end)
+                more = {"language": word} if word else {}
+                begin += len(word) + (pieces[begin + len(word)] == ("\n", True))
+            put(text_of(begin, end), type=MARKDOWN_KINDS[mark], **more)
             index = end + len(mark)
         else:
             put(text)
             index += 1
     return Rich("".join(out), tuple(entities))
+
+
+def language_at(pieces: Sequence[tuple[str, bool]], begin: int, end: int) -> str:
+    """The word of the template that names the language of a block of code, or ''.
+
+    Only one that stands alone on the first line: everything else is text that people want to see.
+    """
+    first_line = itertools.takewhile(lambda piece: piece != ("\n", True), pieces[begin:end])
+    word = "".join(text if is_markup else " " for text, is_markup in first_line)
+    stands_alone = begin + len(word) < end and re.fullmatch(r"[\w+#.-]+", word)
+    return word if stands_alone else ""
 
 
 def cut_rich(rich: Rich, limit: int = TELEGRAM_MAX_UNITS) -> Rich:
@@ -3668,6 +3706,8 @@ def fill_markdown_v2(template: str, values: Mapping[str, str]) -> str:
                 out.append("``")
                 index += 2
                 place = "" if place else "```"
+                if place and index < len(pieces) and not pieces[index][1]:
+                    out.append("\n")  # else the value's first word would name a language
             elif place in ("", "`"):
                 place = "" if place else "`"
         elif text == "]" and not place and pieces[index : index + 1] == [("(", True)]:
@@ -3737,7 +3777,7 @@ def webhook_payload(section: WebhookSection, report: Report, hostname: str) -> d
     template = section.payload_success if report.success else section.payload_failure
     if template:
         payload: dict[str, Any] = fill_json(template, values)
-        if not report.success and "{error}" not in json.dumps(template, ensure_ascii=False):
+        if not report.success and fill_json(template, {"error": ""}) == template:
             payload.setdefault("error", values["error"])
         return payload
     payload = {
@@ -3801,6 +3841,7 @@ def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout
     ends a server that trickles. Never sent again once the text may have arrived.
     """
     context = ssl.create_default_context()
+    lacking = "STARTTLS" if section.security == "starttls" else "a way to log in"
     begun = False
     client: Optional[smtplib.SMTP] = None
     watchdog: Optional[threading.Timer] = None
@@ -3825,6 +3866,7 @@ def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout
         client.ehlo_or_helo_if_needed()
         if section.security == "starttls":
             client.starttls(context=context)
+            lacking = "a way to log in"
             client.ehlo_or_helo_if_needed()
         if section.user:
             client.login(section.user, section.password)
@@ -3834,9 +3876,8 @@ def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout
         if refused:
             names = ", ".join(sorted(refused))
             raise DeliveryError(f"refused for {one_line(names, 200)}; the others have it")
-    except smtplib.SMTPNotSupportedError as error:
-        what = "STARTTLS" if section.security == "starttls" and not begun else "this way to log in"
-        raise DeliveryError(f"the server does not offer {what} ({type(error).__name__})") from None
+    except smtplib.SMTPNotSupportedError:
+        raise DeliveryError(f"the server does not offer {lacking}") from None
     except smtplib.SMTPRecipientsRefused as error:
         codes = sorted({code for code, _ in error.recipients.values()})
         again = all(400 <= code < 500 for code in codes)
@@ -3851,12 +3892,8 @@ def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout
     except ssl.SSLCertVerificationError as error:
         raise DeliveryError(f"its certificate is not valid: {error.verify_message}") from None
     except (smtplib.SMTPException, OSError, ValueError) as error:
-        raise DeliveryError(
-            network_reason(error)
-            if isinstance(error, OSError) and not isinstance(error, smtplib.SMTPException)
-            else type(error).__name__,
-            again=not begun,
-        ) from None
+        _sending.begun = begun
+        raise DeliveryError(network_reason(error), again=not begun) from None
     finally:
         if watchdog is not None:
             watchdog.cancel()
@@ -3905,9 +3942,12 @@ class Sender:
         )
 
         def parse(answer: Answer) -> None:
-            content = answer.json()
-            if not isinstance(content, dict) or content.get("ok") is not True:
-                raise DeliveryError(f"Telegram answers 200, but not ok: {explain(answer)[1]}")
+            with contextlib.suppress(GarbledError):
+                if take(answer.json(), "ok", kind=bool):
+                    return
+            raise DeliveryError(
+                f"Telegram answers {answer.status}, but not ok: {explain(answer)[1]}"
+            )
 
         bodies = telegram_bodies(section, report, self.hostname)
         for body in bodies:
@@ -4086,6 +4126,8 @@ class Channel:
         except Exception as error:  # noqa: BLE001  (a bug here must not stop the channel)
             problem = f"unexpected {type(error).__name__}"
             log_traceback(error)
+        if isinstance(section, TelegramSection):  # a 429 may have held it up: count from now
+            self._sent_at[section.chat_id].append(clock.monotonic())
         with self._changed:
             if not self._busy:
                 return  # given up meanwhile, and counted
@@ -4116,7 +4158,6 @@ class Channel:
         if wait > 0:
             with contextlib.suppress(InterruptedRunError):
                 self.world.pause(wait)
-        sent.append(clock.monotonic())
 
 
 class Notifier:
@@ -4945,6 +4986,26 @@ def parser() -> Parser:
     return result
 
 
+def secrets_of_url(url: str) -> Iterator[str]:
+    """A webhook's URL and those parts of it that a receiver may echo: all of them are secret."""
+    if not url:
+        return
+    yield url
+    rest = url.partition("://")[2].partition("/")[2]
+    path, _, query = rest.partition("?")
+    parts = path.split("/")
+    yield from (part for part in (rest, path) if len(part) >= MIN_URL_PART)
+    for index in range(len(parts)):
+        for part in (parts[index], "/".join(parts[index:])):
+            if len(part) >= MIN_URL_PART:
+                yield part
+    for pair in query.split("&"):
+        yield from (part for part in (pair, pair.partition("=")[2]) if len(part) >= SHORT_SECRET)
+
+
+MIN_URL_PART = 16  # characters; shorter parts of a path are words such as "webhook"
+
+
 def collect_secrets(
     settings: Settings, entries: Sequence[Union[Server, BadServer]], world: World
 ) -> list[str]:
@@ -4960,18 +5021,8 @@ def collect_secrets(
                 )
             world.redact.add(value)
 
-    def add_channels(where: str, telegram: str, url: str, password: str) -> None:
-        add(where, telegram, password)
-        if url:
-            path = url.partition("://")[2].partition("/")[2]
-            add(where, url, *([path] if len(path) >= 16 else []))
-
-    add_channels(
-        "snapshots.config",
-        settings.telegram.bot_token,
-        settings.webhook.url,
-        settings.smtp.password,
-    )
+    telegram, webhook, smtp = settings.telegram, settings.webhook, settings.smtp
+    add("snapshots.config", telegram.bot_token, smtp.password, *secrets_of_url(webhook.url))
     for entry in entries:
         if isinstance(entry, Server):
             keys = CREDENTIAL_KEYS[entry.provider]
@@ -4981,9 +5032,9 @@ def collect_secrets(
         for destination in entry.destinations:
             section = destination.settings
             if isinstance(section, TelegramSection):
-                add_channels(entry.source, section.bot_token, "", "")
+                add(entry.source, section.bot_token)
             elif isinstance(section, WebhookSection):
-                add_channels(entry.source, "", section.url, "")
+                add(entry.source, *secrets_of_url(section.url))
     for name, value in os.environ.items():
         if name.lower().endswith("_proxy") and "@" in value:
             user_info = value.partition("://")[2].rpartition("@")[0]
@@ -5134,7 +5185,7 @@ def guarded(args: argparse.Namespace, world: World) -> int:
     script = Path(__file__).absolute().parent
     path = Path(args.config).absolute() if args.config else script / "snapshots.config"
     settings = load_settings(path, required=bool(args.config))
-    world.redact.add(settings.telegram.bot_token, settings.webhook.url, settings.smtp.password)
+    collect_secrets(settings, [], world)  # before anything can be said
     error_text = ""
     try:
         if settings.problems:

@@ -414,7 +414,11 @@ def measure(case: Case) -> Result:
             bare = bare_seconds(folder) if case.name == "single" else 0.0
         finally:
             cloud.stdin.close()
-            cloud.wait(30)
+            try:
+                cloud.wait(10)
+            except subprocess.TimeoutExpired:
+                cloud.kill()
+                cloud.wait()
             cloud.stdout.close()
         requests = dict.fromkeys(KINDS, 0)
         for row in journal:
@@ -542,8 +546,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f"{case.name} ...", file=sys.stderr, flush=True)
         result = results[case.name] = measure(case)
         result.missed = [*result.problems, *case.missed(result, results)]
+        print(f"  {' | '.join(row_of(result)[1:-2])}", file=sys.stderr, flush=True)
         for missed in result.missed:
-            print(f"{case.name}: {missed}", file=sys.stderr, flush=True)
+            print(f"  missed: {missed}", file=sys.stderr, flush=True)
     text = f"{table_of(list(results.values()))}\n\n{machine()}"
     print(text)
     if args.readme:

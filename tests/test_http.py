@@ -77,7 +77,7 @@ def test_the_table_says_for_every_outcome_what_to_do_about_every_act() -> None:
         (Outcome.LIMIT, "FAIL ROOM FAIL FAIL FAIL"),
         (Outcome.FORBIDDEN, "FAIL FAIL FAIL FAIL FAIL"),
         (Outcome.GONE, "FAIL FAIL DONE FAIL FAIL"),
-        (Outcome.BUSY, "RETRY WAIT RETRY RETRY RETRY"),
+        (Outcome.BUSY, "RETRY WAIT RETRY RETRY FAIL"),
         (Outcome.PROTECTED, "FAIL FAIL LEAVE FAIL FAIL"),
         (Outcome.NOT_UNIQUE, "FAIL FAIL FAIL FAIL FAIL"),
         (Outcome.RATE_LIMITED, "RETRY RETRY RETRY RETRY RETRY"),

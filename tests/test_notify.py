@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import email
 import email.policy
 import email.utils
@@ -14,7 +13,6 @@ import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any, Optional
 
 import fake_cloud as fake
@@ -254,8 +252,6 @@ def test_marks_without_a_partner_stay(template: str, text: str, kinds: list[str]
         "a_b_c",
         "[a link](https://example.org/)",
         "*x* [one](https://one.example/) [two](https://two.example/)",
-        "```\ncode```",
-        "```sh\nls -l```",
         "😀 *bold* 😀 `x`",
         "\\_not italic\\_ _italic_",
         "_*_ *_*",
@@ -265,6 +261,25 @@ def test_markup_of_a_template_means_what_telegram_takes_it_for(template: str) ->
     text, entities = fake.parse_markdown(template)
     rich = snapshots.rich_from_markdown(template, {})
     assert (rich.text, list(rich.entities)) == (text, entities)
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "language"),
+    [
+        ("```\n{error}```", "\nvalue", None),  # the newline of the template goes, the value's stays
+        ("```sh\nls -l```", "ls -l", "sh"),
+        ("```{error}```", "\nvalue", None),
+        ("```ls```", "ls", None),
+    ],
+)
+def test_the_first_line_of_a_block_of_code_names_its_language(
+    template: str, text: str, language: Optional[str]
+) -> None:
+    rich = snapshots.rich_from_markdown(template, {"error": "\nvalue"})
+    place: dict[str, Any] = {"type": "pre", "offset": 0, "length": len(text)}
+    if language:
+        place["language"] = language
+    assert (rich.text, list(rich.entities)) == (text, [place])
 
 
 def test_a_bracketed_word_before_a_link_is_no_part_of_the_link() -> None:
@@ -403,6 +418,7 @@ def test_a_failure_template_gets_a_line_with_the_error(
     assert snapshots.with_error(template, a_report(success)) == filled
 
 
+VISIBLE_TEXT = ANY_TEXT.filter(lambda text: snapshots.clean(text) != "")
 TEMPLATES = {
     "Markdown": "*{status}* _{server_name}_ `{server_name}` ```{error}``` {server_name} {no_such}",
     "MarkdownV2": "*{status}* _{server_name}_ `{server_name}` ```\n{error}``` {server_name} {no_such}",
@@ -413,7 +429,7 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("parse_mode", sorted(TEMPLATES))
-@given(name=ANY_TEXT.filter(bool), error=ANY_TEXT.filter(bool))
+@given(name=VISIBLE_TEXT, error=VISIBLE_TEXT)
 @example(name="my_server", error="<oops> & a lone *")
 @example(name="a\0b", error="\0")
 @example(name="half a sign: \ud83d", error="\udfff")
@@ -806,7 +822,7 @@ def test_an_hour_is_more_than_a_message_is_waited_for(project: Project) -> None:
     result = project.run()
     assert_undelivered(result, 1)
     assert project.cloud.count(SEND) == 1
-    assert "3600 s" in result.err
+    assert "it asks to wait" in result.err
     assert project.clock.elapsed < 600
 
 
@@ -859,7 +875,7 @@ def test_telegram_gets_one_message_a_second(project: Project) -> None:
     telegram(project)
     assert_delivered(project.run())
     assert statuses(project) == [200] * 5
-    assert all(gap >= 1 for gap in gaps(project, SEND))
+    assert all(gap > 0.999 for gap in gaps(project, SEND))
     assert len(set(texts(project))) == 5
 
 
@@ -879,7 +895,7 @@ def test_a_group_gets_twenty_messages_a_minute(project: Project) -> None:
     telegram(project, chats=(-1001234567,))
     assert_delivered(project.run())
     times = [request.monotonic for request in project.cloud.requests(SEND)]
-    assert all(b - a >= 60 for a, b in zip(times, times[20:]))
+    assert all(b - a > 59.999 for a, b in zip(times, times[20:]))
 
 
 @pytest.mark.parametrize("chat", [123, -100123456789, "@a_channel", "-42"])
@@ -947,6 +963,15 @@ def test_a_4xx_of_a_webhook_is_not_retried(project: Project, code: int) -> None:
     result = project.run()
     assert_undelivered(result, 1)
     assert str(code) in result.err
+    assert project.cloud.count(HOOK) == 1
+
+
+def test_a_receiver_that_speaks_like_a_cloud_is_no_cloud(project: Project) -> None:
+    project.server("hetzner", 11)
+    webhook(project)
+    body = {"code": "locked", "message": "there is a pending event"}
+    project.cloud.fault(HOOK, fake.status(422, body), times=None)
+    assert_undelivered(project.run(), 1)
     assert project.cloud.count(HOOK) == 1
 
 
@@ -1496,8 +1521,9 @@ def test_one_lost_address_does_not_slow_another(project: Project) -> None:
     for n in range(4):
         project.server("hetzner", 30 + n, f"own_{n}", file={"webhook": {"url": own}})
     lost = project.config["WEBHOOK"]["url"][len(project.cloud.url) :]
-    fake_rule = fake.status(500)
-    project.cloud.fault(HOOK, fake_rule, times=None, when=lambda request: request.path == lost)
+    project.cloud.fault(
+        HOOK, fake.status(500), times=None, when=lambda request: request.path == lost
+    )
     assert_undelivered(project.run(), 4)
     assert sorted(hook.json["server"] for hook in project.cloud.hooks) == [
         f"own_{n}" for n in range(4)
@@ -1763,13 +1789,9 @@ def test_a_receiver_that_names_the_last_part_of_the_url_does_not_give_it_away(
     }
     project.cloud.fault(HOOK, fake.status(404, body), times=None)
     result = project.run("-v")
-    assert_undelivered_in(result)
-    assert "is not registered" in result.err
-
-
-def assert_undelivered_in(result: Result) -> None:
     assert result.code == 0
     assert "1 notification not delivered" in result.log
+    assert "is not registered" in result.err
 
 
 def test_a_password_that_the_mail_server_quotes_is_masked(
@@ -1778,7 +1800,8 @@ def test_a_password_that_the_mail_server_quotes_is_masked(
     post.open(users={})
     project.server("hetzner", 11)
     result = project.run("-v")
-    assert_undelivered_in(result)
+    assert result.code == 0
+    assert "1 notification not delivered" in result.log
     assert "535" in result.err
 
 
@@ -1801,16 +1824,10 @@ def test_a_credential_in_an_apis_error_is_masked_in_every_message(
     assert all("is odd" in text and snapshots.MASK in text for text in told_texts)
 
 
-def test_a_run_level_failure_shows_no_credential(project: Project, tmp_path: Path) -> None:
+def test_a_run_level_failure_shows_no_credential(project: Project) -> None:
     bot = telegram(project)
     webhook(project)
     project.config["TIMING"] = {bot.token: "x", "poll_interval": project.token("slip")}
     result = project.run()
     assert result.code == 1
     assert len(project.cloud.telegram_messages) == len(project.cloud.hooks) == 1
-
-
-def test_a_report_is_frozen_so_that_channels_cannot_change_it_for_one_another() -> None:
-    report = a_report()
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        report.error = "x"  # type: ignore[misc]

@@ -1,0 +1,240 @@
+"""Connections: certificates, proxies, answers that come too slowly or are too big."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable, Optional
+
+import fake_cloud as fake
+import pytest
+import trustme
+from conftest import Project
+
+import snapshots
+
+
+class Front:
+    """A TLS server on the loopback that hands every byte on to a port behind it."""
+
+    def __init__(self, port: int, certificate: Optional[trustme.LeafCert]) -> None:
+        self.port_behind = port
+        self.context: Optional[ssl.SSLContext] = None
+        if certificate is not None:
+            self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            certificate.configure_cert(self.context)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.first_lines: list[bytes] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self.listener.accept()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            if self.context is not None:
+                connection = self.context.wrap_socket(connection, server_side=True)
+            with connection, socket.create_connection(("127.0.0.1", self.port_behind)) as behind:
+                back = threading.Thread(target=self._copy, args=(behind, connection), daemon=True)
+                back.start()
+                self._copy(connection, behind, self.first_lines)
+                back.join()
+
+    @staticmethod
+    def _copy(
+        source: socket.socket, target: socket.socket, lines: Optional[list[bytes]] = None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                data = source.recv(65536)
+                if not data:
+                    break
+                if lines is not None:
+                    lines.append(data.split(b"\r\n", 1)[0])
+                target.sendall(data)
+        for side in (source, target):
+            with contextlib.suppress(OSError):
+                side.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.listener.close()
+
+
+@pytest.fixture
+def front(project: Project) -> Iterator[Callable[[Optional[trustme.LeafCert]], Front]]:
+    made: list[Front] = []
+
+    def make(certificate: Optional[trustme.LeafCert]) -> Front:
+        made.append(Front(project.cloud.port, certificate))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+AUTHORITY = trustme.CA()
+CERTIFICATES = {
+    "good": AUTHORITY.issue_cert("127.0.0.1"),
+    "another host": AUTHORITY.issue_cert("other.example.org"),
+    "expired": AUTHORITY.issue_cert(
+        "127.0.0.1", not_after=datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc)
+    ),
+    "another CA": trustme.CA().issue_cert("127.0.0.1"),
+}
+
+
+@pytest.mark.parametrize("which", CERTIFICATES)
+def test_only_a_certificate_that_holds_is_talked_to(
+    project: Project,
+    front: Callable[[Optional[trustme.LeafCert]], Front],
+    which: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    bundle = tmp_path / "ca.pem"
+    AUTHORITY.cert_pem.write_to_path(str(bundle))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    server = project.server("hetzner", 31, "web", duration_seconds=20)
+    old = project.history(server, 2)
+    port = front(CERTIFICATES[which]).port
+    project.config["API"] = {
+        **project.config["API"],
+        "hetzner_url": f"https://127.0.0.1:{port}/hz/v1",
+    }
+    result = project.run()
+    if which == "good":
+        assert (result.code, len(project.own(server))) == (0, 2)
+        return
+    assert result.code == 1
+    assert "its certificate is not valid" in result.err
+    assert project.own(server) == old
+    assert project.cloud.journal == []
+
+
+def test_a_proxy_of_the_environment_is_used_and_its_password_masked(
+    project: Project,
+    front: Callable[[Optional[trustme.LeafCert]], Front],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proxy = front(None)
+    server = project.server("hetzner", 31, "web", duration_seconds=20)
+    password = project.token("proxy").replace("/", "x").replace("%", "x")
+    project.canaries.add(password)
+    monkeypatch.setenv("HTTP_PROXY", f"http://me:{password}@127.0.0.1:{proxy.port}")
+    monkeypatch.setenv("NO_PROXY", "")
+    project.run("-v")
+    assert proxy.first_lines[0].startswith(b"POST http://127.0.0.1:")
+    project.cloud.problems.clear()  # the fake is no proxy: absolute paths are strange to it
+    assert server
+
+
+@pytest.mark.parametrize("what", ["body", "head"])
+def test_a_trickling_answer_ends_with_the_deadline(project: Project, what: str) -> None:
+    server = project.server("hetzner", 31, "web", duration_seconds=20)
+    project.history(server, 2)
+    project.config["TIMING"]["http_timeout"] = 1
+    fault = fake.trickle(0.3, 500) if what == "body" else fake.stall(5)
+    project.cloud.fault("GET /hz/images", fault)
+    began = time.monotonic()
+    result = project.run()
+    assert (result.code, len(project.own(server))) == (0, 2)
+    assert time.monotonic() - began < 4
+
+
+def test_a_trickling_head_ends_with_the_deadline() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                for byte in b"HTTP/1.1 200 OK\r\nX-Filler: " + b"x" * 1000:
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.1)
+
+    server = threading.Thread(target=serve, daemon=True)
+    server.start()
+    session = snapshots.new_session(1)
+    began = time.monotonic()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    result = snapshots.send(session, "GET", url, 1.0)
+    assert isinstance(result, snapshots.Trouble)
+    assert (result.outcome, result.reason) == (snapshots.Outcome.LOST, "timed out")
+    assert time.monotonic() - began < 3
+    session.close()
+    server.join(10)
+    listener.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:1/", "connection refused"),
+        ("http://no-such-host.invalid/", "its host name cannot be resolved"),
+    ],
+)
+def test_what_was_not_sent_is_told_from_what_was_lost(url: str, reason: str) -> None:
+    session = snapshots.new_session(1)
+    result = snapshots.send(session, "POST", url, 5.0, json={})
+    assert result == snapshots.Trouble(snapshots.Outcome.NOT_SENT, reason)
+    session.close()
+
+
+def test_a_provider_that_cannot_be_reached_is_a_failure_in_time(project: Project) -> None:
+    server = project.server("hetzner", 31, "web")
+    old = project.history(server, 2)
+    project.config["API"] = {**project.config["API"], "hetzner_url": "http://127.0.0.1:1/v1"}
+    began = project.clock.monotonic()
+    result = project.run()
+    assert result.code == 1
+    assert "cannot create a snapshot of server 31: connection refused" in result.err
+    assert project.own(server) == old
+    assert project.clock.monotonic() - began < 300
+
+
+@pytest.mark.parametrize("code", [301, 302, 307, 308])
+def test_a_redirect_is_never_followed(project: Project, code: int) -> None:
+    with fake.FakeCloud(project.clock) as elsewhere:
+        server = project.server("hetzner", 31, "web", duration_seconds=20)
+        old = project.history(server, 2)
+        project.cloud.fault("*", fake.redirect(elsewhere.url + "/hz/v1/images", code), times=None)
+        result = project.run()
+        assert result.code == 1
+        assert project.own(server) == old
+        assert elsewhere.journal == []
+
+
+def test_429_is_waited_out_as_asked(project: Project) -> None:
+    server = project.server("hetzner", 31, "web", duration_seconds=20)
+    project.history(server, 2)
+    create = "POST /hz/servers/{id}/actions/create_image"
+    project.cloud.fault(create, fake.status(429, headers={"Retry-After": "400"}))
+    result = project.run()
+    assert result.code == 0
+    first, second = (r.monotonic for r in project.cloud.requests(create))
+    assert 400 <= second - first < 402
+    assert len(project.cloud.created) == 1
+
+
+def test_429_that_asks_for_too_long_is_given_up_at_once_and_says_so(project: Project) -> None:
+    server = project.server("hetzner", 31, "web")
+    old = project.history(server, 2)
+    project.cloud.fault("*", fake.status(429, headers={"Retry-After": "86400"}), times=None)
+    result = project.run()
+    assert result.code == 1
+    assert "HTTP 429 rate_limit_exceeded" in result.err
+    assert "(it asks to wait 24 h 0 min)" in result.err
+    assert project.own(server) == old
+    assert project.cloud.count("POST /hz") == 1
