@@ -2277,7 +2277,7 @@ class Pace:
                 delay = max(
                     [self.paused_until - now, *(limit.wait_seconds(now) for limit in self.limits)]
                 )
-                if delay <= 0:
+                if delay < 0.001:  # rounding: waiting for less than that would never end
                     for limit in self.limits:
                         limit.spend(now)
                     return True
@@ -3285,6 +3285,8 @@ class Watch:
 
     ticket: Ticket
     since: float  # monotonic
+    deadline: float  # monotonic
+    asked_at: float = -math.inf  # monotonic; when it was last asked for
     progress: Progress = Progress(State.RUNNING)
     error: Optional[SnapshotsError] = None
 
@@ -3325,6 +3327,8 @@ class Account:
         self._polled_at = -math.inf
         self._asks: list[Ask] = []
         self._listing = False
+        self._last_listing: Optional[tuple[Snapshot, ...]] = None
+        self._guessing = self._guessed = False
         self._deleting = 0
 
     def enter(self) -> None:
@@ -3342,11 +3346,15 @@ class Account:
 
     def _poll_due(self) -> float:
         """When the next poll is due: a tenth of the youngest action's age after the last one,
-        from poll_interval to 30 s, so that nothing is noticed much later than it took."""
-        youngest = max(watch.since for watch in self._watches)
-        age = self.world.clock.monotonic() - youngest
+        from poll_interval to 30 s, so that no end is noticed much later than it took; but not
+        beyond a deadline, at which each is asked for once more."""
+        base = self._polled_at
+        if all(watch.asked_at == -math.inf for watch in self._watches):
+            base = min(watch.since for watch in self._watches)
+        age = base - max(watch.since for watch in self._watches)
         interval = min(max(self.poll_interval, age / 10), max(MAX_POLL_SECONDS, self.poll_interval))
-        return max(self._polled_at, youngest) + interval
+        last = [watch.deadline for watch in self._watches if watch.asked_at < watch.deadline]
+        return min([base + interval, *last])
 
     def wait_until_done(
         self, ticket: Ticket, deadline: float, tell: Callable[[Progress], None]
@@ -3357,7 +3365,7 @@ class Account:
         hopeless, InterruptedRunError on a stop.
         """
         clock = self.world.clock
-        watch = Watch(ticket, clock.monotonic())
+        watch = Watch(ticket, clock.monotonic(), deadline)
         with self._changed:
             self._watches.append(watch)
             try:
@@ -3367,15 +3375,19 @@ class Account:
                     if watch.error is not None:
                         raise watch.error
                     now = clock.monotonic()
-                    if watch.progress.state is not State.RUNNING or now >= deadline:
+                    if watch.progress.state is not State.RUNNING or watch.asked_at >= deadline:
                         return watch.progress
+                    if self._polling:
+                        self._changed.wait(max(deadline + RETRY_SECONDS - now, 1.0))
+                        continue
                     due = self._poll_due()
-                    if due > now or self._polling:
-                        wait = deadline - now if self._polling else min(due, deadline) - now
-                        self._changed.wait(wait)
+                    if due > now:
+                        self._changed.wait(due - now)
                         continue
                     self._polling = True
                     batch = list(self._watches)
+                    for asked in batch:
+                        asked.asked_at = now
                     self._changed.release()
                     try:
                         self._poll(batch)
@@ -3431,6 +3443,7 @@ class Account:
                 try:
                     answer: Union[tuple[Snapshot, ...], SnapshotsError]
                     answer = self._list(sorted({a.server_id for a in batch}))
+                    self._last_listing = answer
                 except SnapshotsError as error:
                     answer = error
                 except BaseException as error:
@@ -3445,6 +3458,26 @@ class Account:
         if isinstance(ask.answer, SnapshotsError):
             raise ask.answer
         return ask.answer
+
+    def some_listing(self, server_id: str) -> Optional[tuple[Snapshot, ...]]:
+        """A listing of this run, of whatever age, or None if there is none to be had: to guess
+        by, never to delete by. The first that asks fetches it, once in a run."""
+        with self._changed:
+            while self._guessing:
+                self.world.check()
+                self._changed.wait()
+            if self._guessed or self._last_listing is not None:
+                return self._last_listing
+            self._guessing = self._guessed = True
+        try:
+            return self.list_snapshots(server_id)
+        except ApiError as error:
+            log.debug("%s", error)
+            return None
+        finally:
+            with self._changed:
+                self._guessing = False
+                self._changed.notify_all()
 
     def _listing_wait(self) -> Optional[float]:
         """Seconds until the next listing may begin; None: until something changes."""
@@ -4216,6 +4249,8 @@ class Turn:
         self.percent: Optional[int] = None
         self.replaced_at: Optional[float] = None  # when a slot was freed for the new snapshot
         self.room_seen = 0  # what the fleet knew of freed room before the last create
+        self.grows = True  # will there be one snapshot more after this turn?
+        self.settled = False  # the create has been taken on, or waits for a busy server
 
     def __str__(self) -> str:
         return self.server.name
@@ -4261,6 +4296,9 @@ def create(turn: Turn) -> Ticket:
     deadline = clock.monotonic() + patience
     lost: Optional[ApiError] = None
     busy_for = 0
+    if turn.fleet.order_matters(turn):
+        turn.grows = grows(turn)
+        turn.fleet.wait_for_order(turn)
     while True:
         turn.world.check()
         turn.room_seen = turn.fleet.room_made
@@ -4271,6 +4309,7 @@ def create(turn: Turn) -> Ticket:
                 turn.say("%s; looking whether it was carried out", error)
                 found = look_for_lost(turn, error)
                 if found is not None:
+                    turn.fleet.settle(turn)
                     return found
                 if lost is not None:
                     raise TurnError(
@@ -4294,6 +4333,7 @@ def create(turn: Turn) -> Ticket:
                 if busy_for == 1:
                     turn.say("the server is busy (%s); waiting until it is free", error)
                 turn.doing = "waiting for the server"
+                turn.fleet.settle(turn)
                 turn.world.pause(pause)
             elif error.next_step is Next.ROOM:
                 turn.doing = "waiting for room"
@@ -4304,8 +4344,18 @@ def create(turn: Turn) -> Ticket:
             else:
                 raise
         else:
+            turn.fleet.settle(turn)
             turn.say("creating snapshot %s", turn.name)
             return ticket
+
+
+def grows(turn: Turn) -> bool:
+    """Will there be one snapshot more after this turn? Then its place in the order counts, should
+    there be a limit. A guess from a listing of any age; what is unknown counts as growing."""
+    listing = turn.account.some_listing(turn.server.id)
+    if listing is None:
+        return True
+    return not plan_retention(turn.owned(listing), turn.server.retain, 1, pending=1).delete
 
 
 def look_once(turn: Turn, lost: ApiError) -> Union[Ticket, Sighting]:
@@ -4733,7 +4783,9 @@ class Fleet:
         self.waiting = 0  # servers whose turn has not begun
         self.room_made = 0  # grows with each snapshot deleted and each turn ended
         self._full_at = -1  # the room_made at which the shared limit was last seen reached
-        self._blocked: dict[int, Turn] = {}
+        self._blocked: set[int] = set()  # turns that wait for room
+        self._ordered: set[int] = set()  # turns that wait for those before them
+        self._sharing = 0  # how many servers of this run share a limit with others
         self._accounts: dict[tuple[str, ...], Account] = {}
         self._changed = world.condition()
 
@@ -4758,6 +4810,7 @@ class Fleet:
         for index, entry in enumerate(entries):
             if isinstance(entry, BadServer):
                 self._finish(index, self._failed(entry, entry.error))
+        self._sharing = sum(PROVIDERS[entries[i].provider].limit_is_shared for i in good)
         next_start = -math.inf
         with self._changed:
             self.waiting = len(good)
@@ -4853,15 +4906,50 @@ class Fleet:
             self.room_made += 1
             self._changed.notify_all()
 
+    def order_matters(self, turn: Turn) -> bool:
+        """Might this turn take the room that an earlier one of this run needs, or the reverse?"""
+        return turn.provider.limit_is_shared and self._sharing > 1
+
+    def settle(self, turn: Turn) -> None:
+        """This turn's create takes room away from nobody any more."""
+        if not turn.settled:
+            with self._changed:
+                turn.settled = True
+                self._changed.notify_all()
+
+    def wait_for_order(self, turn: Turn) -> None:
+        """Wait until it makes no difference which of the turns under way creates first.
+
+        Where there is room for all, any order will do; nobody can know beforehand whether there
+        is. Turns that end with as many snapshots as they began with can go at once, for each
+        leaves the room it took. One that grows takes it for good: it goes after all before it in
+        the configuration, and before all behind it, as if the turns came one after the other.
+        """
+        with self._changed:
+            index = self._index_of(turn)
+            self._ordered.add(index)
+            self._changed.notify_all()
+            try:
+                while any(
+                    not other.settled and (turn.grows or other.grows)
+                    for i, other in self.running.items()
+                    if i < index and other.provider.limit_is_shared
+                ):
+                    self.world.check()
+                    self._changed.wait()
+                self.world.check()
+            finally:
+                self._ordered.discard(index)
+
     def wait_for_room(self, turn: Turn) -> bool:
         """After a refusal: True once it is worth trying again, False if nobody can make room.
 
         Those that wait go in the order of the configuration, one at a time.
         """
         with self._changed:
-            index = next(i for i, running in self.running.items() if running is turn)
+            index = self._index_of(turn)
             self._full_at = max(self._full_at, turn.room_seen)
-            self._blocked[index] = turn
+            self._blocked.add(index)
             self._changed.notify_all()
             try:
                 while True:
@@ -4872,15 +4960,20 @@ class Fleet:
                     others = [
                         i
                         for i, running in self.running.items()
-                        if i not in self._blocked and running.provider.limit_is_shared
+                        if i not in self._blocked | self._ordered
+                        and running.provider.limit_is_shared
                     ]
                     left = self.deadline - self.world.clock.monotonic()
-                    if (not others and self.room_made <= self._full_at) or left <= 0:
+                    nobody = not others and self.room_made <= self._full_at
+                    if (first and nobody) or left <= 0:
                         return False
                     self._changed.wait(left)
             finally:
-                del self._blocked[index]
+                self._blocked.discard(index)
                 self._changed.notify_all()
+
+    def _index_of(self, turn: Turn) -> int:
+        return next(i for i, running in self.running.items() if running is turn)
 
 
 def exit_status(reports: Sequence[Report]) -> ExitStatus:

@@ -98,7 +98,8 @@ class FakeClock:
     def begin_wait(self, condition: FakeCondition, timeout: float | None) -> Waiter:
         with self._mutex:
             self._order += 1
-            deadline = None if timeout is None else self.elapsed + max(0.0, timeout)
+            # a microsecond at least: less might be lost in rounding, and time would stand still
+            deadline = None if timeout is None else self.elapsed + max(1e-6, timeout)
             waiter = Waiter(deadline, self._order)
             self._waiters[waiter] = condition
             condition.waiting.append(waiter)
