@@ -485,7 +485,9 @@ def test_sample_server_file_loads_once_filled_in(provider: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_sample_server_file_shows_only_known_keys(provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sample_server_file_shows_only_known_keys(
+    provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = json.loads(sample_of(provider).read_text(encoding="utf-8"))
     shown: set[str] = set()
     for key, value in next(iter(content.values())).items():

@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -970,4 +970,3 @@ def test_the_moments_of_the_journal_are_of_the_fake_clock(project: Project) -> N
     assert project.run().code == 0
     assert iso_seconds(project.cloud.journal[0].at) == "2025-06-01T03:00:00Z"
     assert project.cloud.journal[-1].monotonic - project.cloud.journal[0].monotonic >= 60
-

@@ -145,7 +145,10 @@ OURS = Snapshot("1", "web-20250101030000", START, "7")
         (Snapshot("1", "my-web-20250101030000", START, "7"), "not named as this tool names them"),
         (Snapshot("1", "WEB-20250101030000", START, "7"), "not named as this tool names them"),
         (Snapshot("1", "web-20250101030000\n", START, "7"), "not named as this tool names them"),
-        (Snapshot("1", "web-２０２５０１０１０３００００", START, "7"), "not named as this tool names them"),
+        (
+            Snapshot("1", "web-２０２５０１０１０３００００", START, "7"),
+            "not named as this tool names them",
+        ),
         (Snapshot("1", "before upgrade", START, "7"), "not named as this tool names them"),
         (Snapshot("1", None, START, "7"), "its name is unreadable"),
         (Snapshot("1", "web-20250101030000", None, "7"), "its date is unreadable"),
