@@ -1733,11 +1733,13 @@ def take_lock(descriptor: int, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def stop_on_signals(world: World) -> Iterator[None]:
+def stop_on_signals(world: World, restore: bool) -> Iterator[None]:
     """SIGTERM, SIGINT and SIGHUP stop the run in an orderly way; one inherited as ignored stays so.
 
     The C-level handler writes the signal's number into a socket, a thread reads it: nothing of
     ours ever runs inside a signal handler, where it could meet a lock that is held.
+    restore: put the handlers back at the end; a process that ends then must not, lest one more
+    signal changes the exit code that has been decided.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -1766,7 +1768,7 @@ def stop_on_signals(world: World) -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(previous)
-        for number, handler in handlers.items():
+        for number, handler in handlers.items() if restore else ():
             signal.signal(number, handler)
         writer.close()
         watcher.join(1)
@@ -5254,7 +5256,7 @@ def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) ->
         except SystemExit:  # --help and --version have been printed
             return ExitStatus.OK
         screen.quiet = args.quiet
-        with stop_on_signals(world):
+        with stop_on_signals(world, restore=clock is not None):
             return guarded(args, world)
     except UsageError as error:
         screen.problem(str(error))
@@ -5323,4 +5325,6 @@ def guarded(args: argparse.Namespace, world: World) -> int:
 if __name__ == "__main__":
     while os.open(os.devnull, os.O_RDWR) < 3:  # a closed stdout must not become our lock file
         pass
-    raise SystemExit(main())
+    # no clean-up by the interpreter: neither a thread that hangs in a system call nor a late
+    # signal may change the exit code any more, and all that is written has been flushed
+    os._exit(main())

@@ -197,7 +197,7 @@ def test_droplets_whose_action_is_not_on_the_newest_page_are_asked_for_one_by_on
     lists = project.cloud.requests("GET /do/actions")
     assert lists
     assert len(singles) == 3 * len(lists)
-    assert {r.ids[0] for r in singles} == {s.id for s in servers[:3]}
+    assert len({r.ids[0] for r in singles}) == 3 < len(servers)
 
 
 def test_an_action_list_with_the_oldest_first_is_given_up(project: Project) -> None:
