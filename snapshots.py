@@ -231,6 +231,7 @@ class Ticket:
     server_id: str
     action_id: Optional[str] = None
     snapshot_id: Optional[str] = None
+    fresh: bool = False  # just begun, and nothing but a listing tells when it is done
 
 
 class State(enum.Enum):
@@ -2541,6 +2542,9 @@ class Provider(Protocol):
     def delete(self, snapshot: Snapshot) -> bool:
         """Delete; False if it had gone already."""
 
+    def exists(self, snapshot: Snapshot) -> bool:
+        """Is it still there? One request, where a listing may take many."""
+
     def look_for(
         self, server_id: str, name: str, since: datetime, lost: ApiError
     ) -> Union[Ticket, Sighting]:
@@ -2548,6 +2552,17 @@ class Provider(Protocol):
 
         since: by the provider's clock, when this turn began, less a tolerance.
         """
+
+
+def found(ask: Callable[[], object]) -> bool:
+    """Does the request find its object? A 404 is an answer here, not an error."""
+    try:
+        ask()
+    except ApiError as error:
+        if error.outcome is Outcome.GONE:
+            return False
+        raise
+    return True
 
 
 MAX_PAGES = 1000
@@ -2803,6 +2818,14 @@ class DigitalOcean:
             lambda answer: answer.status not in (404, 410),
         )
 
+    def exists(self, snapshot: Snapshot) -> bool:
+        path, doing = f"/snapshots/{snapshot.id}", f"read snapshot {snapshot.id}"
+        return found(
+            lambda: self.api.call(
+                Act.READ, "GET", path, doing, lambda content: take_id(content, "snapshot", "id")
+            )
+        )
+
     def look_for(
         self, server_id: str, name: str, since: datetime, lost: ApiError
     ) -> Union[Ticket, Sighting]:
@@ -2986,6 +3009,14 @@ class Hetzner:
             f"/images/{snapshot.id}",
             f"delete snapshot {snapshot.id} ({snapshot.name})",
             lambda answer: answer.status not in (404, 410),
+        )
+
+    def exists(self, snapshot: Snapshot) -> bool:
+        path, doing = f"/images/{snapshot.id}", f"read snapshot {snapshot.id}"
+        return found(
+            lambda: self.api.call(
+                Act.READ, "GET", path, doing, lambda content: take_id(content, "image", "id")
+            )
         )
 
     def look_for(
@@ -3185,7 +3216,8 @@ class Contabo:
             of = take(content, "data", 0).get("instanceId")
             if of is not None and str(of) != server.id:
                 raise GarbledError("the answer is about another instance")
-            return Ticket(server.id, snapshot_id=take_id(content, "data", 0, "snapshotId"))
+            made = take_id(content, "data", 0, "snapshotId")
+            return Ticket(server.id, snapshot_id=made, fresh=True)
 
         description = one_line(f"{server.name} (made by {SCRIPT})")[:255]
         return self._call(
@@ -3228,6 +3260,15 @@ class Contabo:
             f"/compute/instances/{snapshot.server_id}/snapshots/{snapshot.id}",
             f"delete snapshot {snapshot.id} ({snapshot.name})",
             lambda answer: answer.status not in (404, 410),
+        )
+
+    def exists(self, snapshot: Snapshot) -> bool:
+        path = f"/compute/instances/{snapshot.server_id}/snapshots/{snapshot.id}"
+        doing = f"read snapshot {snapshot.id}"
+        return found(
+            lambda: self._call(
+                Act.READ, "GET", path, doing, lambda c: take_id(c, "data", 0, "snapshotId")
+            )
         )
 
     def look_for(
@@ -3348,13 +3389,17 @@ class Account:
 
     def _poll_due(self) -> float:
         """When the next poll is due: a tenth of the youngest action's age after the last one,
-        from poll_interval to 30 s, so that no end is noticed much later than it took; but not
-        beyond a deadline, at which each is asked for once more."""
+        from poll_interval to 30 s, so that no end is noticed much later than it took; twice as
+        often where starts, and so ends, are spread out; but not beyond a deadline, at which each
+        is asked for once more."""
         base = self._polled_at
         if all(watch.asked_at == -math.inf for watch in self._watches):
             base = min(watch.since for watch in self._watches)
         age = base - max(watch.since for watch in self._watches)
         interval = min(max(self.poll_interval, age / 10), max(MAX_POLL_SECONDS, self.poll_interval))
+        oldest = min(watch.since for watch in self._watches)
+        if max(watch.since for watch in self._watches) - oldest > interval:
+            interval /= 2
         last = [watch.deadline for watch in self._watches if watch.asked_at < watch.deadline]
         return min([base + interval, *last])
 
@@ -4444,12 +4489,14 @@ def verify(turn: Turn, ticket: Ticket) -> tuple[Snapshot, ...]:
     """
     turn.doing = "verifying"
     clock, timing = turn.world.clock, turn.settings.timing
-    now = clock.monotonic()
-    lag_until = now + LAG_SECONDS
-    create_until = now + timing.snapshot_creation_timeout if ticket.action_id is None else lag_until
+    patience = timing.snapshot_creation_timeout if ticket.action_id is None else LAG_SECONDS
+    until = clock.monotonic() + patience
     attempt = 0
+    if ticket.fresh:
+        turn.world.pause(timing.poll_interval)  # nothing is that quick
+        attempt = 1
     while True:
-        listing = turn.listing(turn.fleet.patience(turn))
+        listing = turn.listing(turn.fleet.patience())
         new = find_new(turn, ticket, listing)
         if new is not None and new.usable:
             turn.verified = new
@@ -4465,10 +4512,8 @@ def verify(turn: Turn, ticket: Ticket) -> tuple[Snapshot, ...]:
                 " nothing was pruned"
             )
         attempt += 1
-        pause = min(timing.poll_interval * (1 + attempt / 5), MAX_POLL_SECONDS)
-        if clock.monotonic() + pause > (
-            create_until if new is not None or ticket.action_id is None else lag_until
-        ):
+        left = until - clock.monotonic()
+        if left <= 0:
             if ticket.action_id is None:
                 raise overdue(turn)
             what = "is still being created" if new is not None else "is not yet in the listing"
@@ -4476,7 +4521,7 @@ def verify(turn: Turn, ticket: Ticket) -> tuple[Snapshot, ...]:
                 f"snapshot {turn.name} was reported done, but {what} after"
                 f" {span(LAG_SECONDS)}; nothing was pruned"
             )
-        turn.world.pause(pause)
+        turn.world.pause(min(timing.poll_interval * attempt, MAX_POLL_SECONDS, left))
 
 
 def find_new(turn: Turn, ticket: Ticket, listing: Iterable[Snapshot]) -> Optional[Snapshot]:
@@ -4548,11 +4593,8 @@ def confirm_deletes(turn: Turn, gone: Mapping[str, Snapshot]) -> list[str]:
     until = turn.world.clock.monotonic() + LAG_SECONDS
     try:
         while True:
-            listing = turn.listing(turn.fleet.patience(turn))
-            shown = {s.id: s for s in turn.owned(listing) if s.id in left}
-            left = {i: s for i, s in shown.items() if turn.account.delete(s)}
+            left = {i: s for i, s in still_there(turn, left).items() if turn.account.delete(s)}
             if not left:
-                turn.total = len([s for s in turn.owned(listing) if s.id not in gone])
                 return []
             if turn.world.clock.monotonic() >= until:
                 break
@@ -4565,6 +4607,15 @@ def confirm_deletes(turn: Turn, gone: Mapping[str, Snapshot]) -> list[str]:
             turn.deleted.remove(snapshot.name or snapshot.id)
     names = ", ".join(f"{s.name} (id {s.id})" for s in left.values())
     return [f"{turn.provider.title} reports {names} as deleted, but still lists it"]
+
+
+def still_there(turn: Turn, snapshots: Mapping[str, Snapshot]) -> dict[str, Snapshot]:
+    """Which of them the provider still shows: one by one while other servers wait for this turn
+    to end, else by a listing, which turns that end together share."""
+    if turn.fleet.waiting:
+        return {i: s for i, s in snapshots.items() if turn.provider.exists(s)}
+    listed = {s.id for s in turn.owned(turn.listing(turn.fleet.patience()))}
+    return {i: s for i, s in snapshots.items() if i in listed}
 
 
 def warn_of_oddities(turn: Turn, listing: Iterable[Snapshot]) -> None:
@@ -4893,12 +4944,10 @@ class Fleet:
         limit = self.settings.timing.run_timeout
         return f"its turn could not begin within {span(limit)} ([TIMING] run_timeout = {limit:g})"
 
-    def patience(self, turn: Turn) -> float:
+    def patience(self) -> float:
         """How long a turn may wait for others before a listing: not at the cost of those that
         wait for its slot."""
-        if self.waiting == 0:
-            return COMPANY_SECONDS
-        return min(COMPANY_SECONDS, (self.world.clock.monotonic() - turn.began) / 10)
+        return 0.0 if self.waiting else COMPANY_SECONDS
 
     # --- room under a limit that servers share ---
 
@@ -5000,6 +5049,13 @@ def final_status_line(report: Report, hostname: str) -> str:
         report.snapshot_info,
     ]
     return " | ".join(cell.replace("|", "/") for cell in cells)
+
+
+def result_line(report: Report) -> str:
+    """How a turn ended, for people."""
+    if report.success:
+        return f"{report.server_name}: SUCCESS: {report.snapshot_name}, {report.snapshot_info}"
+    return f"{report.server_name}: FAILURE: {report.error}"
 
 
 def summary_line(reports: Sequence[Report], undelivered: int) -> str:
@@ -5191,7 +5247,10 @@ def run(
     reports = fleet.run(entries)
     if tell is not None and every == LIVE_SECONDS:
         world.screen.live("")
-    line = summary_line(reports, notifier.finish())
+    undelivered = notifier.finish()
+    for report in reports:  # in the order of the configuration, however they ended
+        log.info("%s", result_line(report))
+    line = summary_line(reports, undelivered)
     log.info("%s", line, extra=ALWAYS)
     if not verbose:
         world.screen.out(line)

@@ -45,7 +45,7 @@ TOP_KEYS = {
     "hetzner": "hetzner_cloud_server",
     "contabo": "contabo_instance",
 }
-KINDS = ("create", "poll", "list", "delete", "token", "other")
+KINDS = ("create", "poll", "list", "delete", "check", "token", "other")
 Results = dict[str, "Result"]
 
 
@@ -377,6 +377,8 @@ def kind_of(route: str) -> str:
         return "create"
     if "/actions" in path:
         return "poll"
+    if path.endswith(("/images/{id}", "/snapshots/{id}", "/snapshots/{sid}")):
+        return "check"  # is this one gone?
     return "list" if path.endswith(("/images", "/snapshots")) else "other"
 
 
@@ -454,7 +456,7 @@ HEAD = (
     "case",
     "wall",
     "of the ideal",
-    *("create", "poll", "list", "delete", "token", "all"),
+    *("create", "poll", "list", "delete", "check", "token", "all"),
     "peak MB",
     "CPU s",
     "CPU ms per server",
@@ -495,7 +497,7 @@ def row_of(result: Result) -> list[str]:
 
 def table_of(results: Sequence[Result]) -> str:
     rows = [list(HEAD), *map(row_of, results)]
-    rule = ["---" if n in (0, 13) else "---:" for n in range(len(HEAD))]
+    rule = ["---" if n in (0, 14) else "---:" for n in range(len(HEAD))]
     rows.insert(1, rule)
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
