@@ -4754,7 +4754,7 @@ def take_turn(turn: Turn) -> Report:
         snapshot_id=turn.verified.id if turn.verified else "none",
         total_snapshots=turn.total,
         deleted=tuple(turn.deleted),
-        warnings=tuple(turn.warnings),
+        warnings=tuple(map(turn.world.redact, turn.warnings)),
         error=turn.world.redact(error_text),
         seconds=turn.world.clock.monotonic() - turn.began,
         ended=turn.world.clock.now(),
