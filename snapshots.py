@@ -2118,11 +2118,13 @@ class TimedAdapter(requests.adapters.HTTPAdapter):
     """Gives a requests session timed connections, with a proxy or without."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
+        parent: Any = super()  # typed in some versions of the stubs only
+        parent.init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": TimedHTTPPool, "https": TimedHTTPSPool}
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **kwargs)
+        parent: Any = super()
+        manager = parent.proxy_manager_for(*args, **kwargs)
         manager.pool_classes_by_scheme = {"http": TimedHTTPPool, "https": TimedHTTPSPool}
         return manager
 
