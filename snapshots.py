@@ -2522,6 +2522,7 @@ class Provider(Protocol):
     title: ClassVar[str]  # as people write it
     duration_rule: ClassVar[str]  # how long a snapshot takes, in the provider's words
     limit_is_shared: ClassVar[bool]  # is the limit on snapshots one for many servers?
+    has_slots: ClassVar[bool]  # does each server have so many slots for snapshots?
     lists_account: ClassVar[bool]  # may one listing serve several servers?
     limits: ClassVar[Callable[[], list[Union[Bucket, Window]]]]  # documented rate limits
 
@@ -2651,6 +2652,7 @@ class DigitalOcean:
     title = "DigitalOcean"
     duration_rule = "DigitalOcean speaks of 1 to 3 minutes per GB of used disk"
     limit_is_shared = False
+    has_slots = False
     lists_account = True
     label = staticmethod(plain_label)
     PER_PAGE = 200  # the documented maximum
@@ -2870,6 +2872,7 @@ class Hetzner:
     title = "Hetzner"
     duration_rule = "Hetzner's own tools allow up to 90 minutes"
     limit_is_shared = True
+    has_slots = False
     lists_account = True
     label = staticmethod(plain_label)
     PER_PAGE = 50  # the documented maximum
@@ -3155,6 +3158,7 @@ class Contabo:
     title = "Contabo"
     duration_rule = "Contabo names no usual time"
     limit_is_shared = False
+    has_slots = True
     lists_account = False
     label = staticmethod(contabo_label)
     SIZE = 100
@@ -4341,13 +4345,22 @@ def create(turn: Turn) -> Ticket:
     A busy server is waited for; at a limit room may be made; a create whose answer was lost is
     repeated, once, only if it certainly was not carried out.
     """
-    clock, patience = turn.world.clock, turn.settings.timing.snapshot_creation_timeout
-    deadline = clock.monotonic() + patience
-    lost: Optional[ApiError] = None
-    busy_for = 0
     if turn.fleet.order_matters(turn):
         turn.grows = grows(turn)
         turn.fleet.wait_for_order(turn)
+    try:
+        return have_taken_on(turn)
+    finally:
+        turn.fleet.settle(turn)
+
+
+def have_taken_on(turn: Turn) -> Ticket:
+    """Ask until the provider has taken it on, by what each refusal or silence allows."""
+    clock, timing = turn.world.clock, turn.settings.timing
+    patience = timing.snapshot_creation_timeout
+    deadline = clock.monotonic() + patience
+    lost: Optional[ApiError] = None
+    busy_for = 0
     while True:
         turn.world.check()
         turn.room_seen = turn.fleet.room_made
@@ -4358,7 +4371,6 @@ def create(turn: Turn) -> Ticket:
                 turn.say("%s; looking whether it was carried out", error)
                 found = look_for_lost(turn, error)
                 if found is not None:
-                    turn.fleet.settle(turn)
                     return found
                 if lost is not None:
                     raise TurnError(
@@ -4371,9 +4383,7 @@ def create(turn: Turn) -> Ticket:
                 if isinstance(seen, Ticket):
                     return seen
                 busy_for += 1
-                pause = min(
-                    turn.settings.timing.poll_interval * (1 + busy_for / 5), MAX_POLL_SECONDS
-                )
+                pause = min(timing.poll_interval * (1 + busy_for / 5), MAX_POLL_SECONDS)
                 if clock.monotonic() + pause > deadline:
                     raise TurnError(
                         f"{error}; the server was busy for all of {span(patience)}"
@@ -4384,16 +4394,15 @@ def create(turn: Turn) -> Ticket:
                 turn.doing = "waiting for the server"
                 turn.fleet.settle(turn)
                 turn.world.pause(pause)
-            elif error.next_step is Next.ROOM:
+            elif error.next_step is Next.ROOM and turn.provider.limit_is_shared:
                 turn.doing = "waiting for room"
-                if turn.provider.limit_is_shared:
-                    wait_for_room(turn, error)
-                else:
-                    make_room_on_the_plan(turn, error)
+                wait_for_room(turn, error)
+            elif error.next_step is Next.ROOM and turn.provider.has_slots:
+                turn.doing = "making room"
+                make_room_on_the_plan(turn, error)
             else:
                 raise
         else:
-            turn.fleet.settle(turn)
             turn.say("creating snapshot %s", turn.name)
             return ticket
 

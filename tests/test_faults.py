@@ -958,3 +958,14 @@ def test_hetzner_at_its_limit_is_told_with_the_count_and_the_way_out(project: Pr
     assert "this project holds 3 snapshots" in result.err
     assert "https://console.hetzner.cloud/limits" in result.err
     assert project.own(server) == old
+
+
+def test_a_402_where_there_are_no_slots_is_just_told(project: Project) -> None:
+    server = project.server("digitalocean", 31, "web")
+    old = project.history(server, 2)
+    project.cloud.fault(CREATE["digitalocean"], fake.status(402), times=None)
+    result = project.run()
+    assert result.code == 1
+    assert "HTTP 402" in result.err
+    assert "replace_when_full" not in result.err
+    assert project.own(server) == old
