@@ -375,7 +375,7 @@ def test_defaults_named_under_migrating_are_the_defaults() -> None:
 
 def test_place_for_the_benchmark_is_there() -> None:
     lines = [line for line in part("## How fast").splitlines() if line]
-    assert lines[0] == "<!-- bench:begin -->"
+    assert "<!-- bench:begin -->" in lines
     assert lines[-1] == "<!-- bench:end -->"
 
 
