@@ -4143,7 +4143,6 @@ class Channel:
         self._queue: collections.deque[tuple[Destination, Report]] = collections.deque()
         self._closing_at: Optional[float] = None  # monotonic: what is left then is lost
         self._lost_in_a_row: dict[tuple[str, ...], int] = {}
-        self._stopped_until: Optional[float] = None
         self._sent_at: dict[str, collections.deque[float]] = {}
         self._busy = 0  # messages being sent just now
         self._running = False
@@ -4157,17 +4156,17 @@ class Channel:
                 self.world.clock.start(self._run, f"notify-{self.name}")
             self._changed.notify_all()
 
-    def close(self, deadline: float) -> None:
-        """No more messages come; wait until all are sent, at most until the deadline."""
+    def close(self, deadline: float) -> float:
+        """No more messages come; wait until all are sent, at most until the deadline (monotonic).
+        Returns the deadline, which a stop signal brings nearer."""
         clock = self.world.clock
         with self._changed:
-            self._closing_at = deadline
+            self._closing_at, shortened = deadline, False
             self._changed.notify_all()
             while self._running and clock.monotonic() < self._closing_at:
-                if self.world.stopping:
+                if self.world.stopping and not shortened:
                     soon = clock.monotonic() + DRAIN_STOPPED_SECONDS
-                    self._closing_at = min(self._closing_at, max(self._stopped_until or soon, 0))
-                    self._stopped_until = self._closing_at
+                    self._closing_at, shortened = min(self._closing_at, soon), True
                 self._changed.wait(self._closing_at - clock.monotonic())
             left = len(self._queue) + self._busy
             self._queue.clear()
@@ -4175,6 +4174,7 @@ class Channel:
             if left:
                 self.lost += left
                 self.world.warn(f"{self.name}: {counted(left, 'message')} not sent in time")
+            return self._closing_at
 
     def _run(self) -> None:
         while True:
@@ -4267,7 +4267,7 @@ class Notifier:
         limit = DRAIN_STOPPED_SECONDS if self.world.stopping else DRAIN_SECONDS
         deadline = self.world.clock.monotonic() + limit
         for channel in self.channels.values():
-            channel.close(deadline)
+            deadline = channel.close(deadline)
         return sum(channel.lost for channel in self.channels.values())
 
 
