@@ -2524,6 +2524,7 @@ class Provider(Protocol):
     limit_is_shared: ClassVar[bool]  # is the limit on snapshots one for many servers?
     has_slots: ClassVar[bool]  # does each server have so many slots for snapshots?
     lists_account: ClassVar[bool]  # may one listing serve several servers?
+    PER_PAGE: ClassVar[int]  # entries on a page of a listing
     limits: ClassVar[Callable[[], list[Union[Bucket, Window]]]]  # documented rate limits
 
     @staticmethod
@@ -3161,7 +3162,7 @@ class Contabo:
     has_slots = True
     lists_account = False
     label = staticmethod(contabo_label)
-    SIZE = 100
+    PER_PAGE = 100  # no maximum is documented
 
     def __init__(self, api: Api, server_credentials: Sequence[str], settings: Settings) -> None:
         self.api = api
@@ -3201,7 +3202,7 @@ class Contabo:
                 path,
                 doing,
                 parse,
-                params={**params, "page": number, "size": self.SIZE},
+                params={**params, "page": number, "size": self.PER_PAGE},
             )
 
         return every_page(page, doing, lambda item: take_id(item, key))
@@ -3377,6 +3378,7 @@ class Account:
         self._asks: list[Ask] = []
         self._listing = False
         self._last_listing: Optional[tuple[Snapshot, ...]] = None
+        self._last_shared = 1  # how many asked for it
         self._guessing = self._guessed = False
         self._deleting = 0
 
@@ -3496,7 +3498,7 @@ class Account:
                 try:
                     answer: Union[tuple[Snapshot, ...], SnapshotsError]
                     answer = self._list(sorted({a.server_id for a in batch}))
-                    self._last_listing = answer
+                    self._last_listing, self._last_shared = answer, len(batch)
                 except SnapshotsError as error:
                     answer = error
                 except BaseException as error:
@@ -3531,6 +3533,11 @@ class Account:
             with self._changed:
                 self._guessing = False
                 self._changed.notify_all()
+
+    def single_reads_cost_less(self, count: int) -> bool:
+        """Do so many reads cost less than this server's share of a listing like the last one?"""
+        pages = math.ceil(len(self._last_listing or ()) / self.provider.PER_PAGE)
+        return count * self._last_shared < pages
 
     def _listing_wait(self) -> Optional[float]:
         """Seconds until the next listing may begin; None: until something changes."""
@@ -4621,9 +4628,9 @@ def confirm_deletes(turn: Turn, gone: Mapping[str, Snapshot]) -> list[str]:
 
 
 def still_there(turn: Turn, snapshots: Mapping[str, Snapshot]) -> dict[str, Snapshot]:
-    """Which of them the provider still shows: one by one while other servers wait for this turn
-    to end, else by a listing, which turns that end together share."""
-    if turn.fleet.waiting:
+    """Which of them the provider still shows: one by one where other servers wait for this turn
+    to end and it costs less, else by a listing, which turns that end together share."""
+    if turn.fleet.waiting and turn.account.single_reads_cost_less(len(snapshots)):
         return {i: s for i, s in snapshots.items() if turn.provider.exists(s)}
     listed = {s.id for s in turn.owned(turn.listing(turn.fleet.patience()))}
     return {i: s for i, s in snapshots.items() if i in listed}
