@@ -2570,6 +2570,7 @@ def found(ask: Callable[[], object]) -> bool:
 
 
 MAX_PAGES = 1000
+MAX_READS = 5  # of a listing that changes while it is read
 
 
 @dataclass(frozen=True)
@@ -2592,9 +2593,10 @@ def every_page(fetch: Callable[[int], Page], doing: str, id_of: Callable[[Any], 
     """All entries of a paged listing with their ids: complete, or ApiError.
 
     Complete: every id usable and none twice, an end, and as many entries as the provider says
-    there are. A listing that changed while it was read is read once more.
+    there are. A listing that changed while it was read is read again: in a fleet, others' new
+    snapshots turn up all the time, and where there is no order they turn up anywhere.
     """
-    for again in (False, True):
+    for attempt in range(1, MAX_READS + 1):
         found: dict[str, Mapping[str, Any]] = {}
         try:
             for number in range(1, MAX_PAGES + 1):
@@ -2614,9 +2616,9 @@ def every_page(fetch: Callable[[int], Page], doing: str, id_of: Callable[[Any], 
                     raise IncompleteError("an empty page in the middle of the listing")
             raise IncompleteError(f"the listing has more than {MAX_PAGES} pages")
         except GarbledError as error:
-            if again or not isinstance(error, IncompleteError):
+            if attempt == MAX_READS or not isinstance(error, IncompleteError):
                 raise ApiError(doing, str(error), Outcome.GARBLED, Next.FAIL) from None
-            log.debug("%s: %s; reading it once more", doing, error)
+            log.debug("%s: %s; reading it again", doing, error)
     raise AssertionError("not reached")
 
 
