@@ -2523,7 +2523,7 @@ class Provider(Protocol):
     duration_rule: ClassVar[str]  # how long a snapshot takes, in the provider's words
     limit_is_shared: ClassVar[bool]  # is the limit on snapshots one for many servers?
     has_slots: ClassVar[bool]  # does each server have so many slots for snapshots?
-    lists_account: ClassVar[bool]  # may one listing serve several servers?
+    lists_account: ClassVar[bool]  # can one listing serve several servers at all?
     PER_PAGE: ClassVar[int]  # entries on a page of a listing
     limits: ClassVar[Callable[[], list[Union[Bucket, Window]]]]  # documented rate limits
 
@@ -2539,6 +2539,9 @@ class Provider(Protocol):
 
     def poll(self, tickets: Sequence[Ticket]) -> dict[Ticket, Progress]:
         """How far they are; in as few requests as the API allows."""
+
+    def lists_together(self, count: int) -> bool:
+        """Do so many servers get their listings in fewer requests from one for all of them?"""
 
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
         """Every snapshot of these servers (and maybe more), complete or ApiError."""
@@ -2569,6 +2572,7 @@ def found(ask: Callable[[], object]) -> bool:
     return True
 
 
+POLL_RETRY_SECONDS = 10.0  # a poll is asked again soon anyway, and others wait for its answer
 MAX_PAGES = 1000
 MAX_READS = 5  # of a listing that changes while it is read
 
@@ -2751,9 +2755,16 @@ class DigitalOcean:
                     if ticket is not None:
                         found[ticket] = self._progress(action)
                 self._newest_first = bool(found)
+        trouble: Optional[ApiError] = None
         for ticket in tickets:
             if ticket not in found:
-                found[ticket] = self._poll_one(ticket)
+                try:
+                    found[ticket] = self._poll_one(ticket)
+                except ApiError as error:  # one droplet's trouble must not be the others'
+                    log.warning("%s: %s; asking again", self.title, error)
+                    trouble = error
+        if trouble is not None and not found:
+            raise trouble
         return found
 
     def _poll_one(self, ticket: Ticket) -> Progress:
@@ -2768,17 +2779,21 @@ class DigitalOcean:
                 f"/droplets/{ticket.server_id}/actions/{ticket.action_id}",
                 f"read action {ticket.action_id} of droplet {ticket.server_id}",
                 parse,
+                within=POLL_RETRY_SECONDS,
             )
         except ApiError as error:
             if error.outcome is Outcome.GONE:
                 return Progress(State.UNTRACED)
             raise
 
+    def lists_together(self, count: int) -> bool:
+        return count > self._account_pages
+
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
-        """Droplet by droplet, or the whole account where that takes fewer requests."""
-        if len(server_ids) > self._account_pages:
-            return self._list_account()
-        return tuple(s for server_id in server_ids for s in self._list_droplet(server_id))
+        """One droplet by itself, several from the whole account."""
+        if len(server_ids) == 1:
+            return tuple(self._list_droplet(server_ids[0]))
+        return self._list_account()
 
     def _list_droplet(self, server_id: str) -> list[Snapshot]:
         """Items have integer ids, a `type` of snapshot or backup, and no owner but the URL."""
@@ -2975,6 +2990,7 @@ class Hetzner:
                         f"read {counted(len(batch), 'action')}",
                         parse,
                         params={"id": list(batch)},
+                        within=POLL_RETRY_SECONDS,
                     )
                 )
             except ApiError as error:
@@ -2982,6 +2998,9 @@ class Hetzner:
                     raise
                 found.update({ticket: Progress(State.UNTRACED) for ticket in batch.values()})
         return found
+
+    def lists_together(self, count: int) -> bool:
+        return True
 
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
         """The whole project, for there is no filter by server; oldest id first, so that a
@@ -3242,6 +3261,9 @@ class Contabo:
         """There is no action to ask for."""
         return {ticket: Progress(State.UNTRACED) for ticket in tickets}
 
+    def lists_together(self, count: int) -> bool:
+        return False
+
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
         """Instance by instance, for there is no other way."""
         return tuple(
@@ -3328,6 +3350,7 @@ class Ask:
     server_id: str
     at: float  # monotonic
     patience: float  # seconds it may wait for company
+    alone: bool = False  # it has been told to list for itself
     answer: Union[tuple[Snapshot, ...], SnapshotsError, None] = None
 
 
@@ -3487,7 +3510,7 @@ class Account:
         with self._changed:
             self._asks.append(ask)
             self._changed.notify_all()
-            while ask.answer is None:
+            while ask.answer is None and not ask.alone:
                 if self.world.stopping and ask in self._asks:
                     self._asks.remove(ask)
                     self.world.check()
@@ -3495,7 +3518,13 @@ class Account:
                 if wait is None or wait > 0:
                     self._changed.wait(wait)
                     continue
-                batch, self._asks, self._listing = self._asks, [], True
+                batch, self._asks = self._asks, []
+                if not self.provider.lists_together(len({a.server_id for a in batch})):
+                    for asker in batch:  # each for itself: one's trouble must not be the others'
+                        asker.alone = True
+                    self._changed.notify_all()
+                    break
+                self._listing = True
                 self._changed.release()
                 try:
                     answer: Union[tuple[Snapshot, ...], SnapshotsError]
@@ -3514,7 +3543,7 @@ class Account:
                     self._changed.notify_all()
         if isinstance(ask.answer, SnapshotsError):
             raise ask.answer
-        return ask.answer
+        return self._list([server_id]) if ask.answer is None else ask.answer
 
     def some_listing(self, server_id: str) -> Optional[tuple[Snapshot, ...]]:
         """A listing of this run, of whatever age, or None if there is none to be had: to guess

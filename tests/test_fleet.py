@@ -970,3 +970,51 @@ def test_the_moments_of_the_journal_are_of_the_fake_clock(project: Project) -> N
     assert project.run().code == 0
     assert iso_seconds(project.cloud.journal[0].at) == "2025-06-01T03:00:00Z"
     assert project.cloud.journal[-1].monotonic - project.cloud.journal[0].monotonic >= 60
+
+
+def test_a_droplet_that_is_gone_does_not_spoil_the_listing_of_another(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ask at the same time, and droplet by droplet is the cheaper way to list."""
+    monkeypatch.setattr(snapshots.DigitalOcean, "PER_PAGE", 2)
+    for number, seconds in ((101, 10), (102, 10), (103, 40), (104, 400), (105, 10)):
+        add(project, "digitalocean", 1, number, duration_seconds=seconds)
+    pending = {"id": "unprocessable_entity", "message": "Droplet already has a pending event."}
+
+    def is_gone(request: Request) -> bool:
+        return request.ids[:1] == ("105",)
+
+    create = "POST /do/droplets/{id}/actions"
+    project.cloud.fault(create, status(422, json=pending), times=6, when=is_gone)
+    project.cloud.fault(create, status(404), times=None, when=is_gone)
+    project.cloud.fault("GET /do/droplets/{id}/snapshots", status(404), times=None, when=is_gone)
+    result = project.run()
+    assert result.code == 2
+    assert [fields[4] for fields in sorted(result.final, key=lambda f: f[3])] == [
+        *["SUCCESS"] * 4,
+        "FAILURE",
+    ]
+    assert project.cloud.count("GET /do/droplets/{id}/snapshots") >= 2
+
+
+def test_a_droplet_whose_action_cannot_be_read_does_not_hold_up_the_others(
+    project: Project,
+) -> None:
+    add(project, "digitalocean", 3, duration_seconds=30)
+    timing(project, snapshot_creation_timeout=3600)
+    project.cloud.action_order = "oldest"
+    project.cloud.fault(
+        "GET /do/droplets/{id}/actions/{aid}",
+        status(500),
+        times=None,
+        when=lambda r: r.ids[0] == "101",
+    )
+    project.cloud.fault("GET /do/actions", status(403), times=None)
+    result = project.run()
+    assert result.code == 2
+    ended = {line[3]: line[6] for line in result.final}
+    failed = next(line[3] for line in result.final if line[4] == "FAILURE")
+    assert len(errors(result)) == 1
+    others = [at for name, at in ended.items() if name != failed]
+    assert max(others) < ended[failed]
+    assert max(others) < "2025-06-01 05:03:00"
