@@ -4879,7 +4879,6 @@ class Fleet:
         self.tell_progress, self.progress_seconds = tell_progress, progress_seconds
         self.began = world.clock.monotonic()
         self.deadline = self.began + settings.timing.run_timeout
-        self.entries: Sequence[Union[Server, BadServer]] = ()
         self.reports: dict[int, Report] = {}
         self.running: dict[int, Turn] = {}
         self.waiting = 0  # servers whose turn has not begun
@@ -4907,7 +4906,7 @@ class Fleet:
     ) -> list[Report]:
         """Give each server its turn; reports in the order of entries. Returns at the latest
         after run_timeout plus one turn's own limits, soon after a stop signal."""
-        self.entries, clock = entries, self.world.clock
+        clock = self.world.clock
         good = [index for index, entry in enumerate(entries) if isinstance(entry, Server)]
         for index, entry in enumerate(entries):
             if isinstance(entry, BadServer):
