@@ -4753,6 +4753,12 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
             f" (set it to {max(slots - 1, 1)}{', with replace_when_full' if slots == 1 else ''});"
             " nothing was pruned"
         )
+    if slots is not None and len(listing) < slots:
+        raise TurnError(
+            f"{error}; {counted(slots - len(listing), 'slot')} of {slots} counted as used, but not"
+            " listed: a deletion or another snapshot is not through yet (run again later);"
+            " nothing was pruned"
+        )
     if not plan.delete:
         raise TurnError(
             f"{error}; {counted(others, 'slot')} of {slots or len(listing)} held by snapshots that"

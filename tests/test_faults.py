@@ -969,3 +969,15 @@ def test_a_402_where_there_are_no_slots_is_just_told(project: Project) -> None:
     assert "HTTP 402" in result.err
     assert "replace_when_full" not in result.err
     assert project.own(server) == old
+
+
+def test_contabo_a_slot_that_is_used_but_not_listed_is_told_as_that(project: Project) -> None:
+    server = project.server(
+        "contabo", 31, "web", retain=2, slots=2, file={"replace_when_full": True}
+    )
+    old = project.history(server, 1)
+    server.lingering = 1
+    result = project.run()
+    assert result.code == 1
+    assert "1 slot of 2 counted as used, but not listed" in result.err
+    assert project.own(server) == old
