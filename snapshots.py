@@ -3567,8 +3567,15 @@ class Account:
 
     def single_reads_cost_less(self, count: int) -> bool:
         """Do so many reads cost less than this server's share of a listing like the last one?"""
-        pages = math.ceil(len(self._last_listing or ()) / self.provider.PER_PAGE)
-        return count * self._last_shared < pages
+        return count * self._last_shared < self._pages()
+
+    def company_is_near(self) -> bool:
+        """Are so many turns under way that a listing will soon be shared by many?"""
+        return self.under_way >= 2 * max(8, self._pages())
+
+    def _pages(self) -> int:
+        """How many pages the last listing had."""
+        return math.ceil(len(self._last_listing or ()) / self.provider.PER_PAGE)
 
     def _listing_wait(self) -> Optional[float]:
         """Seconds until the next listing may begin; None: until something changes."""
@@ -4545,7 +4552,7 @@ def verify(turn: Turn, ticket: Ticket) -> tuple[Snapshot, ...]:
         turn.world.pause(timing.poll_interval)  # nothing is that quick
         attempt = 1
     while True:
-        listing = turn.listing(turn.fleet.patience())
+        listing = turn.listing(turn.fleet.patience(turn))
         new = find_new(turn, ticket, listing)
         if new is not None and new.usable:
             turn.verified = new
@@ -4663,7 +4670,7 @@ def still_there(turn: Turn, snapshots: Mapping[str, Snapshot]) -> dict[str, Snap
     to end and it costs less, else by a listing, which turns that end together share."""
     if turn.fleet.waiting and turn.account.single_reads_cost_less(len(snapshots)):
         return {i: s for i, s in snapshots.items() if turn.provider.exists(s)}
-    listed = {s.id for s in turn.owned(turn.listing(turn.fleet.patience()))}
+    listed = {s.id for s in turn.owned(turn.listing(turn.fleet.patience(turn)))}
     return {i: s for i, s in snapshots.items() if i in listed}
 
 
@@ -4998,10 +5005,13 @@ class Fleet:
         limit = self.settings.timing.run_timeout
         return f"its turn could not begin within {span(limit)} ([TIMING] run_timeout = {limit:g})"
 
-    def patience(self) -> float:
-        """How long a turn may wait for others before a listing: not at the cost of those that
-        wait for its slot."""
-        return 0.0 if self.waiting else COMPANY_SECONDS
+    def patience(self, turn: Turn) -> float:
+        """How long a turn may wait for others before a listing. Not at the cost of those that
+        wait for its slot: then only a little, and only where company is sure to come."""
+        if not self.waiting:
+            return COMPANY_SECONDS
+        age = self.world.clock.monotonic() - turn.began
+        return min(age / 10, COMPANY_SECONDS) if turn.account.company_is_near() else 0.0
 
     # --- room under a limit that servers share ---
 
