@@ -3416,7 +3416,8 @@ class Account:
         """A turn has ended: whoever waited for its company need not any more."""
         with self._changed:
             self.under_way -= 1
-            self._changed.notify_all()
+            if len(self._asks) >= self.under_way:
+                self._changed.notify_all()
 
     # --- one poll for many ---
 
@@ -3508,8 +3509,7 @@ class Account:
         clock = self.world.clock
         ask = Ask(server_id, clock.monotonic(), min(patience, COMPANY_SECONDS))
         with self._changed:
-            self._asks.append(ask)
-            self._changed.notify_all()
+            self._asks.append(ask)  # wakes nobody: if a listing is due now, this turn begins it
             while ask.answer is None and not ask.alone:
                 if self.world.stopping and ask in self._asks:
                     self._asks.remove(ask)
@@ -3607,7 +3607,8 @@ class Account:
         finally:
             with self._changed:
                 self._deleting -= 1
-                self._changed.notify_all()
+                if self._asks and not self._deleting:
+                    self._changed.notify_all()
 
 
 # === Notifications ============================================================================
