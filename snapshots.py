@@ -4196,10 +4196,15 @@ class Channel:
     def put(self, destination: Destination, report: Report) -> None:
         """Queue a message; returns at once."""
         with self._changed:
-            self._queue.append((destination, report))
             if not self._running:
+                try:
+                    self.world.clock.start(self._run, f"notify-{self.name}")
+                except RuntimeError as error:  # the machine allows no more threads
+                    self.lost += 1
+                    self._tell(destination, report, str(error))
+                    return
                 self._running = True
-                self.world.clock.start(self._run, f"notify-{self.name}")
+            self._queue.append((destination, report))
             self._changed.notify_all()
 
     def close(self, deadline: float) -> float:
@@ -4264,11 +4269,13 @@ class Channel:
             if not self._busy:
                 return  # given up meanwhile, and counted
             self._busy = 0
-            if problem:
-                self.lost += many
-                self._lost_in_a_row[destination.address] = in_a_row + 1
-            else:
-                self._lost_in_a_row[destination.address] = 0
+            self.lost += many if problem else 0
+        self._tell(destination, report, problem)
+
+    def _tell(self, destination: Destination, report: Report, problem: str) -> None:
+        """How it went with a message; `problem` is why it was not delivered."""
+        lost_before = self._lost_in_a_row.get(destination.address, 0)
+        self._lost_in_a_row[destination.address] = lost_before + 1 if problem else 0
         if problem:
             self.world.warn(
                 f"{report.server_name}: {self.name} notification not delivered: {problem}"
@@ -4966,9 +4973,12 @@ class Fleet:
         self.running[index] = turn
         self.waiting -= 1
 
-        def run() -> None:
+        def go(act: Callable[[Turn], Report]) -> None:
             try:
                 self._finish(index, act(turn))
+            except Exception as error:  # noqa: BLE001  (a bug, but a thread has nobody to tell)
+                self.world.warn(f"{turn}: unexpected {type(error).__name__} (a bug: see the log)")
+                log_traceback(error)
             finally:
                 account.leave()
                 with self._changed:
@@ -4976,7 +4986,12 @@ class Fleet:
                     self.room_made += 1
                     self._changed.notify_all()
 
-        self.world.clock.start(run, f"turn-{index}")
+        try:
+            self.world.clock.start(lambda: go(act), f"turn-{index}")
+        except RuntimeError as error:  # the machine allows no more threads
+            reason = f"{error} (lower [TIMING] max_parallel, or allow this user more processes)"
+            report = self._failed(server, f"its turn could not begin: {reason}")
+            go(lambda turn: report)
 
     def _finish(self, index: int, report: Report) -> None:
         """Take a report, once; late ones after a stop are not heard any more."""

@@ -61,6 +61,7 @@ class FakeClock:
         self._order = 0
         self._waiters: dict[Waiter, FakeCondition] = {}
         self.stuck = ""
+        self.refused_threads: set[str] = set()  # names: the machine has none left for these
 
     # --- what the program sees ---
 
@@ -74,6 +75,8 @@ class FakeClock:
         return FakeCondition(self)
 
     def start(self, target: Callable[[], Any], name: str) -> None:
+        if name in self.refused_threads:
+            raise RuntimeError("can't start new thread")
         with self._mutex:
             self._busy += 1
 

@@ -537,6 +537,33 @@ def test_an_account_that_answers_strange_things_costs_its_own_server_alone(
     assert set(before) <= set(project.own(victim))
 
 
+def test_a_machine_out_of_threads_costs_the_servers_that_got_none_alone(project: Project) -> None:
+    servers = [project.server("hetzner", number, f"s{number}") for number in (1, 2, 3)]
+    project.clock.refused_threads = {"turn-1"}
+    result = project.run()
+    assert result.code == 2
+    assert [f[4] for f in sorted(result.final, key=lambda f: f[3])] == [
+        "SUCCESS",
+        "FAILURE",
+        "SUCCESS",
+    ]
+    assert "s2: its turn could not begin: can't start new thread (lower [TIMING]" in result.err
+    assert [len(project.own(server)) for server in servers] == [1, 0, 1]
+
+
+def test_a_channel_that_gets_no_thread_loses_its_messages_and_says_so(project: Project) -> None:
+    project.server("hetzner", 1)
+    path = f"/hook/{project.token('hook')}"
+    project.config["WEBHOOK"] = {"enabled": "true", "url": project.cloud.url + path}
+    project.clock.refused_threads = {"notify-webhook"}
+    began = project.clock.monotonic()
+    result = project.run()
+    assert result.code == 0
+    assert "webhook notification not delivered: can't start new thread" in result.err
+    assert "1 notification not delivered" in result.lines[-1]
+    assert project.clock.monotonic() - began < 60
+
+
 def test_an_exception_in_one_turn_costs_that_server_alone(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
