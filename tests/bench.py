@@ -203,12 +203,12 @@ def growing(count: int) -> Case:
         if before is not None:
             than = f"per server, against {count // 10}"
             found += at_most(f"CPU {than}", result.cpu_per_server, before.cpu_per_server)
-            # as the table shows them: one request among thousands is no growth
-            requests = round(result.per_server, 2), round(before.per_server, 2)
-            found += at_most(f"requests {than}", *requests)
+            # a straggler that needs a poll or a listing of its own is no growth
+            found += at_most(f"requests {than}", result.per_server, 1.01 * before.per_server)
         return found
 
     accounts = {1: 1, 10: 2, 100: 2, 1000: 10}[count]
+    as_linear = "CPU per server no higher, requests (within 1 %) no more than at"
     shown = "one account" if accounts == 1 else f"{accounts} accounts"
     return Case(
         f"fleet-{count}",
@@ -220,8 +220,8 @@ def growing(count: int) -> Case:
         200,
         {
             1: "-",
-            1000: "completes, < 150 MB, no 429, CPU and requests per server no higher than at 100",
-        }.get(count, f"CPU and requests per server no higher than at {count // 10}"),
+            1000: f"completes, < 150 MB, no 429, {as_linear} 100",
+        }.get(count, f"{as_linear} {count // 10}"),
         missed,
         by_packing=True,
     )
