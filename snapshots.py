@@ -2181,6 +2181,9 @@ def network_reason(error: BaseException) -> str:
             return f"its certificate is not valid: {one_line(str(item.verify_message), 120)}"
         if isinstance(item, socket.gaierror):
             return "its host name cannot be resolved"
+        if isinstance(item, ssl.SSLError):
+            words = (item.reason or "handshake failed").lower().replace("_", " ")
+            return f"TLS failed: {words}"
         is_plain = not isinstance(item, requests.exceptions.RequestException)
         if is_plain and isinstance(item, OSError) and item.strerror:
             return item.strerror.lower()
@@ -3966,6 +3969,12 @@ class DeliveryError(SnapshotsError):
         self.again = again
 
 
+def smtp_reason(code: int, text: Union[bytes, str]) -> str:
+    """An SMTP server's refusal in one line."""
+    words = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+    return one_line(f"{code} {words}", 200)
+
+
 def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout: float) -> None:
     """One try to hand a mail over. Raises DeliveryError.
 
@@ -4011,21 +4020,22 @@ def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout
     except smtplib.SMTPNotSupportedError:
         raise DeliveryError(f"the server does not offer {lacking}") from None
     except smtplib.SMTPRecipientsRefused as error:
-        codes = sorted({code for code, _ in error.recipients.values()})
-        again = all(400 <= code < 500 for code in codes)
+        again = all(400 <= code < 500 for code, _ in error.recipients.values())
+        reasons = sorted({smtp_reason(*refusal) for refusal in error.recipients.values()})
         raise DeliveryError(
-            f"all recipients refused ({', '.join(map(str, codes))})", again
+            f"all recipients refused ({one_line('; '.join(reasons), 300)})", again
         ) from None
     except smtplib.SMTPResponseException as error:
-        text = error.smtp_error
-        words = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
         again = 400 <= error.smtp_code < 500
-        raise DeliveryError(f"{error.smtp_code} {one_line(words, 200)}", again) from None
+        raise DeliveryError(smtp_reason(error.smtp_code, error.smtp_error), again) from None
     except ssl.SSLCertVerificationError as error:
         raise DeliveryError(f"its certificate is not valid: {error.verify_message}") from None
     except (smtplib.SMTPException, OSError, ValueError) as error:
         _sending.begun = begun
-        raise DeliveryError(network_reason(error), again=not begun) from None
+        reason = network_reason(error)
+        if isinstance(error, ssl.SSLError):
+            reason += " (does [SMTP] security fit the port?)"
+        raise DeliveryError(reason, again=not begun) from None
     finally:
         if watchdog is not None:
             watchdog.cancel()
