@@ -947,7 +947,7 @@ def load_settings(path: Path, required: bool) -> Settings:
     except ConfigError as error:
         return dataclasses.replace(settings, problems=error.problems, unsound=frozenset(SECTIONS))
     except (OSError, ValueError) as error:
-        if isinstance(error, FileNotFoundError) and not required:
+        if isinstance(error, FileNotFoundError) and not required and not path.is_symlink():
             return settings
         problem = f"{path}: cannot be read: {reason_of(error)}"
         return dataclasses.replace(settings, problems=(problem,), unsound=frozenset(SECTIONS))
@@ -1593,6 +1593,12 @@ class OneLine(logging.Filter):
         return True
 
 
+def is_plain_file(descriptor: int) -> bool:
+    """Is it a regular file under one name? What we write must not arrive in another's file."""
+    status = os.fstat(descriptor)
+    return stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
+
+
 class LogFile(logging.handlers.RotatingFileHandler):
     """The rotating log: created 0600, never through a symlink; trouble is told once."""
 
@@ -1611,9 +1617,9 @@ class LogFile(logging.handlers.RotatingFileHandler):
         for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"):  # a FIFO must not hang us
             flags |= getattr(os, name, 0)
         descriptor = os.open(self.baseFilename, flags, 0o600)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        if not is_plain_file(descriptor):
             os.close(descriptor)
-            raise OSError(0, "not a regular file")
+            raise OSError(0, "not a regular file of its own")
         return open(descriptor, "a", encoding=self.encoding, errors=self.errors)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
@@ -1706,9 +1712,9 @@ def single_run(path: Path, clock: Clock) -> Iterator[None]:
 
 def take_lock(descriptor: int, path: Path) -> None:
     """Lock an open lock file or raise. On Windows, untested, msvcrt stands in for flock."""
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        raise LockError(f"{path}: the lock file is not a regular file (remove it)")
     try:
+        if not is_plain_file(descriptor):
+            raise LockError(f"{path}: the lock file is not a regular file of its own (remove it)")
         if fcntl is not None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         else:
@@ -4846,7 +4852,7 @@ def count_what_is_left(turn: Turn, error_text: str) -> str:
     """After a failure: one more listing for the count; loudly where a slot had been freed."""
     if turn.verified is None:
         turn.total = None
-        with contextlib.suppress(SnapshotsError):
+        with contextlib.suppress(Exception):  # a count is not worth a report
             turn.total = len(turn.owned(turn.listing()))
     if turn.replaced_at is None or turn.verified is not None:
         return error_text
@@ -4987,8 +4993,10 @@ class Fleet:
             try:
                 self._finish(index, act(turn))
             except Exception as error:  # noqa: BLE001  (a bug, but a thread has nobody to tell)
-                self.world.warn(f"{turn}: unexpected {type(error).__name__} (a bug: see the log)")
+                text = f"unexpected {type(error).__name__} (a bug: see the log)"
+                self.world.warn(f"{turn}: {text}")
                 log_traceback(error)
+                self._finish(index, self._failed(server, text))
             finally:
                 account.leave()
                 with self._changed:

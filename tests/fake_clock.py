@@ -4,6 +4,9 @@ The program under test gets its conditions and threads from its clock. This one 
 as long as one thread is busy (computing, or in a real request on the loopback), time stands
 still; once all of them wait, it jumps to the earliest moment that one of them waits for. So a
 run of hours takes milliseconds, and is never late because the machine is slow.
+
+It can also kill the program: from then on none of its threads gets anywhere, for all of them
+look at the clock before they send anything.
 """
 
 from __future__ import annotations
@@ -14,6 +17,10 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 REAL_SECONDS_UNTIL_STUCK = 60.0
+
+
+class KilledError(BaseException):
+    """What the program sees of its end; no `except Exception` can hold it up."""
 
 
 class Waiter:
@@ -33,6 +40,7 @@ class FakeCondition(threading.Condition):
         self.waiting: list[Waiter] = []
 
     def wait(self, timeout: float | None = None) -> bool:
+        self.clock.check()
         waiter = self.clock.begin_wait(self, timeout)
         state = self._release_save()  # type: ignore[attr-defined]
         try:
@@ -41,6 +49,7 @@ class FakeCondition(threading.Condition):
                 raise AssertionError("a thread has waited for a real minute: is everybody stuck?")
         finally:
             self._acquire_restore(state)  # type: ignore[attr-defined]
+        self.clock.check()
         return True
 
     def notify(self, n: int = 1) -> None:
@@ -60,15 +69,21 @@ class FakeClock:
         self._busy = 1  # the thread that runs main
         self._order = 0
         self._waiters: dict[Waiter, FakeCondition] = {}
+        self._life = 0  # how often the program has been killed
+        self._lives = threading.local()  # in which life each of the program's threads was started
+        self._lives.value = self._life  # who makes the clock will run main
+        self._threads: list[threading.Thread] = []
         self.stuck = ""
         self.refused_threads: set[str] = set()  # names: the machine has none left for these
 
     # --- what the program sees ---
 
     def now(self) -> datetime:
+        self.check()
         return self.begin + timedelta(seconds=self.elapsed)
 
     def monotonic(self) -> float:
+        self.check()
         return 1000.0 + self.elapsed
 
     def condition(self) -> threading.Condition:
@@ -77,18 +92,27 @@ class FakeClock:
     def start(self, target: Callable[[], Any], name: str) -> None:
         if name in self.refused_threads:
             raise RuntimeError("can't start new thread")
+        self.check()
         with self._mutex:
             self._busy += 1
+            life = self._life
 
         def run() -> None:
+            self._lives.value = life
             try:
                 target()
+            except KilledError:
+                return
             finally:
                 with self._mutex:
-                    self._busy -= 1
-                self.pass_time()
+                    alive = life == self._life
+                    self._busy -= alive
+                if alive:
+                    self.pass_time()
 
-        threading.Thread(target=run, name=name, daemon=True).start()
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     # --- what tests use ---
 
@@ -96,7 +120,30 @@ class FakeClock:
         """Between runs: let time pass."""
         self.elapsed += seconds
 
+    def kill(self) -> None:
+        """The program ends here, at whatever it is doing. Called by the cloud, in a request."""
+        with self._mutex:
+            self._life += 1
+            self._busy = 1
+            for waiter, condition in self._waiters.items():
+                condition.waiting.remove(waiter)
+                waiter.event.set()
+            self._waiters.clear()
+
+    def bury(self) -> None:
+        """After a kill, in the thread that ran main: wait until nothing of the program is left."""
+        for thread in self._threads:
+            thread.join(REAL_SECONDS_UNTIL_STUCK)
+            assert not thread.is_alive(), f"{thread.name} outlives its program"
+        self._threads.clear()
+        self._lives.value = self._life
+
     # --- how it works ---
+
+    def check(self) -> None:
+        """Raise KilledError in a thread of a program that has been killed."""
+        if getattr(self._lives, "value", self._life) != self._life:  # the cloud's have none
+            raise KilledError
 
     def begin_wait(self, condition: FakeCondition, timeout: float | None) -> Waiter:
         with self._mutex:

@@ -51,7 +51,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any, Callable, Optional, Protocol, TypeVar
+from typing import Any, Callable, ClassVar, Optional, Protocol, TypeVar
 from urllib.parse import parse_qs, unquote, urlencode
 
 Json = dict[str, Any]
@@ -671,6 +671,9 @@ class FakeCloud:
     maximum). latency_seconds: real time before each request is acted upon.
     """
 
+    made: ClassVar[list[FakeCloud]] = []  # every one of this process, until somebody clears it
+    onlookers: ClassVar[list[Callable[[], None]]] = []  # called at every request of any of them
+
     def __init__(
         self,
         clock: Optional[Clock] = None,
@@ -700,6 +703,7 @@ class FakeCloud:
         self.telegram_messages: list[TelegramMessage] = []
         self.hooks: list[Hook] = []
         # The rest is the cloud's own.
+        self.made.append(self)
         self.accounts: list[Account] = []
         self.bots: dict[str, Bot] = {}
         self.by_token: dict[str, Account] = {}
@@ -1227,6 +1231,8 @@ class FakeCloud:
                 wire.counted = True
                 self._connections += 1
         request, route, refusal, stops = self.admit(method, target, headers, body, wire.peer)
+        for look in self.onlookers:
+            look()
         if self.latency_seconds:
             self._stopping.wait(self.latency_seconds)
         for callback, before in stops:

@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
@@ -62,6 +62,8 @@ class MailServer:
     answer once; after those all is well. "hang up" to a mail: it takes it and says nothing.
     """
 
+    made: ClassVar[list[MailServer]] = []  # every one of this process, until somebody clears it
+
     def __init__(
         self,
         context: Optional[ssl.SSLContext] = None,
@@ -70,6 +72,7 @@ class MailServer:
         users: Optional[Mapping[str, str]] = None,
         answers: Optional[Mapping[str, Iterable[str]]] = None,
     ) -> None:
+        self.made.append(self)
         self.context, self.tls, self.users = context, tls, users
         self.answers = {key: deque(texts) for key, texts in (answers or {}).items()}
         self.mails: list[Mail] = []
@@ -174,16 +177,20 @@ class MailServer:
 
 
 class HttpsServer:
-    """Answers every POST with 200 and {"ok": true}; `paths` are those that it could read."""
+    """Answers every POST with 200 and {"ok": true}; `paths` and `bodies` are what it could read."""
+
+    made: ClassVar[list[HttpsServer]] = []  # every one of this process, until somebody clears it
 
     def __init__(self, context: ssl.SSLContext) -> None:
         paths: list[str] = []
-        self.paths = paths
+        bodies: list[bytes] = []
+        self.made.append(self)
+        self.paths, self.bodies = paths, bodies
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 paths.append(self.path)
-                self.rfile.read(int(self.headers["Content-Length"]))
+                bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
                 self.send_response(200)
                 self.send_header("Content-Length", "12")
                 self.end_headers()

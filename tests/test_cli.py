@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import errno
+import fcntl
+import glob
 import json
 import os
+import re
+import resource
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 from urllib.parse import quote, quote_plus
 
 import fake_cloud as fake
 import pytest
+import requests
+import trustme
 from conftest import TOP_KEYS, Project
 from fake_cloud import FakeCloud, Server
+from fake_mail import HttpsServer
+from test_crash import fleet, start
+from test_faults import CREATE as ANY_CREATE
+from test_faults import _Shifted as Shifted
 
 import snapshots
 
@@ -35,9 +51,10 @@ class Place:
         self.timing: dict[str, Any] = {"delay_between_servers": 0, "poll_interval": 0.2}
         self.extra = ""
 
-    def server(self, id: int = 1, name: str = "web", **more: Any) -> Server:
+    def server(self, id: int = 1, name: str = "web", retain: int = 2, **more: Any) -> Server:
         server = self.cloud.add_server(self.account, id, name, **more)
-        content = {"id": id, "name": name, "retain_last_snapshots": 2, "api_token": self.token}
+        content = {"id": id, "name": name, "retain_last_snapshots": retain}
+        content["api_token"] = self.token
         path = self.folder / "configs" / f"{id}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps({TOP_KEYS["hetzner"]: content}))
@@ -52,11 +69,14 @@ class Place:
         path.chmod(0o600)
         return path
 
-    def start(self, *args: str, **more: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, str(SCRIPT), "--config", str(self.config()), *args]
+    def command(self, *args: str) -> list[str]:
+        return [sys.executable, str(SCRIPT), "--config", str(self.config()), *args]
+
+    def start(self, *args: str, before: Sequence[str] = (), **more: Any) -> subprocess.Popen[str]:
+        """before: a command that runs the script, as `env` would."""
         more.setdefault("stdout", subprocess.PIPE)
         more.setdefault("stderr", subprocess.PIPE)
-        return subprocess.Popen(command, text=True, **more)
+        return subprocess.Popen([*before, *self.command(*args)], text=True, **more)
 
     def run(self, *args: str, **more: Any) -> tuple[int, str, str]:
         process = self.start(*args, **more)
@@ -77,12 +97,71 @@ class Place:
     def log(self) -> str:
         return (self.folder / "logs" / "snapshots.log").read_text(encoding="utf-8")
 
+    def logs(self) -> Path:
+        """The directory of log and lock, made as the first run would make it."""
+        path = self.folder / "logs"
+        path.mkdir(mode=0o700, exist_ok=True)
+        return path
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     with FakeCloud() as cloud:
         yield Place(tmp_path, cloud)
         assert cloud.problems == []
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mounts a file system of its own at a directory, with tmpfs's options."""
+    mounted: list[Path] = []
+
+    def do(folder: Path, options: str) -> Path:
+        if os.geteuid() != 0 or shutil.which("mount") is None:
+            pytest.skip("only root may mount a file system")
+        folder.mkdir(exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield do
+    for number, folder in enumerate(mounted):
+        shutil.copytree(folder, tmp_path / f"was-mounted-{number}")  # for the scan for leaks
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def powerless(tmp_path: Path) -> list[str]:
+    """Begins a command for which permissions count though root gives it."""
+    if os.geteuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv is not installed, and for root permissions do not count")
+    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"]
+    closed = tmp_path / "closed"
+    closed.touch(mode=0)
+    done = subprocess.run([*command, "cat", str(closed)], capture_output=True, check=False)
+    if done.returncode == 0:
+        pytest.skip("root cannot be made to heed permissions here")
+    return command
+
+
+def give_away(path: Path) -> None:
+    """Make it somebody else's, or as good as that."""
+    path.chmod(0)
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65534)
+        path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+def make_full(folder: Path) -> None:
+    """Fill a file system to its last byte."""
+    with open(folder / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"#" * 512)
 
 
 # --- usage and help ---
@@ -120,12 +199,12 @@ def test_wrong_usage_is_one_line_and_exit_1(args: list[str]) -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_help_into_a_closed_pipe_and_a_full_disk_is_no_failure() -> None:
-    command = f"{sys.executable} {SCRIPT} --help"
-    run = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {command} | true"], check=False, capture_output=True
-    )
-    assert run.returncode in (0, 141)
+@pytest.mark.parametrize("where", ["| true", "> /dev/full", ">&-", ">&- 2>&-"])
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_that_cannot_be_shown_is_no_failure(flag: str, where: str) -> None:
+    command = f"{sys.executable} {SCRIPT} {flag} {where}; exit ${{PIPESTATUS[0]}}"
+    run = subprocess.run(["bash", "-c", command], check=False, capture_output=True, timeout=60)
+    assert run.returncode == 0
     assert b"Traceback" not in run.stderr
 
 
@@ -166,12 +245,80 @@ def test_with_v_the_log_is_shown_as_well(place: Place) -> None:
     assert line[19:33] == " | INFO     | "
 
 
-def test_cron_has_no_environment_and_another_directory(place: Place) -> None:
-    server = place.server(name="wéb-ü")
-    code, _out, err = place.run("-v", env={"PATH": "/usr/bin:/bin", "HOME": "/"}, cwd="/")
-    assert (code, err) == (0, "")
-    assert place.cloud.names(server)[0].startswith("wéb-ü-")
+CRON = {"PATH": "/usr/bin:/bin", "HOME": "/"}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        CRON,
+        {**CRON, "LANG": "C", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+        {**CRON, "PYTHONIOENCODING": "ascii"},
+        {**CRON, "TZ": "Foo/Bar"},
+        {**CRON, "TZ": ":/etc/passwd"},
+        {**CRON, "TZ": ""},
+        {},
+    ],
+    ids=["cron", "C locale", "ASCII", "no such zone", "zone that is no zone", "no zone", "nothing"],
+)
+def test_cron_has_another_environment_and_directory(
+    place: Place, environment: dict[str, str]
+) -> None:
+    server = place.server(name="wéb-ü", retain=1)
+    for _ in range(2):
+        code, out, err = place.run(
+            "-v", env=environment, cwd="/", stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        assert (code, err) == (0, "")
+        assert "FINAL_STATUS" in out  # the line has the name in it
+    (name,) = place.cloud.names(server)  # the first has been known again as ours
+    assert name.startswith("wéb-ü-")
     assert "wéb-ü" in place.log
+
+
+def test_stray_descriptors_and_none_for_input_are_no_obstacle(place: Place) -> None:
+    place.server()
+    stray = [os.open(os.devnull, os.O_RDWR) for _ in range(20)]
+    code, out, err = place.run(pass_fds=stray, preexec_fn=lambda: os.close(0))
+    for descriptor in stray:
+        os.close(descriptor)
+    assert (code, out, err) == (0, "SUMMARY: 1 succeeded, 0 failed out of 1 total\n", "")
+
+
+@pytest.mark.parametrize("missing", ["requests", "urllib3", "dateutil"])
+def test_a_missing_package_is_one_line_that_names_it(tmp_path: Path, missing: str) -> None:
+    for path in Path(requests.__file__).parent.parent.iterdir():  # all that is installed but one
+        if path.name != missing:
+            (tmp_path / path.name).symlink_to(path)
+    result = subprocess.run(
+        [sys.executable, "-S", str(SCRIPT), "--help"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"snapshots: the Python package '{missing}' is missing for {sys.executable}"
+        " (python -m pip install -r requirements.txt)\n"
+    )
+
+
+PYENV = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
+OLD_PYTHONS = [
+    *glob.glob(f"{PYENV}/versions/3.[78].*/bin/python"),
+    *glob.glob("/usr/bin/python3.[78]"),
+]
+
+
+@pytest.mark.skipif(not OLD_PYTHONS, reason="no Python 3.7 or 3.8 is installed")
+@pytest.mark.parametrize("python", OLD_PYTHONS)
+def test_a_python_that_is_too_old_is_told_so_in_one_line(python: str) -> None:
+    result = subprocess.run([python, str(SCRIPT)], text=True, capture_output=True, check=False)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("snapshots: Python 3.9 or newer is needed, this is 3.")
+    assert result.stderr.count("\n") == 1
 
 
 def test_output_that_cannot_be_written_does_not_change_the_exit_code(place: Place) -> None:
@@ -223,9 +370,10 @@ def test_the_log_is_made_for_its_owner_only_and_rotates(place: Place) -> None:
     assert logs[:3] == ["snapshots.lock", "snapshots.log", "snapshots.log.1"]
     for path in (place.folder / "logs").iterdir():
         assert path.stat().st_mode & 0o777 == 0o600
+    assert (place.folder / "logs").stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("what", ["directory", "symlink", "fifo"])
+@pytest.mark.parametrize("what", ["directory", "symlink", "symlink to nowhere", "fifo"])
 def test_a_log_that_cannot_be_written_is_a_warning(place: Place, what: str) -> None:
     place.server()
     path = place.folder / "logs" / "snapshots.log"
@@ -236,21 +384,205 @@ def test_a_log_that_cannot_be_written_is_a_warning(place: Place, what: str) -> N
         path.mkdir()
     elif what == "symlink":
         path.symlink_to(target)
+    elif what == "symlink to nowhere":
+        path.symlink_to(place.folder / "nowhere")
     else:
         os.mkfifo(path)
     code, _, err = place.run()
     assert code == 0
     assert err.startswith(f"snapshots: warning: {path}: cannot be written: ")
     assert target.read_text() == "untouched"
+    assert not (place.folder / "nowhere").exists()
     assert len(place.cloud.created) == 1
 
 
-def test_a_full_log_disk_is_one_warning(place: Place) -> None:
+def test_a_log_that_is_a_device_is_one_warning(place: Place) -> None:
     place.server()
     place.extra = "[FILES]\nlog_file = /dev/full\n"
     code, _, err = place.run()
     assert code == 0
+    assert (
+        err == "snapshots: warning: /dev/full: cannot be written: not a regular file of its own\n"
+    )
+
+
+def limit_files(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+NO_MORE_ROOM = {
+    "full disk": (errno.ENOSPC, {}),
+    "file size limit": (errno.EFBIG, {"preexec_fn": lambda: limit_files(300)}),
+}
+
+
+@pytest.mark.parametrize("why", NO_MORE_ROOM)
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_log_that_takes_no_more_is_one_warning_and_the_cloud_decides(
+    place: Place, mount: Callable[..., Path], why: str, fails: bool
+) -> None:
+    """What a line that could not be written held is nowhere to be seen either: the API's error
+    quotes the token."""
+    number, more = NO_MORE_ROOM[why]
+    server = place.server()
+    if number == errno.ENOSPC:
+        make_full(mount(place.folder / "logs", "size=16k"))
+    if fails:
+        body = {"error": {"code": "odd", "message": f"no {place.token}"}}
+        place.cloud.fault(CREATE, fake.status(400, body), times=None)
+    code, out, err = place.run("-v", **more)
+    assert code == fails
+    path = place.folder / "logs" / "snapshots.log"
+    warning = f"snapshots: warning: {path}: cannot be written: {os.strerror(number)}\n"
+    assert warning in err
     assert err.count("warning") == 1
+    assert ("no [hidden]" in err) is fails
+    assert out.splitlines()[-1].endswith(
+        f"SUMMARY: {1 - fails} succeeded, {fails:d} failed out of 1 total"
+    )
+    assert len(place.cloud.names(server)) == 1 - fails
+    assert path.stat().st_size <= 300
+
+
+def test_a_rotation_that_fails_is_one_warning_and_costs_one_line(place: Place) -> None:
+    place.server()
+    place.extra = "[LOGGING]\nmax_bytes = 1000\nbackup_count = 1\n"
+    logs = place.logs()
+    (logs / "snapshots.log").write_text("old\n" * 300)
+    (logs / "snapshots.log.1" / "in the way").mkdir(parents=True)
+    code, _, err = place.run()
+    assert code == 0
+    assert err.startswith(f"snapshots: warning: {logs / 'snapshots.log'}: cannot be written: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("how", ["read-only disk", "immutable", "somebody else's"])
+def test_a_directory_that_takes_no_log_costs_the_log_alone(
+    place: Place, mount: Callable[..., Path], powerless: list[str], how: str
+) -> None:
+    server = place.server()
+    logs = place.logs()
+    place.extra = f"[FILES]\nlock_file = {place.folder / 'lock'}\n"
+    prefix: list[str] = []
+    if how == "read-only disk":
+        mount(logs, "ro")
+    elif how == "immutable":
+        if os.geteuid() != 0 or shutil.which("chattr") is None:
+            pytest.skip("only root may make a directory immutable, and with chattr")
+        done = subprocess.run(["chattr", "+i", str(logs)], capture_output=True, check=False)
+        if done.returncode != 0:
+            pytest.skip("this file system knows no immutable directories")
+    else:
+        give_away(logs)
+        prefix = powerless
+    try:
+        code, out, err = place.run(before=prefix)
+    finally:
+        if how == "immutable":
+            subprocess.run(["chattr", "-i", str(logs)], check=True)
+        elif how != "read-only disk":
+            logs.chmod(0o700)
+    assert (code, out) == (0, "SUMMARY: 1 succeeded, 0 failed out of 1 total\n")
+    assert err.startswith(f"snapshots: warning: {logs / 'snapshots.log'}: cannot be written: ")
+    assert err.count("\n") == 1
+    assert len(place.cloud.names(server)) == 1
+
+
+@pytest.mark.parametrize("what", ["snapshots.config", "configs/1.json"])
+def test_a_file_that_may_not_be_read_is_told_as_that(
+    place: Place, powerless: list[str], what: str
+) -> None:
+    place.server()
+    place.server(2, "db")
+    config = place.config()
+    give_away(place.folder / what)
+    command = [*powerless, sys.executable, str(SCRIPT), "--config", str(config)]
+    run = subprocess.run(command, text=True, capture_output=True, check=False, timeout=60)
+    (place.folder / what).chmod(0o600)
+    assert run.returncode == (2 if what.endswith(".json") else 1)
+    assert f"{place.folder / what}: " in run.stderr
+    assert run.stderr.endswith("Permission denied\n")
+    assert run.stderr.count("\n") == 1
+
+
+LOG_LINE = re.compile(r"[0-9-]{10} [0-9:]{8} \| (DEBUG   |INFO    |WARNING |ERROR   ) \| .+")
+
+
+@pytest.mark.parametrize("how", ["renamed", "deleted"])
+def test_a_log_that_is_taken_away_in_a_run_is_no_trouble(place: Place, how: str) -> None:
+    """As logrotate does it."""
+    place.server(duration_seconds=1)
+    process = place.start()
+    place.wait_for(CREATE)
+    log = place.folder / "logs" / "snapshots.log"
+    if how == "renamed":
+        log.rename(log.with_suffix(".1"))
+    else:
+        log.unlink()
+    assert process.communicate(timeout=60) == (
+        "SUMMARY: 1 succeeded, 0 failed out of 1 total\n",
+        "",
+    )
+    assert process.returncode == 0
+    if how == "renamed":
+        lines = log.with_suffix(".1").read_text().splitlines()
+        assert all(LOG_LINE.fullmatch(line) for line in lines)
+        assert "SUMMARY" in lines[-1]
+    assert place.run()[0] == 0
+    assert place.log.count("SUMMARY") == 1
+
+
+def test_two_runs_that_share_a_log_write_whole_lines(place: Place) -> None:
+    for number in range(1, 9):
+        place.server(number, f"s{number}", duration_seconds=0.5)
+    shared = place.folder / "shared.log"
+    runs = []
+    for half in ("1234", "5678"):
+        place.extra = f"[FILES]\nlog_file = {shared}\nlock_file = lock-{half}\n"
+        config = place.config().rename(place.folder / f"{half}.config")
+        runs.append(place.start("--config", str(config), *(f"{number}.json" for number in half)))
+    for run in runs:
+        assert run.communicate(timeout=60)[1] == ""
+        assert run.returncode == 0
+    lines = shared.read_text().splitlines()
+    assert all(LOG_LINE.fullmatch(line) for line in lines)
+    assert sum("FINAL_STATUS" in line for line in lines) == 8
+    assert sum("SUMMARY" in line for line in lines) == 2
+
+
+NASTY = "a\nFINAL_STATUS | b\r\x1b[2Jc\x00d\u2028e\u202ef %s %d {0} {server_name}"
+
+
+@pytest.mark.parametrize("provider", snapshots.PROVIDERS)
+def test_what_an_api_says_is_one_line_wherever_it_is_told(project: Project, provider: str) -> None:
+    project.server(provider, 11)
+    body = {"error": {"code": "odd", "message": NASTY}, "message": NASTY, "id": "odd"}
+    project.cloud.fault(ANY_CREATE[provider], fake.status(400, body), times=None)
+    result = project.run("-v")
+    assert result.code == 1
+    assert result.err.count("\n") == 1
+    assert len(result.final) == 1
+    text = result.out + result.err + result.log
+    assert "a FINAL_STATUS" in text
+    assert "%s %d {0} {server_name}" in text
+    assert not any(sign in text for sign in "\r\x1b\x00\u2028\u202e")
+    assert all(LOG_LINE.fullmatch(line) for line in result.log.split("\n")[:-1])
+
+
+@pytest.mark.parametrize("provider", snapshots.PROVIDERS)
+def test_a_name_is_one_line_wherever_it_is_told(project: Project, provider: str) -> None:
+    server = project.server(provider, 11, "100 %s {0} %(name)s")
+    project.history(server, 1)
+    project.cloud.add_snapshot(server, NASTY, project.clock.now())
+    plan = project.run("-n")
+    assert plan.code == 0
+    assert sum(NASTY.partition("\n")[0] in line for line in plan.out.split("\n")) >= 1
+    assert len(plan.out.split("\n")) == 5  # create, keep, leave, summary and the end
+    assert not any(sign in plan.out for sign in "\r\x1b\x00\u2028\u202e")
+    result = project.run("-v")
+    assert result.code == 0
+    assert result.final[0][3] == "100 %s {0} %(name)s"
+    assert all(LOG_LINE.fullmatch(line) for line in result.log.split("\n")[:-1])
 
 
 def test_levels_keep_out_details_but_never_the_lines_that_other_tools_read(place: Place) -> None:
@@ -262,6 +594,108 @@ def test_levels_keep_out_details_but_never_the_lines_that_other_tools_read(place
         "FINAL_STATUS",
         "SUMMARY",
     ]
+
+
+# --- clocks and time zones ---
+
+
+@pytest.mark.parametrize("provider", snapshots.PROVIDERS)
+@pytest.mark.parametrize("year", [1970, 2099])
+def test_a_clock_that_is_decades_off_changes_nothing_in_the_cloud(
+    project: Project, provider: str, year: int
+) -> None:
+    """What is new and what is old goes by the provider's clock."""
+    server = project.server(provider, 11, retain=2, duration_seconds=40)
+    old = project.history(server, 2)
+    offset = datetime(year, 1, 2, tzinfo=timezone.utc) - project.clock.begin
+    project.clock.begin += offset
+    project.cloud.clock = Shifted(project.clock, -offset.total_seconds())
+    result = project.run()
+    assert result.code == 0
+    (new,) = project.cloud.created
+    assert project.own(server) == [old[1], new.name]
+    project.clock.begin -= offset  # somebody sets it right
+    project.cloud.clock = project.clock
+    project.clock.advance(86_400)
+    assert project.run().code == 0
+    assert project.own(server) == [new.name, project.cloud.created[1].name]
+
+
+@pytest.mark.parametrize("provider", snapshots.PROVIDERS)
+def test_a_time_zone_that_changes_between_runs_changes_nothing_in_the_cloud(
+    project: Project, provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names are in local time and so out of order; retention goes by instants."""
+    server = project.server(provider, 11, retain=2, duration_seconds=40)
+    for zone in ("Pacific/Kiritimati", "Pacific/Niue", "Europe/Berlin", "Foo/Bar"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        assert project.run().code == 0
+        assert project.own(server) == [s.name for s in project.cloud.created[-2:]]
+        project.clock.advance(6 * 3600)
+    names = [snapshot.name for snapshot in project.cloud.created]
+    assert names != sorted(names)
+
+
+@pytest.mark.parametrize("provider", snapshots.PROVIDERS)
+def test_the_hour_that_comes_twice_makes_two_snapshots_of_one_name(
+    project: Project, provider: str
+) -> None:
+    """The night in which summer time ends, and a job that runs in each of its two hours."""
+    project.clock.begin = datetime(2025, 10, 26, 0, 30, tzinfo=timezone.utc)
+    server = project.server(provider, 11, retain=2)
+    project.history(server, 2)
+    assert project.run().code == 0
+    project.clock.elapsed = 3600
+    assert project.run().code == 0
+    assert [snapshot.name for snapshot in project.cloud.created] == ["web-20251026023000"] * 2
+    assert project.cloud.snapshots(server) == project.cloud.created
+    project.clock.advance(86_400)
+    assert project.run().code == 0
+    assert project.cloud.snapshots(server) == project.cloud.created[1:]
+
+
+def test_a_certificate_that_is_not_valid_yet_is_told_as_that(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As every certificate is where the clock has fallen back to 1970."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tomorrow = datetime.now(timezone.utc) + timedelta(days=1)
+    authority.issue_cert(
+        "127.0.0.1", not_before=tomorrow, not_after=tomorrow + timedelta(days=1)
+    ).configure_cert(context)
+    server = HttpsServer(context).start()
+    project.server("hetzner", 11)
+    project.config["API"]["hetzner_url"] = f"https://127.0.0.1:{server.port}"
+    result = project.run()
+    server.stop()
+    assert result.code == 1
+    assert "its certificate is not valid: certificate is not yet valid" in result.err
+    assert server.paths == []
+
+
+LIBFAKETIME = next(iter(glob.glob("/usr/lib*/*/faketime/libfaketime.so.1")), None)
+
+
+@pytest.mark.skipif(LIBFAKETIME is None, reason="libfaketime is not installed")
+@pytest.mark.parametrize("at", ["1970-01-02 03:00:00", "2037-12-31 23:59:00"])
+def test_the_script_itself_runs_with_a_clock_that_is_decades_off(place: Place, at: str) -> None:
+    server = place.server()
+    old = place.cloud.add_snapshot(server, "web-20260101000000", "2026-01-01T00:00:00Z")
+    fake_time = {
+        "LD_PRELOAD": str(LIBFAKETIME),
+        "FAKETIME": f"@{at}",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    for _ in range(2):
+        code, _out, _err = place.run(env={**os.environ, **fake_time})
+        assert code == 0
+    assert [snapshot.name[:8] for snapshot in place.cloud.created] == [f"web-{at[:4]}"] * 2
+    assert place.cloud.snapshots(server) == place.cloud.created
+    assert old.id in place.cloud.deleted
 
 
 # --- the lock ---
@@ -283,18 +717,27 @@ def test_a_second_run_leaves_at_once_with_3_and_touches_nothing(place: Place) ->
     assert len(place.cloud.created) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"999999 since 2020", b"\xff" * 4096, b"1\n"])
-def test_a_stale_lock_file_is_no_lock(place: Place, content: bytes) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"999999 since 2020", b"1 since 2026-01-01 00:00:00\n", b"\xff" * 4096, b"1\n", None],
+    ids=["empty", "dead", "of another program", "garbage", "short", "a gigabyte"],
+)
+def test_a_stale_lock_file_is_no_lock(place: Place, content: Optional[bytes]) -> None:
     place.server()
-    path = place.folder / "logs" / "snapshots.lock"
-    path.parent.mkdir()
-    path.write_bytes(content)
+    path = place.logs() / "snapshots.lock"
+    path.write_bytes(content or b"")
+    if content is None:
+        os.truncate(path, 10**9)
     inode = path.stat().st_ino
     assert place.run()[0] == 0
+    assert path.stat().st_size < 50
     assert path.stat().st_ino == inode  # never removed: a third run could lock a new file
 
 
-@pytest.mark.parametrize("what", ["directory", "symlink", "fifo", "missing directory", "device"])
+@pytest.mark.parametrize(
+    "what",
+    ["directory", "symlink", "symlink to nowhere", "fifo", "missing directory", "device"],
+)
 def test_a_lock_that_is_no_regular_file_is_exit_1(place: Place, what: str) -> None:
     place.server()
     path = place.folder / "logs" / "snapshots.lock"
@@ -305,6 +748,8 @@ def test_a_lock_that_is_no_regular_file_is_exit_1(place: Place, what: str) -> No
         path.mkdir()
     elif what == "symlink":
         path.symlink_to(target)
+    elif what == "symlink to nowhere":
+        path.symlink_to(place.folder / "nowhere")
     elif what == "fifo":
         os.mkfifo(path)
     elif what == "device":
@@ -316,6 +761,7 @@ def test_a_lock_that_is_no_regular_file_is_exit_1(place: Place, what: str) -> No
     assert code == 1
     assert "lock file" in err
     assert target.read_text() == "untouched"
+    assert not (place.folder / "nowhere").exists()
     assert place.cloud.journal == []
 
 
@@ -338,6 +784,180 @@ def test_many_at_the_same_instant_are_one_run(place: Place) -> None:
         run.communicate()
     assert codes == [0] + [3] * 7
     assert len(place.cloud.created) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("4711 since 2026-01-01 03:00:00\n", "process 4711 since 2026-01-01 03:00:00 ("),
+        ("", "another run holds the lock ("),
+        ("\x1b[2J since long\n", "another run holds the lock ("),
+        ("1 since 2026\n" * 1000, "another run holds the lock ("),
+    ],
+    ids=["holder", "nothing", "garbage", "too much"],
+)
+def test_while_the_lock_is_held_nobody_is_asked_or_told_anything(
+    place: Place, content: str, told: str
+) -> None:
+    place.server()
+    place.extra = f"[WEBHOOK]\nenabled = true\nurl = {place.cloud.url}/hook/x\n"
+    path = place.logs() / "snapshots.lock"
+    path.write_text(content)
+    with open(path) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        code, out, err = place.run()
+    assert (code, out) == (3, "")
+    assert told in err
+    assert err.count("\n") == 1
+    assert place.cloud.journal == []
+    assert path.read_text() == content
+    assert place.run()[0] == 0
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="no /proc/locks")
+def test_the_lock_is_one_that_only_the_end_of_its_process_can_drop(place: Place) -> None:
+    """An flock, which no close of another descriptor drops, and one that no child inherits."""
+    place.server(duration_seconds=2)
+    process = place.start()
+    place.wait_for(CREATE)
+    path = place.folder / "logs" / "snapshots.lock"
+    inode = str(path.stat().st_ino)
+    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    held = [words for words in lines if f":{inode}" in " ".join(words)]
+    assert [words[1:5] for words in held] == [["FLOCK", "ADVISORY", "WRITE", str(process.pid)]]
+    (descriptor,) = [
+        link.name
+        for link in Path(f"/proc/{process.pid}/fd").iterdir()
+        if link.resolve() == path.resolve()
+    ]
+    info = Path(f"/proc/{process.pid}/fdinfo/{descriptor}").read_text()
+    flags = next(line.split()[1] for line in info.splitlines() if line.startswith("flags:"))
+    assert int(flags, 8) & os.O_CLOEXEC
+    assert path.read_text().startswith(f"{process.pid} since ")
+    with open(path):  # and close it: this would drop a lock of the other kind
+        pass
+    assert place.run()[0] == 3
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_lock_file_that_goes_before_it_is_locked_is_no_lock(
+    tmp_path: Path, replaced: bool
+) -> None:
+    path = tmp_path / "lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    path.unlink()
+    if replaced:
+        path.touch()
+    with pytest.raises(snapshots.LockError, match="was replaced" if replaced else "has gone"):
+        snapshots.take_lock(descriptor, path)
+    os.close(descriptor)
+
+
+def never_two_at_once(server: Server) -> bool:
+    """Did each of its snapshots begin after the end of the one before? To the second, which is
+    as exact as their beginnings are; so they should take two."""
+    made = sorted(server.actions, key=lambda action: action.started)
+    return all(
+        one.finished is not None and one.finished.replace(microsecond=0) <= two.started
+        for one, two in zip(made, made[1:])
+    )
+
+
+def test_a_lock_file_that_somebody_deletes_lets_two_run_but_not_make_two_at_once(
+    place: Place,
+) -> None:
+    server = place.server(duration_seconds=2)
+    first = place.start()
+    place.wait_for(CREATE)
+    (place.folder / "logs" / "snapshots.lock").unlink()
+    code, _, err = place.run()
+    assert (code, err) == (0, "")
+    first.communicate(timeout=60)
+    assert first.returncode == 0
+    assert place.cloud.snapshots(server) == place.cloud.created
+    assert len(place.cloud.created) == 2
+    assert never_two_at_once(server)
+
+
+def test_two_machines_with_the_same_servers_never_make_two_snapshots_at_once(
+    tmp_path: Path,
+) -> None:
+    """No lock keeps them apart, and their cron jobs begin in the same second."""
+    with FakeCloud() as cloud:
+        here, there = tmp_path / "here", tmp_path / "there"
+        here.mkdir()
+        config, servers = fleet(here, cloud)
+        by_hand = [s for s in cloud.snapshots() if s.name == "by hand"]
+        for server in servers:
+            server.duration_seconds = 2
+        shutil.copytree(here, there)
+        runs = [start(folder / config.name) for folder in (here, there)]
+        said = [run.communicate(timeout=60)[1] for run in runs]
+        assert ([run.returncode for run in runs], said) == ([0, 0], ["", ""])
+        for server in servers:
+            made = [s for s in cloud.created if s.server is server]
+            assert len(made) == 2
+            assert never_two_at_once(server)
+            assert [s for s in cloud.snapshots(server) if s not in by_hand] == made
+        assert set(by_hand) <= set(cloud.snapshots())
+        assert cloud.problems == []
+
+
+DISKS = {
+    "read-only": ("ro", 1),
+    "without room for one more file": ("nr_inodes=1", 1),
+    "that runs no programs": ("noexec", 0),
+}
+
+
+@pytest.mark.parametrize("disk", DISKS)
+def test_a_lock_that_cannot_be_made_is_exit_1(
+    place: Place, mount: Callable[..., Path], disk: str
+) -> None:
+    place.server()
+    options, expected = DISKS[disk]
+    mount(place.folder / "logs", options)
+    code, _, err = place.run()
+    assert code == expected
+    assert ("the lock file cannot be opened" in err) is (expected == 1)
+    assert len(place.cloud.created) == 1 - expected
+    assert bool(place.cloud.journal) is (expected == 0)
+
+
+def test_a_disk_that_is_full_costs_the_log_and_not_the_run(
+    place: Place, mount: Callable[..., Path]
+) -> None:
+    """The lock file can still be made, and holds though nothing can be written into it."""
+    server = place.server(duration_seconds=2)
+    logs = mount(place.folder / "logs", "size=16k")
+    make_full(logs)
+    first = place.start()
+    place.wait_for(CREATE)
+    assert (logs / "snapshots.lock").read_bytes() == b""
+    assert place.run()[0] == 3
+    out, err = first.communicate(timeout=60)
+    assert (first.returncode, out) == (0, "SUMMARY: 1 succeeded, 0 failed out of 1 total\n")
+    log = logs / "snapshots.log"
+    assert err == f"snapshots: warning: {log}: cannot be written: No space left on device\n"
+    assert len(place.cloud.names(server)) == 1
+
+
+def test_a_lock_of_another_user_is_exit_1(place: Place, powerless: list[str]) -> None:
+    place.server()
+    path = place.logs() / "snapshots.lock"
+    path.write_text("4711 since 2026-01-01 03:00:00\n")
+    give_away(path)
+    with open(path) if os.geteuid() == 0 else contextlib.nullcontext() as held:
+        if held is not None:
+            fcntl.flock(held, fcntl.LOCK_EX)  # be it held or not
+        code, out, err = place.run(before=powerless)
+    assert (code, out) == (1, "")
+    assert f"{path}: the lock file cannot be opened: Permission denied" in err
+    assert err.count("\n") == 1
+    assert place.cloud.journal == []
+    path.chmod(0o600)
 
 
 # --- signals ---
@@ -399,6 +1019,237 @@ def test_a_signal_while_a_request_hangs_ends_soon_all_the_same(place: Place) -> 
     assert "interrupted by SIGTERM" in err
 
 
+def test_a_receiver_that_hangs_does_not_hold_up_a_run_that_was_told_to_stop(place: Place) -> None:
+    """It has ten seconds, whatever timeout and retries are configured."""
+    place.server(duration_seconds=60)
+    place.extra = f"[WEBHOOK]\nenabled = true\nurl = {place.cloud.url}/hook/x\ntimeout = 100\n"
+    place.cloud.fault("POST /hook", fake.stall(100), times=None)
+    process = place.start()
+    place.wait_for("GET /hz/actions")
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert time.monotonic() - began < 18
+    assert err.count("not sent in time") + err.count("notification not delivered") == 1
+    assert place.cloud.count("POST /hook") == 1
+
+
+def final_statuses(folder: Path) -> list[str]:
+    """The statuses in the log, in its order."""
+    lines = (folder / "logs" / "snapshots.log").read_text(encoding="utf-8").splitlines()
+    return [line.split(" | ")[6] for line in lines if "FINAL_STATUS" in line]
+
+
+def assert_put_right(config: Path, cloud: FakeCloud, servers: Sequence[Server], runs: int) -> None:
+    """One clean run later each server has its two newest, at most one made in each run, and what
+    was made by hand."""
+    clean = start(config)
+    assert clean.communicate(timeout=60)[1] == ""
+    assert clean.returncode == 0
+    for server in servers:
+        made = [s for s in cloud.created if s.server is server]
+        assert 1 <= len(made) <= runs + 1
+        left = cloud.snapshots(server)
+        assert left[0].name == "by hand"
+        assert len(left) == 3
+        assert left[-1] is made[-1]
+    assert cloud.problems == []
+
+
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize(
+    ("number", "request_number"),
+    list(zip([signal.SIGTERM, signal.SIGINT, signal.SIGHUP] * 3, (1, 4, 8, 12, 16, 20, 24))),
+)
+def test_a_signal_at_any_request_ends_the_run_in_order(
+    tmp_path: Path, number: signal.Signals, request_number: int, twice: bool
+) -> None:
+    with FakeCloud() as cloud:
+        config, servers = fleet(tmp_path, cloud)
+        struck: list[float] = []
+        victim: list[subprocess.Popen[str]] = []
+
+        def strike() -> None:
+            for _ in range(1 + twice):
+                victim[0].send_signal(number)
+            struck.append(time.monotonic() + 1)  # by then it has heard
+
+        cloud.stop_at(request_number, strike, before=not twice)
+        victim.append(start(config))
+        _, err = victim[0].communicate(timeout=60)
+        assert struck
+        late = [r.route for r in cloud.journal if r.monotonic > struck[0] and r.method != "GET"]
+        assert late == []
+        statuses = final_statuses(tmp_path)
+        assert len(statuses) == len(servers)
+        failed = statuses.count("FAILURE")
+        assert victim[0].returncode == {0: 0, len(servers): 1}.get(failed, 2)
+        assert err.count(f"interrupted by {number.name}") == failed
+        assert failed or request_number > 20
+        assert_put_right(config, cloud, servers, runs=1)
+
+
+@pytest.mark.parametrize(("first", "second"), [(3, 3), (6, 2), (10, 14), (14, 9), (20, 20)])
+def test_two_runs_killed_one_after_the_other_are_put_right_by_the_next(
+    tmp_path: Path, first: int, second: int
+) -> None:
+    with FakeCloud() as cloud:
+        config, servers = fleet(tmp_path, cloud)
+        for request_number in (first, second):
+            victim: list[subprocess.Popen[str]] = []
+            cloud.stop_at(len(cloud.journal) + request_number, lambda v=victim: v[0].kill())  # type: ignore[misc]
+            victim.append(start(config))
+            victim[0].communicate(timeout=60)
+            assert victim[0].returncode == -signal.SIGKILL
+        assert_put_right(config, cloud, servers, runs=2)
+
+
+@pytest.mark.parametrize("while_away", ["nothing", "connections are cut"])
+def test_a_machine_that_sleeps_in_a_request_goes_on_where_it_was(
+    place: Place, while_away: str
+) -> None:
+    """Longer than any timeout; the answer to its create has come meanwhile, or has been lost."""
+    server = place.server(duration_seconds=1)
+    old = place.cloud.add_snapshot(server, "web-20260101000000", "2026-01-01T00:00:00Z")
+    place.timing["http_timeout"] = 1
+    process = place.start()
+
+    def sleep() -> None:
+        process.send_signal(signal.SIGSTOP)
+        threading.Timer(2.5, process.send_signal, [signal.SIGCONT]).start()
+
+    act = fake.edit(lambda content: sleep() or content)  # type: ignore[func-returns-value]
+    place.cloud.fault(CREATE, act)
+    if while_away == "connections are cut":
+        place.wait_for(CREATE)
+        time.sleep(0.5)
+        place.cloud.stop()
+        place.cloud.start()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (
+        0,
+        "SUMMARY: 1 succeeded, 0 failed out of 1 total\n",
+        "",
+    )
+    assert place.cloud.snapshots(server) == [old, *place.cloud.created]
+    assert len(place.cloud.created) == 1
+
+
+def test_a_reader_that_goes_away_is_no_reason_to_stop(place: Place) -> None:
+    server = place.server(duration_seconds=1)
+    process = place.start("-v")
+    place.wait_for(CREATE)
+    process.send_signal(signal.SIGPIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(60) == 0
+    assert place.cloud.snapshots(server) == place.cloud.created
+    assert "SUMMARY: 1 succeeded" in place.log
+
+
+def test_a_run_outlives_the_shell_that_cron_began_it_with(place: Place) -> None:
+    server = place.server(duration_seconds=2)
+    command = " ".join([*place.command(), "; true"])  # lest the shell become the script
+    shell = subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    place.wait_for(CREATE)
+    shell.kill()
+    shell.wait(10)
+    code, _, err = place.run()
+    assert code == 3
+    holder = int(err.partition("process ")[2].split()[0])
+    while Path(f"/proc/{holder}").exists():
+        time.sleep(0.05)
+    assert shell.communicate(timeout=10) == (
+        b"SUMMARY: 1 succeeded, 0 failed out of 1 total\n",
+        b"",
+    )
+    assert place.cloud.snapshots(server) == place.cloud.created
+    assert len(place.cloud.created) == 1
+    server.duration_seconds = 0
+    assert place.run()[0] == 0
+
+
+# --- schedules ---
+
+
+@pytest.mark.parametrize("provider", snapshots.PROVIDERS)
+@pytest.mark.parametrize("takes", [0, 40])
+def test_a_schedule_that_fires_twice_or_not_at_all_is_no_trouble(
+    project: Project, provider: str, takes: float
+) -> None:
+    """Twice in a row, perhaps within one second, so that both snapshots have one name."""
+    server = project.server(provider, 11, retain=2, duration_seconds=takes)
+    project.history(server, 2)
+    for _ in range(2):
+        assert project.run().code == 0
+    assert project.cloud.snapshots(server) == project.cloud.created
+    project.clock.advance(3 * 86_400)
+    assert project.run().code == 0
+    assert len(project.cloud.created) == 3
+    assert project.cloud.snapshots(server) == project.cloud.created[1:]
+
+
+CRON_DAEMON = shutil.which("cron", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
+ALONE = """
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /etc/cron.d
+mount -t tmpfs tmpfs /var/spool/cron
+[ ! -e /etc/crontab ] || mount --bind /dev/null /etc/crontab
+mkdir -m 1730 /var/spool/cron/crontabs
+install -m 600 "$1" /var/spool/cron/crontabs/root
+shift
+exec "$@"
+"""
+
+
+@pytest.mark.skipif(
+    CRON_DAEMON is None or LIBFAKETIME is None, reason="cron and libfaketime are not installed"
+)
+def test_a_real_cron_that_fires_in_a_run_changes_nothing(place: Place) -> None:
+    """Once a minute, which is a second here, while a run takes three; cron sees this job alone."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give cron a file system of its own")
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("there are no mount namespaces here")
+    server = place.server(duration_seconds=2.5)
+    codes, said = place.folder / "codes.txt", place.folder / "said.txt"
+    crontab = place.folder / "crontab"
+    command = " ".join(place.command())
+    crontab.write_text(f'MAILTO=""\n* * * * * {command} > {said}; echo $? >> {codes}\n')
+    environment = {"LD_PRELOAD": str(LIBFAKETIME), "FAKETIME": "@2026-03-28 23:58:00 x60"}
+    shell = ["unshare", "--mount", "sh", "-ec", ALONE, "sh", str(crontab)]
+    assigned = [f"{name}={value}" for name, value in environment.items()]
+    cron = subprocess.Popen(
+        [*shell, "env", *assigned, str(CRON_DAEMON), "-f"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+    def exits() -> list[str]:
+        return codes.read_text().split() if codes.exists() else []
+
+    for _ in range(600):
+        if exits().count("0") >= 2 or cron.poll() is not None:
+            break
+        time.sleep(0.1)
+    cron.kill()
+    assert cron.communicate(timeout=10)[0] == ""
+    time.sleep(1.5)  # one may just have begun
+    with open(place.folder / "logs" / "snapshots.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    time.sleep(0.5)
+    assert set(exits()) == {"0", "3"}
+    assert exits().count("3") >= 2
+    assert exits().count("0") == len(place.cloud.created) >= 2
+    assert never_two_at_once(server)
+    assert place.cloud.snapshots(server) == place.cloud.created[-2:]
+
+
 # --- dry run ---
 
 
@@ -458,14 +1309,15 @@ def test_an_unexpected_error_is_one_line_and_its_traceback_is_in_the_log(
     old = project.history(server, 2)
 
     def explode(self: Any, name: str) -> str:
-        raise ZeroDivisionError(f"with {project.account('hetzner').token}")
+        raise ZeroDivisionError(f"with {project.account('hetzner').token}\x1b[2J")
 
     project.cloud.fault("GET /hz/actions", fake.edit(lambda c: c))
     monkeypatch.setattr(snapshots.Hetzner, "_progress", explode)
     result = project.run()
     assert result.code == 1
-    assert "unexpected ZeroDivisionError: with [hidden] (a bug: see the log)" in result.err
+    assert r"unexpected ZeroDivisionError: with [hidden]\u001b[2J (a bug: see" in result.err
     assert "Traceback" in result.log
+    assert "\x1b" not in result.log
     assert project.own(server)[:2] == old
 
 
@@ -522,3 +1374,16 @@ def test_a_credential_is_masked_in_every_form() -> None:
     for text in texts:
         assert any(form in text for form in forms)
         assert not any(form in redact(f"x{text}y") for form in forms), text
+
+
+@pytest.mark.parametrize("name", ["snapshots.log", "snapshots.lock"])
+def test_a_second_name_of_another_file_is_not_written_to(place: Place, name: str) -> None:
+    """A hard link, which neither O_NOFOLLOW nor the type of the file tells."""
+    place.server()
+    target = place.folder / "target"
+    target.write_text("untouched")
+    os.link(target, place.logs() / name)
+    code, _, err = place.run()
+    assert target.read_text() == "untouched"
+    assert code == (0 if name == "snapshots.log" else 1)
+    assert str(place.logs() / name) in err

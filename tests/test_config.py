@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fake_cloud as fake
 import pytest
+from conftest import Project
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -135,19 +138,30 @@ def test_a_problem_never_shows_the_text_of_its_line(tmp_path: Path, text: str) -
     assert all("line " in problem for problem in problems)
 
 
-@pytest.mark.parametrize("make", ["directory", "fifo", "big", "utf16", "nul"])
+def make_sparse(path: Path, size: int) -> None:
+    """A file of so many NULs that takes no room on the disk."""
+    path.touch()
+    os.truncate(path, size)
+
+
+ODD_FILES: dict[str, Callable[[Path], object]] = {
+    "missing": lambda path: None,
+    "a directory": lambda path: path.mkdir(),
+    "a FIFO": lambda path: os.mkfifo(path),
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a link to nowhere": lambda path: path.symlink_to(path.parent / "nowhere"),
+    "a byte too large": lambda path: path.write_bytes(b"#" * (snapshots.MAX_CONFIG_BYTES + 1)),
+    "100 MB": lambda path: make_sparse(path, 100_000_000),
+    "UTF-16": lambda path: path.write_text("[TIMING]\n", encoding="utf-16"),
+    "binary": lambda path: path.write_bytes(bytes(range(256))),
+    "NUL": lambda path: path.write_bytes(b"\0\0\0"),
+}
+
+
+@pytest.mark.parametrize("make", sorted(set(ODD_FILES) - {"missing", "a link to nowhere"}))
 def test_what_is_no_small_text_file_is_refused_without_hanging(tmp_path: Path, make: str) -> None:
     path = tmp_path / "snapshots.config"
-    if make == "directory":
-        path.mkdir()
-    elif make == "fifo":
-        os.mkfifo(path)
-    elif make == "big":
-        path.write_bytes(b"#" * (snapshots.MAX_CONFIG_BYTES + 1))
-    elif make == "utf16":
-        path.write_text("[TIMING]\n", encoding="utf-16")
-    else:
-        path.write_bytes(b"\0\0\0")
+    ODD_FILES[make](path)
     problems = snapshots.load_settings(path, required=False).problems
     assert len(problems) == 1
     assert str(path) in problems[0]
@@ -267,6 +281,14 @@ def test_a_good_server_file_becomes_a_server(tmp_path: Path) -> None:
     assert (server.provider, server.id, server.name, server.retain) == ("hetzner", "123", "web", 3)
     assert server.credentials == (TOKEN,)
     assert TOKEN not in repr(server)
+
+
+@pytest.mark.parametrize("text", [f" {TOKEN} ", f"{TOKEN}\n", f"\t{TOKEN}\r\n"])
+def test_white_space_around_a_credential_is_no_part_of_it(tmp_path: Path, text: str) -> None:
+    assert load(tmp_path, {**GOOD, "api_token": text}).credentials == (TOKEN,)
+    line = text.rstrip("\r\n")
+    settings = settings_of(tmp_path, f"[TELEGRAM]\nbot_token ={line}\n")
+    assert settings.telegram.bot_token == TOKEN
 
 
 @pytest.mark.parametrize(
@@ -441,7 +463,8 @@ def names_of(entries: list[Any]) -> list[tuple[str, str]]:
 
 def test_all_json_files_are_taken_in_order_and_mac_droppings_are_not(tmp_path: Path) -> None:
     for index, name in enumerate(["b.json", "a.json", "._a.json", "c.json.sample", "d.txt"]):
-        write(tmp_path, {**GOOD, "id": index + 1, "name": name[0]}, name)
+        token = f"token-of-{name}"
+        write(tmp_path, {**GOOD, "id": index + 1, "name": name[0], "api_token": token}, name)
     entries, _ = snapshots.load_servers([], snapshots.Settings(base=tmp_path))
     assert names_of(entries) == [("Server", "a"), ("Server", "b")]
 
@@ -483,6 +506,181 @@ def test_no_server_at_all_says_what_to_copy_where(tmp_path: Path) -> None:
         snapshots.load_servers([], settings)
 
 
+# --- whole runs: what one bad file may cost ---
+
+
+@pytest.mark.parametrize("make", ODD_FILES)
+def test_a_configuration_that_cannot_be_used_is_one_line_and_exit_1(
+    tmp_path: Path, make: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "snapshots.config"
+    ODD_FILES[make](path)
+    assert snapshots.main(["--config", str(path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"snapshots: {path}: ")
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "logs").exists()
+
+
+def test_an_empty_configuration_is_as_good_as_none(tmp_path: Path) -> None:
+    assert settings_of(tmp_path, "") == snapshots.Settings(base=tmp_path)
+
+
+BAD = {"id": 99, "name": "bad", "retain_last_snapshots": 1, "api_token": "your turn comes never"}
+BAD_FILES: dict[str, Any] = {
+    **{f"a file that is {make}": ODD_FILES[make] for make in ODD_FILES if make != "missing"},
+    "trailing comma": '{"hetzner_cloud_server": {"id": 99,}}',
+    "list": "[]",
+    "null": "null",
+    "empty": "",
+    "key twice": '{"hetzner_cloud_server": {"id": 98, "id": 99}}',
+    "deep": '{"hetzner_cloud_server": ' * 100_000,
+    "no such provider": {"linode_instance": BAD},
+    "another provider inside": {"hetzner_cloud_server": {**BAD, "provider": "contabo"}},
+    "typo in a key": {"hetzner_cloud_server": {**BAD, "retension": 3}},
+    **{
+        f"retention {text}": json.dumps({"hetzner_cloud_server": BAD}).replace(
+            '"retain_last_snapshots": 1', f'"retain_last_snapshots": {text}'
+        )
+        for text in ("0", "-1", "true", "3.5", "null", "1e400", "NaN", "1000000000", "[]")
+    },
+    "no retention": {
+        "hetzner_cloud_server": {k: v for k, v in BAD.items() if k != "retain_last_snapshots"}
+    },
+    **{
+        f"id {value}": {"hetzner_cloud_server": {**BAD, "id": value}}
+        for value in ("../servers/99", "99?x", "99#", "", -99, 99.0, True, 10**30)
+    },
+    **{
+        f"token {text!r}": {"hetzner_cloud_server": {**BAD, "api_token": text}}
+        for text in (f"{TOKEN} ; mine", f"'{TOKEN}'", f"{TOKEN}\n{TOKEN}", f"ü{TOKEN}", "  ")
+    },
+}
+
+
+@pytest.mark.parametrize("what", BAD_FILES)
+def test_a_bad_server_file_costs_its_own_server_alone(project: Project, what: str) -> None:
+    """Nothing is asked or done about its server; the others get all that they should."""
+    others = [project.server("hetzner", 11, "good"), project.server("digitalocean", 12, "fine")]
+    for server in others:
+        project.history(server, 3)
+    bad = project.cloud.add_server(project.account("hetzner"), 99, "bad")
+    old = project.history(bad, 3)
+    content = BAD_FILES[what]
+    path = project.folder / "configs" / "bad.json"
+    if callable(content):
+        content(path)
+    else:
+        project.write("bad.json", content)
+    result = project.run()
+    assert result.code == 2
+    assert result.out == "SUMMARY: 2 succeeded, 1 failed out of 3 total\n"
+    assert result.err.startswith(f"snapshots: bad: {path}: ")
+    assert result.err.count("\n") == 1
+    assert TOKEN not in result.err + result.log
+    assert {(line[3], line[4]) for line in result.final} == {
+        ("bad", "FAILURE"),
+        ("good", "SUCCESS"),
+        ("fine", "SUCCESS"),
+    }
+    assert project.own(bad) == old
+    assert all(len(project.own(server)) == 2 for server in others)
+    assert not any("99" in request.path for request in project.cloud.journal)
+
+
+def test_two_files_for_one_server_protect_nothing_and_break_nothing(project: Project) -> None:
+    twice = project.server("hetzner", 11, "web", retain=1)
+    old = project.history(twice, 3)
+    copy = json.loads((project.folder / "configs" / "hetzner-11.json").read_text())
+    copy["hetzner_cloud_server"]["retain_last_snapshots"] = 9
+    project.write("copy.json", copy)
+    namesake = project.server("digitalocean", 11, "web", retain=2)  # the same id elsewhere
+    project.history(namesake, 3)
+    result = project.run()
+    assert result.code == 2
+    assert result.out == "SUMMARY: 1 succeeded, 2 failed out of 3 total\n"
+    assert result.err.count("are for the same server 11 (keep one of them)") == 2
+    assert project.own(twice) == old
+    assert len(project.own(namesake)) == 2
+
+
+def test_servers_of_one_name_are_told_apart_by_id(project: Project) -> None:
+    few = project.server("hetzner", 11, "web", retain=1)
+    many = project.server("hetzner", 12, "web", retain=4)
+    old = {server.id: project.history(server, 4) for server in (few, many)}
+    assert project.run().code == 0
+    assert len(project.own(few)) == 1
+    assert project.own(many)[:3] == old["12"][1:]
+    assert len(project.own(many)) == 4
+
+
+def test_files_that_others_can_read_are_warned_about_and_used(project: Project) -> None:
+    server = project.server("hetzner", 11, "web")
+    path = project.folder / "configs" / "hetzner-11.json"
+    path.chmod(0o644)
+    result = project.run()
+    assert result.code == 0
+    told = f"warning: {path}: holds credentials and can be read by others (chmod 600 {path})"
+    assert result.err == f"snapshots: {told}\n"
+    assert told.partition(": ")[2] in result.lines
+    assert len(project.own(server)) == 1
+
+
+def test_a_run_goes_by_what_it_has_read_at_its_beginning(project: Project) -> None:
+    """Files that change under way are for the next run."""
+    servers = [
+        project.server("hetzner", 11, "web", retain=3, duration_seconds=300),
+        project.server("hetzner", 12, "db", retain=3, duration_seconds=300),
+    ]
+    for server in servers:
+        project.history(server, 5)
+    project.config["TIMING"]["max_parallel"] = 1
+
+    def change(content: Any) -> Any:
+        (project.folder / "snapshots.config").write_text("[API]\nhetzner_url = nowhere\n")
+        for path in (project.folder / "configs").iterdir():
+            path.unlink()
+        project.write("hetzner-12.json", {"hetzner_cloud_server": {**BAD, "id": 12}})
+        return content
+
+    project.cloud.fault("POST /hz/servers/{id}/actions/create_image", fake.edit(change))
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    assert [len(project.own(server)) for server in servers] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://api.example.org/v1",
+        "http://127.0.0.1.example.org/v1",
+        "https://me:{token}@127.0.0.1/v1",
+        "https://127.0.0.1/v1?key={token}",
+        "ftp://127.0.0.1/v1",
+        "127.0.0.1/v1",
+        "https://",
+    ],
+)
+def test_with_a_wrong_address_no_token_is_sent_anywhere(project: Project, url: str) -> None:
+    project.server("hetzner", 11)
+    project.server("digitalocean", 12)
+    project.config["API"]["hetzner_url"] = url.replace("{token}", project.token("url"))
+    result = project.run()
+    assert (result.code, result.out) == (1, "")
+    assert "[API] 'hetzner_url': " in result.err
+    assert project.cloud.journal == []
+
+
+def test_an_address_may_end_with_a_slash(project: Project) -> None:
+    for number, provider in enumerate(snapshots.PROVIDERS):
+        project.server(provider, 11 + number)
+    for key, url in project.config["API"].items():
+        project.config["API"][key] = url + "/"
+    assert project.run().code == 0
+    assert len(project.cloud.created) == 3
+
+
 # --- fuzz ---
 
 JSON_VALUES = st.recursive(
@@ -520,3 +718,10 @@ def test_no_ini_file_can_raise_anything(
     )
     settings = snapshots.load_settings(path, required=True)
     assert all(problem.startswith(str(path)) for problem in settings.problems)
+
+
+def test_a_configuration_that_is_a_link_to_nowhere_is_not_taken_for_none(tmp_path: Path) -> None:
+    """Whoever has made the link wants what it led to; the defaults would tell nobody."""
+    path = tmp_path / "snapshots.config"
+    path.symlink_to(tmp_path / "nowhere")
+    assert snapshots.load_settings(path, required=False).problems

@@ -1698,12 +1698,12 @@ def test_a_crash_of_our_own_is_told(project: Project) -> None:
 
     def refuse(target: Callable[[], Any], name: str) -> None:
         if name.startswith("turn"):
-            raise RuntimeError("can't start new thread")
+            raise MemoryError
         start(target, name)
 
     project.clock.start = refuse  # type: ignore[method-assign]
     result = project.run()
-    assert_told_of_the_run(project, result, "unexpected RuntimeError", "Telegram", "webhook")
+    assert_told_of_the_run(project, result, "unexpected MemoryError", "Telegram", "webhook")
     assert "Traceback" in result.log
 
 

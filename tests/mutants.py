@@ -1,0 +1,411 @@
+"""Do the tests notice? Each damage below is done to a copy of the tool, and tests must then fail.
+
+They are the mistakes that would cost somebody a snapshot, a secret or a night's alarm. Each is
+an exact text of snapshots.py and what stands there instead; if the text is not found exactly
+once, the tool has changed and the damage must be written anew: that fails as well.
+
+usage: python tests/mutants.py [WORD ...]     all, or those in whose title a word occurs
+Exit status 0 if every damage was noticed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent
+PATIENCE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What goes wrong, the text, what stands there instead, and the tests that must notice."""
+
+    title: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def damage(title: str, old: str, new: str, *tests: str) -> Damage:
+    return Damage(title, old, new, tests)
+
+
+RUN = "test_run.py::test_a_snapshot_is_made_verified_and_old_ones_pruned"
+OURS = "test_retention.py::test_ours_is_exactly_what_was_made_from_this_server_and_named_by_us"
+STRANGERS = "test_faults.py::test_everything_that_is_not_ours_stays_even_if_filters_are_ignored"
+NEWEST_STAY = "test_retention.py::test_the_newest_stay_and_the_rest_go_oldest_first"
+ADOPTED = "test_faults.py::test_a_create_that_was_carried_out_without_an_answer_is_adopted"
+SAME_NAME = "test_faults.py::test_an_older_snapshot_of_the_same_name_is_never_taken_for_the_new_one"
+ADD_UP = "test_faults.py::test_pages_that_do_not_add_up_prune_nothing"
+STUMBLES = "test_faults.py::test_a_delete_that_stumbles_is_done_all_the_same"
+DELETE_FAILS = "test_faults.py::test_a_delete_that_fails_is_a_failure_and_does_not_stop_the_others"
+HOLDS_LOCK = "test_cli.py::test_a_second_run_leaves_at_once_with_3_and_touches_nothing"
+NO_LEAK = "test_notify.py::test_no_fault_shows_the_token_or_the_url"
+
+DAMAGES = [
+    # --- what is ours ---
+    damage(
+        "the ownership check is dropped",
+        "    return [s for s in snapshots if not why_not_ours(s, server_id, label)]\n",
+        "    return [s for s in snapshots if s.created]\n",
+        OURS,
+        STRANGERS,
+    ),
+    damage(
+        "another server's snapshots are taken for this one's",
+        '    if snapshot.server_id != server_id:\n        return "not made from this server"\n',
+        "",
+        STRANGERS,
+    ),
+    damage(
+        "a name that only begins like ours is ours",
+        '    return re.fullmatch(re.escape(label) + r"-[0-9]{14}", name) is not None\n',
+        '    return name.startswith(f"{label}-")\n',
+        STRANGERS,
+    ),
+    damage(
+        "a server's name is a pattern",
+        're.fullmatch(re.escape(label) + r"-[0-9]{14}", name)',
+        're.fullmatch(label + r"-[0-9]{14}", name)',
+        "test_retention.py::test_a_server_name_is_text_not_a_pattern",
+    ),
+    damage(
+        "protection is ignored",
+        '    if snapshot.protected:\n        return "delete-protected"\n',
+        "",
+        "test_faults.py::test_a_protected_one_is_never_tried",
+        STRANGERS,
+    ),
+    damage(
+        "unusable snapshots count",
+        '    if not snapshot.usable:\n        return f"not usable: {snapshot.state}"\n',
+        "",
+        STRANGERS,
+    ),
+    # --- what stays ---
+    damage(
+        "one too few stays",
+        "max(retain - pending, 0)",
+        "max(retain - pending - 1, 0)",
+        NEWEST_STAY,
+        RUN,
+    ),
+    damage(
+        "one too many stays",
+        "max(retain - pending, 0)",
+        "max(retain - pending + 1, 0)",
+        NEWEST_STAY,
+        RUN,
+    ),
+    damage(
+        "the newest go instead of the oldest",
+        "newest_first = sorted(ours, key=age_key, reverse=True)",
+        "newest_first = sorted(ours, key=age_key)",
+        RUN,
+    ),
+    damage(
+        "a retention of 0 is accepted",
+        "    if retain is not None and retain < 1:\n",
+        "    if retain is not None and retain < 0:\n",
+        "test_retention.py::test_a_retention_that_would_delete_everything_is_refused",
+    ),
+    damage(
+        "the brake is forgotten",
+        "    return Plan(keep, due[:brake], due[brake:])\n",
+        "    return Plan(keep, due, ())\n",
+        "test_faults.py::test_the_brake_deletes_the_ten_oldest_and_warns",
+    ),
+    # --- the create ---
+    damage(
+        "a create that got a 504 is simply sent again",
+        "Outcome.SERVER_ERROR: (Next.RETRY, Next.LOOK, ",
+        "Outcome.SERVER_ERROR: (Next.RETRY, Next.RETRY, ",
+        ADOPTED + "[504-hetzner]",
+    ),
+    damage(
+        "a lost create is sent again without a look",
+        "                found = look_for_lost(turn, error)\n",
+        "                found = None\n",
+        "test_mutants.py::test_a_create_that_was_done_at_once_but_got_no_answer_is_adopted",
+    ),
+    damage(
+        "a lost create is adopted by its name, however old it is",
+        "if snapshot.server_id and snapshot.created and snapshot.created >= since:",
+        "if snapshot.server_id:",
+        SAME_NAME + "[hetzner]",
+    ),
+    damage(
+        "a lost create is adopted by our own clock",
+        "        moment = self.account.api.server_time(self.began)\n",
+        "        moment = self.world.clock.now() - timedelta(seconds=1)\n",
+        "test_faults.py::test_adoption_goes_by_the_providers_clock_not_by_ours",
+    ),
+    # --- verify ---
+    damage(
+        "what was reported done need not be in the listing",
+        "        new = find_new(turn, ticket, listing)\n",
+        "        new = find_new(turn, ticket, listing)\n"
+        "        if new is None and ticket.action_id is not None:\n"
+        '            new = Snapshot("1", turn.name, turn.world.clock.now(), turn.server.id)\n',
+        "test_faults.py::test_a_snapshot_that_never_shows_is_a_failure_and_nothing_is_pruned",
+    ),
+    damage(
+        "pruned by a listing from before the new one",
+        "    ticket = wait_until_done(turn, ticket)\n    listing = verify(turn, ticket)\n",
+        "    listing = turn.listing()\n    ticket = wait_until_done(turn, ticket)\n"
+        "    verify(turn, ticket)\n",
+        RUN,
+    ),
+    damage(
+        "a snapshot that is not finished in time passes",
+        "    if progress.state is State.RUNNING:\n        raise overdue(turn)\n",
+        "",
+        "test_faults.py::test_a_snapshot_that_never_ends_is_overdue_and_nothing_is_pruned",
+    ),
+    # --- listings ---
+    damage(
+        "only the first page is read",
+        "                if not page.more:\n",
+        "                if number:\n",
+        RUN,
+    ),
+    damage(
+        "only the first page is read, and nobody counts",
+        "                if not page.more:\n                    if page.total is not None and",
+        "                if number:\n                    if page.total is None and",
+        "test_faults.py::test_the_brake_deletes_the_ten_oldest_and_warns",
+    ),
+    damage(
+        "an incomplete listing is good enough",
+        "                raise ApiError(doing, str(error), Outcome.GARBLED, Next.FAIL) from None\n",
+        "                return list(found.items())\n",
+        ADD_UP,
+    ),
+    damage(
+        "a listing that began before the question answers it",
+        "                    for asker in batch:\n                        asker.answer = answer\n",
+        "                    for asker in [*batch, *self._asks]:\n"
+        "                        asker.answer = answer\n"
+        "                    self._asks = []\n",
+        "test_fleet.py::test_a_question_during_a_listing_is_answered_by_the_next_one",
+    ),
+    damage(
+        "things are deleted while a listing is read",
+        "            while self._listing:\n",
+        "            while False:\n",
+        "test_mutants.py::test_a_delete_waits_until_the_listing_under_way_has_been_read",
+    ),
+    damage(
+        "any text is an id",
+        '    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", str(value)):\n',
+        "    if not str(value):\n",
+        "test_http.py::test_an_id_that_could_bend_a_path_is_refused",
+    ),
+    # --- deletes ---
+    damage(
+        "what has gone already is a failure",
+        "Outcome.GONE: (Next.FAIL, Next.FAIL, Next.DONE, ",
+        "Outcome.GONE: (Next.FAIL, Next.FAIL, Next.FAIL, ",
+        STUMBLES,
+    ),
+    damage(
+        "nobody sees whether the deleted are gone",
+        "    if gone:\n        failures += confirm_deletes(turn, gone)\n",
+        "",
+        "test_faults.py::test_one_reported_as_deleted_that_stays_is_a_failure",
+    ),
+    damage(
+        "one delete that fails stops the others",
+        "                failures.append(str(error))\n                log.error(",
+        "                raise\n                log.error(",
+        DELETE_FAILS,
+    ),
+    damage(
+        "a delete that fails is no failure",
+        "                failures.append(str(error))\n                log.error(",
+        "                log.error(",
+        DELETE_FAILS,
+    ),
+    damage(
+        "the oldest goes first although nobody switched that on",
+        "    if not turn.server.replace_when_full:\n",
+        "    if False:\n",
+        "test_faults.py::test_contabo_full_without_the_switch_names_the_key_and_the_risk",
+    ),
+    damage(
+        "room is made before the server is known to be there",
+        "    turn.provider.check_server(turn.server.id)\n    listing = turn.listing()\n    ours",
+        "    listing = turn.listing()\n    ours",
+        "test_faults.py::test_contabo_room_is_not_made_before_all_is_checked",
+    ),
+    # --- requests ---
+    damage(
+        "redirects are followed",
+        "            allow_redirects=False,\n",
+        "            allow_redirects=True,\n",
+        "test_transport.py::test_a_redirect_is_never_followed",
+    ),
+    damage(
+        "the next page may be on another host",
+        "if following is not None and not same_origin(following, self.api.base_url):",
+        "if following is not None and not following:",
+        "test_faults.py::test_a_next_page_on_another_host_is_refused",
+    ),
+    damage(
+        "a netrc replaces the token",
+        "                headers=extra,\n                auth=auth,\n",
+        "                headers={**extra, 'Authorization': f\"Bearer {getattr(auth, 'token', '')}\"},\n",
+        "test_faults.py::test_a_netrc_cannot_replace_the_token",
+    ),
+    damage(
+        "a trickle has all the time in the world",
+        "self._deadline = None if timeout is None else time.monotonic() + timeout",
+        "self._deadline = None",
+        "test_mutants.py::test_an_answer_whose_time_is_up_is_not_read_any_further",
+    ),
+    damage(
+        "the other side may have us wait as long as it likes",
+        "attempt < tries and in_time and pause <= MAX_RETRY_AFTER_SECONDS",
+        "attempt < tries and (in_time or reply.asked_seconds)",
+        "test_transport.py::test_429_that_asks_for_too_long_is_given_up_at_once_and_says_so",
+    ),
+    # --- the lock ---
+    damage(
+        "the lock is let go early",
+        "        yield\n    finally:\n        os.close(descriptor)\n",
+        "    finally:\n        os.close(descriptor)\n    yield\n",
+        HOLDS_LOCK,
+    ),
+    damage(
+        "the lock file is removed at the end",
+        "        yield\n    finally:\n        os.close(descriptor)\n",
+        "        yield\n    finally:\n        os.close(descriptor)\n        os.unlink(path)\n",
+        "test_cli.py::test_a_stale_lock_file_is_no_lock",
+    ),
+    # --- the truth ---
+    damage(
+        "an unexpected error in a turn is a success",
+        "        log_traceback(error)\n    if error_text:\n",
+        '        error_text = ""\n    if error_text:\n',
+        "test_fleet.py::test_an_exception_in_one_turn_costs_that_server_alone",
+    ),
+    damage(
+        "a run that cannot start ends with 0",
+        "        tell_run_failure(error_text, settings, world, hostname)\n"
+        "    return ExitStatus.FAILED\n",
+        "        tell_run_failure(error_text, settings, world, hostname)\n"
+        "    return ExitStatus.OK\n",
+        "test_cli.py::test_a_configuration_problem_stops_the_run_before_anything",
+    ),
+    damage(
+        "one success makes the night green",
+        "    if failed == 0:\n        return ExitStatus.OK\n",
+        "    if failed < len(reports):\n        return ExitStatus.OK\n",
+        "test_cli.py::test_one_of_two_failing_is_2_and_all_failing_is_1",
+    ),
+    damage(
+        "a lost notification changes the exit status",
+        "        world.screen.out(line)\n    return exit_status(reports)\n",
+        "        world.screen.out(line)\n"
+        "    return ExitStatus.PARTLY_FAILED if undelivered else exit_status(reports)\n",
+        "test_notify.py::test_a_success_that_nobody_can_be_told_of_is_a_success",
+    ),
+    # --- secrets ---
+    damage(
+        "an error is told in the library's words, which hold the URL",
+        "        reason = network_reason(error)\n        if reason.startswith(",
+        "        reason = str(error)\n        if reason.startswith(",
+        "test_notify.py::test_nobody_there_is_told_without_the_address",
+    ),
+    damage(
+        "nothing is masked on the screen and in the log",
+        "        for form in self._forms:\n            if form in text:\n",
+        "        for form in self._forms:\n            if not text:\n",
+        NO_LEAK,
+    ),
+    damage(
+        "a mail server's certificate is not verified",
+        "            client.starttls(context=context)\n",
+        "            client.starttls()\n",
+        "test_notify.py::test_a_mail_server_with_a_bad_certificate_learns_nothing",
+    ),
+]
+
+
+def run_tests(folder: Path, tests: tuple[str, ...]) -> tuple[int, str]:
+    """(exit status, output) of pytest on these tests, in a copy of the project."""
+    command = [sys.executable, "-m", "pytest", "-x", "--no-header", "--tb=line", *tests]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder / "tests",
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=PATIENCE_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return 1, "the tests did not end"
+    return done.returncode, done.stdout
+
+
+def copy_of_the_project(folder: Path) -> Path:
+    """What the tests need, in a directory of its own."""
+    target = folder / "project"
+    ignore = shutil.ignore_patterns(".*", "__pycache__", "logs", "*.lock")
+    shutil.copytree(TOP, target, ignore=ignore)
+    return target
+
+
+def try_one(item: Damage) -> str:
+    """'' if the tests notice the damage, else what is wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = copy_of_the_project(Path(folder))
+        script = target / "snapshots.py"
+        text = script.read_text(encoding="utf-8")
+        found = text.count(item.old)
+        if found != 1:
+            return f"its text stands {found} times in snapshots.py, not once"
+        script.write_text(text.replace(item.old, item.new), encoding="utf-8")
+        code, output = run_tests(target, item.tests)
+    if code == 0:
+        return "no test has noticed it"
+    if code != 1:  # 1 is: tests ran, and some failed
+        return f"the tests could not run (pytest's exit status {code}):\n{output[-2000:]}"
+    return ""
+
+
+def main(words: list[str]) -> int:
+    wanted = [d for d in DAMAGES if not words or any(word in d.title for word in words)]
+    if not wanted:
+        print(f"no title holds any of: {' '.join(words)}")
+        return 1
+    every_test = tuple(dict.fromkeys(test for item in wanted for test in item.tests))
+    with tempfile.TemporaryDirectory() as folder:
+        code, output = run_tests(copy_of_the_project(Path(folder)), every_test)
+    if code != 0:
+        print(f"without any damage these tests must pass, and they do not:\n{output[-4000:]}")
+        return 1
+    alive = 0
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        for item, trouble in zip(wanted, pool.map(try_one, wanted)):
+            print(f"{'ALIVE  ' if trouble else 'noticed'}  {item.title}", flush=True)
+            if trouble:
+                alive += 1
+                print(f"         {trouble}", flush=True)
+    print(f"{len(wanted) - alive} of {len(wanted)} damages were noticed")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,422 @@
+"""Whatever stands in a file, an answer, an argument or the environment: a clear end, and no harm.
+
+Good input is taken and spoilt in a few places, for pure noise is refused at the first gate. How
+many examples are tried is in SNAPSHOTS_EXAMPLES; tests/soak.sh tries many thousands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable, Union
+
+import fake_cloud as fake
+import pytest
+from conftest import Project
+from fake_clock import FakeClock
+from fake_cloud import FakeCloud, Server
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_stateful import Output
+
+import snapshots
+
+EXAMPLES = int(os.environ.get("SNAPSHOTS_EXAMPLES", "40"))
+many = settings(max_examples=EXAMPLES)
+
+PROVIDERS = ("digitalocean", "hetzner", "contabo")
+RETAIN, NIGHTS = 2, 3
+# None of them is an id, a name or a date that the clouds below know: a server that lies within
+# its own rules, as one that gives a stranger's snapshot our name and our server, cannot be seen
+# through by any client.
+STRANGE_VALUES: list[Any] = [
+    *(None, True, False, 0, -1, 1, 1.5, 10**30, -(10**30), float("nan"), float("inf")),
+    *("", " ", "x", "10", "../droplets/1", "1?x", "1#", "%s%n{0}{x.__class__}", "a\r\nb: c"),
+    *("\x1b[31m\x07", "\0", "\ud800", "\u202eabc", "٣", "A" * 20_000, "true", "null"),
+    *("2025-06-01", "2025-06-01T03:00:00", "9999-12-31T23:59:59+14:00", "1970-01-01T00:00:00Z"),
+    *([], {}, [[]], [None], {"": None}, [{"id": 1}], {"code": None, "message": {}}),
+]
+STRANGE_TEXTS = [value for value in STRANGE_VALUES if isinstance(value, str)] + [
+    *("1e400", "nan", "inf", "-1", "99999999999999999999", "0x10", "env:NO_SUCH", "file:none"),
+]
+
+
+# === Spoiling ==================================================================================
+
+
+@st.composite
+def spoilers(draw: st.DrawFn) -> Callable[[Any], Any]:
+    """A function that spoils a JSON value in one place; its choices shrink towards the root."""
+    steps = draw(st.lists(st.integers(0, 30), max_size=6))
+    how = draw(st.sampled_from(["replace", "remove", "double", "rename"]))
+    value = draw(st.sampled_from(STRANGE_VALUES))
+
+    def spoil(content: Any) -> Any:
+        content = copy.deepcopy(content)
+        parent: Any = None
+        key: Any = None
+        place = content
+        for step in steps:
+            if not isinstance(place, (dict, list)) or not place:
+                break
+            parent = place
+            key = (sorted(place) if isinstance(place, dict) else range(len(place)))[
+                step % len(place)
+            ]
+            place = place[key]
+        if parent is None:
+            return value
+        if how == "replace":
+            parent[key] = value
+        elif how == "remove":
+            del parent[key]
+        elif isinstance(parent, list):
+            parent.insert(key, copy.deepcopy(place))
+        else:
+            parent[str(value)[:50]] = parent.pop(key) if how == "rename" else place
+        return content
+
+    spoil.__name__ = f"{how} at {steps} {value!r:.40}"
+    return spoil
+
+
+@st.composite
+def spoilt_text(draw: st.DrawFn, good: str) -> bytes:
+    """A text with some of its lines and bytes changed."""
+    lines = good.splitlines()
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(lines) - 1))
+        how = draw(st.sampled_from(["value", "remove", "double", "key", "insert"]))
+        text = draw(st.sampled_from(STRANGE_TEXTS) | st.text(max_size=12))
+        name, sign, _ = lines[at].partition("=")
+        if how == "value" and sign:
+            lines[at] = f"{name}= {text}"
+        elif how == "remove" and len(lines) > 1:
+            del lines[at]
+        elif how == "double":
+            lines.insert(at, lines[at])
+        elif how == "key" and sign:
+            lines[at] = text + lines[at][len(name) :]
+        elif how == "insert":
+            lines.insert(at, text)
+    encoding = draw(st.sampled_from(["utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1"]))
+    raw = "\n".join(lines).encode(encoding, "replace")
+    if draw(st.booleans()):
+        at = draw(st.integers(0, len(raw)))
+        raw = raw[:at] + draw(st.binary(max_size=3)) + raw[at + draw(st.integers(0, 3)) :]
+    return raw
+
+
+HEADERS = st.dictionaries(
+    st.sampled_from(["Retry-After", "RateLimit-Remaining", "Location", "Content-Type", "Date"]),
+    st.sampled_from(
+        [
+            *("0", "1", "-1", "7.5", "99999999999999999999", "soon", "1_0", ""),
+            *("Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 32 Foo 9999 99:99:99", "http://127.0.0.1:9/"),
+        ]
+    ),
+    max_size=2,
+)
+BODIES = st.sampled_from([b"", b"<html>", b"null", b"[]", b"{}", b'"x"', b"{", b"\xff", b"NaN"])
+FAULTS = st.one_of(
+    spoilers().map(fake.edit),
+    spoilers().map(fake.edit),
+    st.builds(
+        fake.status,
+        st.integers(200, 599),
+        headers=HEADERS,
+        body=BODIES | st.binary(max_size=30),
+        act=st.booleans(),
+    ),
+    st.builds(fake.hang_up, act=st.booleans(), when=st.sampled_from(["before", "headers", "body"])),
+    st.just(fake.truncated()),
+)
+
+
+# === A night ===================================================================================
+
+
+class Night:
+    """One server at each provider, all channels, and snapshots that are nobody's business."""
+
+    def __init__(self, folder: Path, cloud: FakeCloud, clock: FakeClock) -> None:
+        self.cloud, self.clock, self.output = cloud, clock, Output()
+        self.project = Project(folder, cloud, clock, self.output)  # type: ignore[arg-type]
+        self.servers: list[Server] = []
+        for number, provider in enumerate(PROVIDERS, 4711):
+            server = self.project.server(
+                provider, number, f"s{number}", RETAIN, duration_seconds=20, slots=9
+            )
+            self.project.history(server, NIGHTS)
+            self.servers.append(server)
+        self.own_before = {s.id for s in cloud.snapshots()}
+        for server in self.servers:
+            for name in ("by hand", f"{server.name}-20250101"):
+                cloud.add_snapshot(server, name, clock.now())
+        self.foreign = {s.id for s in cloud.snapshots()} - self.own_before
+        token = self.project.token("bot").replace("%2F/+", "")
+        self.project.canaries.add(token)
+        hook = f"{cloud.url}/hook/{self.project.token('hook')}"
+        cloud.add_bot(token, ("123",))
+        self.project.config = {
+            "API": cloud.endpoints(),
+            "TIMING": {"delay_between_servers": 0, "http_timeout": 1},
+            "TELEGRAM": {"bot_token": token, "chat_id": "123", "timeout": 1},
+            "WEBHOOK": {"enabled": "true", "url": hook, "timeout": 1},
+            "SMTP": {"enabled": "false", "server": "127.0.0.1", "to_emails": "ops@example.org"},
+        }
+        self.project.write_config()
+
+    @property
+    def config(self) -> Path:
+        return self.project.folder / "snapshots.config"
+
+    def run(self, *arguments: str) -> int:
+        """The real main; whatever it is given, these hold."""
+        began = self.clock.monotonic()
+        with (
+            contextlib.redirect_stdout(self.output.out),
+            contextlib.redirect_stderr(self.output.err),
+        ):
+            code = int(snapshots.main(list(arguments), self.clock))
+        captured = self.output.readouterr()
+        self.project.printed += [captured.out, captured.err]
+        check_text(code, captured.out, captured.err)
+        assert not self.clock.stuck
+        assert self.clock.monotonic() - began < 200_000  # all limits of a run, summed up
+        assert self.project.leaks() == []
+        self.check_cloud(code)
+        return code
+
+    def check_cloud(self, code: int, lied_to: bool = False, lost_create: bool = False) -> None:
+        """lied_to: answers to reads were spoilt; lost_create: one to a create."""
+        present = {s.id for s in self.cloud.snapshots()}
+        assert self.foreign <= present
+        for server in self.servers:
+            made = [s for s in self.cloud.created if s.server is server]
+            # a look that is lied to may show that a create was not carried out
+            assert len(made) <= (2 if lied_to and lost_create else 1)
+            own = [s for s in self.cloud.snapshots(server) if s.id not in self.foreign]
+            usable = [s for s in own if s.status == "available"]
+            assert len(usable) >= RETAIN
+
+    def all_done(self) -> bool:
+        """Has each server one new snapshot, and as many as it keeps?"""
+        own = [
+            [s for s in self.cloud.snapshots(server) if s.id not in self.foreign]
+            for server in self.servers
+        ]
+        return len(self.cloud.created) == len(PROVIDERS) and all(
+            len(snaps) == RETAIN and snaps[-1] in self.cloud.created for snaps in own
+        )
+
+
+def check_text(code: int, out: str, err: str) -> None:
+    """What holds for whatever is printed."""
+    assert code in (0, 1, 2, 3)
+    assert "Traceback" not in out + err
+    assert "(a bug" not in out + err
+    for line in err.splitlines():
+        assert line.startswith("snapshots: "), line
+    for character in set(out + err) - {"\n"}:
+        assert unicodedata.category(character) not in ("Cc", "Cf", "Cs"), repr(character)
+    assert code == 0 or err
+
+
+@contextlib.contextmanager
+def night() -> Iterator[Night]:
+    """Far from everything: deep in a directory of its own, and with no way to the network."""
+    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
+        folder = Path(temporary) / "a" / "b"
+        folder.mkdir(parents=True)
+        clock = FakeClock()
+        cloud = stack.enter_context(FakeCloud(clock))
+        stack.enter_context(environment(https_proxy="http://127.0.0.1:9", no_proxy="127.0.0.1"))
+        yield Night(folder, cloud, clock)
+
+
+@contextlib.contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """os.environ with these; as it was afterwards."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    time.tzset()
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        time.tzset()
+
+
+# === What is tried =============================================================================
+
+
+@many
+@given(st.data())
+def test_any_configuration_is_used_or_refused(data: st.DataObject) -> None:
+    with night() as made:
+        good = made.config.read_text(encoding="utf-8")
+        sample = (Path(snapshots.__file__).parent / "snapshots.config.sample").read_text("utf-8")
+        text = good + sample.replace("[", "#[") if data.draw(st.booleans()) else good
+        made.config.write_bytes(data.draw(spoilt_text(text)))
+        if made.run("--config", str(made.config)) == 0:
+            assert len(made.cloud.created) == len(PROVIDERS)
+
+
+@many
+@given(st.sampled_from(PROVIDERS), st.lists(spoilers(), max_size=3), st.data())
+def test_any_server_file_is_used_or_refused(
+    provider: str, spoil: list[Callable[[Any], Any]], data: st.DataObject
+) -> None:
+    with night() as made:
+        path = next((made.project.folder / "configs").glob(f"{provider}*.json"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        inner = next(iter(content.values()))
+        inner.update(
+            telegram={"chat_id": "123", "message_failure": "{error}"},
+            webhook={"payload_success": {"text": ["{server_name}"]}},
+            smtp={"enabled": False, "to_emails": ["ops@example.org"]},
+        )
+        for change in spoil:
+            content = change(content)
+        text = json.dumps(content, indent=1)
+        raw = data.draw(spoilt_text(text)) if data.draw(st.booleans()) else text.encode()
+        path.write_bytes(raw)
+        code = made.run("--config", str(made.config))
+        assert code in (0, 2)  # the two others never suffer
+        assert len(made.cloud.created) >= len(PROVIDERS) - 1
+
+
+@many
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["*", "GET", "POST", "DELETE"]),
+            FAULTS,
+            st.integers(1, 4),
+            st.integers(0, 9),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_any_answer_is_survived(faults: list[tuple[str, fake.Fault, int, int]]) -> None:
+    with night() as made:
+        for method, fault, times, skip in faults:
+            waiting = [skip]
+
+            def due(_: object, waiting: list[int] = waiting) -> bool:
+                waiting[0] -= 1
+                return waiting[0] < 0
+
+            made.cloud.fault(method, fault, times=times, when=due)
+        made.check_cloud = lambda code: None  # type: ignore[method-assign,assignment]
+        code = made.run("--config", str(made.config))
+        spoilt = [r for r in made.cloud.journal if r.fault is not None]
+        lied_to = any(r.method == "GET" and r.fault.kind == "edit" for r in spoilt if r.fault)
+        lost_create = any(r.method == "POST" and "token" not in r.route for r in spoilt)
+        Night.check_cloud(made, code, lied_to, lost_create)
+        if code == 0 and not lied_to:
+            assert made.all_done()
+
+
+WORDS = st.sampled_from(
+    [
+        *("-v", "-q", "-n", "--dry-run", "--verbose", "--quiet", "--help", "-h", "--version"),
+        *("--verb", "--conf", "--config=", "-x", "--", "", "-", "web.json", "hetzner-4712.json"),
+        *("contabo-4713.json", "configs", ".", "..", "nothing.json", "snapshots.config", "ä\u202e"),
+    ]
+)
+
+
+@many
+@given(st.lists(WORDS | st.text(st.characters(exclude_characters="\0/"), max_size=8), max_size=5))
+def test_any_arguments_have_a_clear_answer(arguments: list[str]) -> None:
+    with night() as made:
+        if "--" not in arguments:
+            arguments = [*arguments, "--config", str(made.config)]
+        else:
+            arguments = ["--config", str(made.config), *arguments]
+        told_only = {"-h", "--help", "--version"} & set(arguments)
+        code = made.run(*arguments)
+        if {"-n", "--dry-run"} & set(arguments):
+            assert made.cloud.created == []
+        assert not told_only or code in (0, 1)
+
+
+VARIABLES = st.dictionaries(
+    st.sampled_from(
+        [
+            *("TZ", "COLUMNS", "LINES", "TERM", "NO_COLOR", "NETRC", "HOME", "TMPDIR", "USER"),
+            *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "all_proxy", "ftp_proxy"),
+        ]
+    ),
+    st.sampled_from(
+        ["", "0", "-5", "/nowhere", "x", "Europe/Berlin", "UTC+99", ":", "ä", "A" * 99]
+    ),
+    max_size=4,
+)
+
+
+@many
+@given(VARIABLES)
+def test_any_environment_serves(variables: dict[str, str]) -> None:
+    with night() as made, environment(**variables):
+        code = made.run("--config", str(made.config))
+        if "all_proxy" not in variables:  # it may be one that takes everything
+            assert code == 0
+            assert made.all_done()
+
+
+@settings(max_examples=max(3, EXAMPLES // 100))
+@given(
+    VARIABLES,
+    st.dictionaries(
+        st.sampled_from(["LANG", "LC_ALL", "PYTHONIOENCODING", "PYTHONUTF8", "PYTHONWARNINGS"]),
+        st.sampled_from(["", "0", "1", "C", "POSIX", "de_DE.ISO-8859-1", "ascii:strict", "utf-16"]),
+        max_size=3,
+    ),
+)
+def test_any_environment_of_the_interpreter_serves(
+    variables: dict[str, str], interpreter: dict[str, str]
+) -> None:
+    """These are read before the script begins; the interpreter itself refuses some of them."""
+    with tempfile.TemporaryDirectory() as folder, FakeCloud() as cloud:
+        project = Project(Path(folder), cloud, None, None)  # type: ignore[arg-type]
+        project.config = {
+            "API": cloud.endpoints(),
+            "TIMING": {"poll_interval": 0.1},
+            "TELEGRAM": {"enabled": "false"},
+        }
+        project.server("hetzner", 4711, "wéb")
+        command = [sys.executable, snapshots.__file__, "--config", str(project.write_config())]
+        ended: dict[bool, Union[subprocess.CompletedProcess[bytes], None]] = {}
+        for script in (False, True):
+            ended[script] = subprocess.run(
+                command if script else [sys.executable, "-c", ""],
+                env={"PATH": os.environ["PATH"], **variables, **interpreter},
+                capture_output=True,
+                timeout=60,
+                check=False,
+            )
+        bare, run = ended[False], ended[True]
+        assert bare is not None
+        assert run is not None
+        if bare.returncode != 0 or bare.stderr:
+            pytest.skip("no Python starts with these")
+        out, err = run.stdout.decode("utf-8", "replace"), run.stderr.decode("utf-8", "replace")
+        assert run.returncode in (0, 1, 2)
+        assert "Traceback" not in out + err
+        if "all_proxy" not in variables:
+            assert (run.returncode, err) == (0, "")
+            assert len(cloud.created) == 1
