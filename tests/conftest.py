@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -32,6 +33,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("default")
+
+for number in (signal.SIGHUP, signal.SIGINT):  # nohup, or a shell's background job, ignores them
+    if signal.getsignal(number) is signal.SIG_IGN:  # and what we start would inherit that
+        signal.signal(number, signal.SIG_DFL)
 
 TOP_KEYS = {
     "digitalocean": "digitalocean_droplet",
