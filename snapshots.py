@@ -1707,7 +1707,8 @@ def single_run(path: Path, clock: Clock) -> Iterator[None]:
             os.pwrite(descriptor, holder.encode("ascii"), 0)
         yield
     finally:
-        os.close(descriptor)
+        with contextlib.suppress(OSError):  # the run is over, and the process's end lets go as well
+            os.close(descriptor)
 
 
 def take_lock(descriptor: int, path: Path) -> None:

@@ -32,7 +32,10 @@ settings.register_profile(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-settings.load_profile("default")
+settings.register_profile(
+    "soak", settings.get_profile("default"), derandomize=False, print_blob=True
+)
+settings.load_profile(os.environ.get("SNAPSHOTS_PROFILE", "default"))
 
 for number in (signal.SIGHUP, signal.SIGINT):  # nohup, or a shell's background job, ignores them
     if signal.getsignal(number) is signal.SIG_IGN:  # and what we start would inherit that

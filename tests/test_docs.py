@@ -541,3 +541,43 @@ def test_git_keeps_what_holds_secrets_out(path: str) -> None:
 )
 def test_git_keeps_the_samples(path: str) -> None:
     assert not is_ignored(path)
+
+
+# --- the table of proofs in tests/README.md ---
+
+PROOFS = ROOT / "tests" / "README.md"
+ROWS = {
+    "I": 26, "D-": 12, "C": 15, "L": 11, "T": 8, "G": 18, "K": 12,
+    "P": 9, "X": 10, "N": 12, "W": 10, "S": 6, "Q": 7,
+}  # fmt: skip
+
+
+def proofs() -> dict[str, list[str]]:
+    """Of each row: what must hold, and the cell that says where that is proven."""
+    lines = PROOFS.read_text(encoding="utf-8").splitlines()
+    rows = [re.split(r"(?<!\\)\|", line.strip()[1:-1]) for line in lines if line.startswith("|")]
+    named = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows if len(row) == 3}
+    assert len(named) > 100
+    return named
+
+
+def test_every_fault_has_a_row_that_names_its_test_or_the_reason_why_there_is_none() -> None:
+    known = proofs()
+    for letter, last in ROWS.items():
+        for number in range(1, last + 1):
+            what, proof = known[f"{letter}{number}"]
+            assert what
+            assert "::" in proof or proof.startswith(("not yet", "cannot be tested")), proof
+
+
+def test_every_test_that_the_table_of_proofs_names_exists() -> None:
+    named = re.findall(r"`(test_\w+\.py)::(\w+)`", PROOFS.read_text(encoding="utf-8"))
+    assert len(named) > 100
+    known = {
+        (path.name, node.name)
+        for path in (ROOT / "tests").glob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    }
+    for file, test in named:
+        assert (file, test) in known or test == "test_nights_in_sequence", f"{file}::{test}"

@@ -204,10 +204,11 @@ def test_a_provider_that_cannot_be_reached_is_a_failure_in_time(project: Project
     assert project.clock.monotonic() - began < 300
 
 
+@pytest.mark.parametrize("provider", ["digitalocean", "hetzner", "contabo"])
 @pytest.mark.parametrize("code", [301, 302, 307, 308])
-def test_a_redirect_is_never_followed(project: Project, code: int) -> None:
+def test_a_redirect_is_never_followed(project: Project, code: int, provider: str) -> None:
     with fake.FakeCloud(project.clock) as elsewhere:
-        server = project.server("hetzner", 31, "web", duration_seconds=20)
+        server = project.server(provider, 31, "web", duration_seconds=20)
         old = project.history(server, 2)
         project.cloud.fault("*", fake.redirect(elsewhere.url + "/hz/v1/images", code), times=None)
         result = project.run()
