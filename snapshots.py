@@ -166,9 +166,17 @@ def span(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def local_time(moment: datetime) -> datetime:
+    """A moment in local time (honours TZ); in UTC where TZ says what no zone can be."""
+    try:
+        return moment.astimezone()
+    except (ValueError, OverflowError):
+        return moment.astimezone(timezone.utc)
+
+
 def clock_time(moment: datetime) -> str:
-    """A moment in local time (honours TZ), as the log and the notifications write it."""
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """A moment in local time, as the log and the notifications write it."""
+    return local_time(moment).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -366,7 +374,7 @@ def contabo_label(name: str) -> str:
 
 def snapshot_name(label: str, moment: datetime) -> str:
     """`{label}-{YYYYmmddHHMMSS}` in local time: a label for people; retention goes by instants."""
-    return f"{label}-{moment.astimezone().strftime('%Y%m%d%H%M%S')}"
+    return f"{label}-{local_time(moment).strftime('%Y%m%d%H%M%S')}"
 
 
 def is_named_like_ours(name: str, label: str) -> bool:
@@ -3957,7 +3965,7 @@ def mail_of(
     message["Subject"] = one_line(fill(subject or "Snapshot {status}: {server_name}", values), 200)
     message["From"] = section.from_email
     message["To"] = ", ".join(section.to_emails)
-    message["Date"] = email.utils.format_datetime(now.astimezone())
+    message["Date"] = email.utils.format_datetime(local_time(now))
     address = email.utils.parseaddr(section.from_email)[1]
     message["Message-ID"] = email.utils.make_msgid(domain=address.rpartition("@")[2])
     message["Auto-Submitted"] = "auto-generated"
