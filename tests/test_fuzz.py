@@ -148,6 +148,8 @@ FAULTS = st.one_of(
 class Night:
     """One server at each provider, all channels, and snapshots that are nobody's business."""
 
+    hook_is_spoilt = False
+
     def __init__(self, folder: Path, cloud: FakeCloud, clock: FakeClock) -> None:
         self.cloud, self.clock, self.output = cloud, clock, Output()
         self.project = Project(folder, cloud, clock, self.output)  # type: ignore[arg-type]
@@ -193,7 +195,10 @@ class Night:
         check_text(code, captured.out, captured.err)
         assert not self.clock.stuck
         assert self.clock.monotonic() - began < 200_000  # all limits of a run, summed up
-        assert self.project.leaks() == []
+        leaks = self.project.leaks()
+        if self.hook_is_spoilt:  # a hook's path is a credential; it goes where the file says
+            leaks = [leak for leak in leaks if not leak.endswith("in a request's path")]
+        assert leaks == []
         self.check_cloud()
         return code
 
@@ -273,6 +278,7 @@ def test_any_configuration_is_used_or_refused(data: st.DataObject) -> None:
         good, api = "[TIMING]" + rest, good  # a credential is at home at the addresses as they are
         sample = (Path(snapshots.__file__).parent / "snapshots.config.sample").read_text("utf-8")
         text = good + sample.replace("[", "#[") if data.draw(st.booleans()) else good
+        made.hook_is_spoilt = True
         made.config.write_bytes(data.draw(spoilt_text(text)) + b"\n" + api.encode())
         if made.run("--config", str(made.config)) == 0:
             assert len(made.cloud.created) == len(PROVIDERS)
