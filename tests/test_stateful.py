@@ -12,7 +12,7 @@ from typing import Any
 
 import fake_cloud as fake
 from conftest import Project
-from fake_clock import FakeClock
+from fake_clock import FakeClock, KilledError
 from fake_cloud import FakeCloud, Server
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -79,7 +79,7 @@ class Nights(RuleBasedStateMachine):
         finally:
             self.stack.close()
 
-    def own(self, server: Server) -> list[fake.Snapshot]:
+    def own(self, server: Server, states: tuple[str, ...] = ("available",)) -> list[fake.Snapshot]:
         """This server's own usable snapshots, oldest first."""
         label = (
             snapshots.contabo_label(server.name)
@@ -91,7 +91,7 @@ class Nights(RuleBasedStateMachine):
                 s
                 for s in self.cloud.snapshots(server)
                 if snapshots.is_named_like_ours(s.name, label)
-                and s.status == "available"
+                and s.status in states
                 and s.kind == "snapshot"
                 and s.id not in self.foreign
             ),
@@ -134,6 +134,9 @@ class Nights(RuleBasedStateMachine):
     def a_night(self, faults: list[tuple[str, str, int, int]]) -> None:
         """One run; without faults it must leave exactly what retention asks for."""
         before = {number: len(self.own(server)) for number, (server, _) in self.servers.items()}
+        under_way = {
+            n: len(self.own(server, ("creating",))) for n, (server, _) in self.servers.items()
+        }
         made = len(self.cloud.created)
         for method, kind, times, skip in faults:
             waiting = [skip]
@@ -165,12 +168,40 @@ class Nights(RuleBasedStateMachine):
                 assert len(mine) == 1
                 # what is reported gone, and gone again, but is not, passes for gone
                 more = sum(lied_about.get(snapshot.id, 0) > 1 for snapshot in self.own(server))
-                assert len(self.own(server)) - more <= min(retain, before[number] + 1)
-                assert len(self.own(server)) >= min(retain, before[number] + 1)
+                all_there = before[number] + under_way[number] + 1
+                assert len(self.own(server)) - more <= min(retain, all_there)
+                assert len(self.own(server)) >= min(retain, all_there)
                 assert self.own(server)[-1] is mine[0]
         if not faults:
             assert result.code == 0, result.err
         self.clock.advance(86_400)
+
+    @rule(number=st.integers(1, 40), before=st.booleans(), next_at_once=st.booleans())
+    def a_night_that_is_killed(self, number: int, before: bool, next_at_once: bool) -> None:
+        """One run, which ends at a request, before or after that is acted upon."""
+        own = {n: len(self.own(server)) for n, (server, _) in self.servers.items()}
+        made, armed = len(self.cloud.created), [True]  # it may have fewer requests
+
+        def kill() -> None:
+            if armed:
+                self.clock.kill()
+
+        self.cloud.stop_at(len(self.cloud.journal) + number, kill, before=before)
+        with (
+            contextlib.redirect_stdout(self.output.out),
+            contextlib.redirect_stderr(self.output.err),
+        ):
+            try:
+                self.project.run()
+            except KilledError:
+                self.clock.bury()
+        armed.clear()
+        created = Counter(s.server.id for s in self.cloud.created[made:] if s.server)
+        for n, (server, retain) in self.servers.items():
+            assert created[n] <= 1
+            assert len(self.own(server)) >= min(retain, own[n])
+        if not next_at_once:
+            self.clock.advance(86_400)
 
     @invariant()
     def what_is_not_ours_is_untouched(self) -> None:
