@@ -371,7 +371,7 @@ def test_any_arguments_have_a_clear_answer(arguments: list[str]) -> None:
         told_only = {"-h", "--help", "--version"} & set(arguments)
         code = made.run(*arguments)
         if {"-n", "--dry-run"} & set(arguments):
-            assert made.cloud.created == []
+            assert (made.cloud.created, made.cloud.deleted) == ([], [])
         assert not told_only or code in (0, 1)
 
 
