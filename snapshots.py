@@ -2575,7 +2575,7 @@ class Provider(Protocol):
     ) -> Union[Ticket, Sighting]:
         """After a create without an answer: what does the provider show?
 
-        since: by the provider's clock, when this turn began, less a tolerance.
+        since: by the provider's clock, when the create went out, less a tolerance.
         """
 
 
@@ -4370,6 +4370,7 @@ class Turn:
         self.world, self.fleet = world, fleet
         self.provider = account.provider
         self.began = world.clock.monotonic()
+        self.asked = self.began  # monotonic: when the create went out that was not refused
         self.label = self.provider.label(server.name)
         self.name = snapshot_name(self.label, world.clock.now())
         self.warnings: list[str] = []
@@ -4395,9 +4396,10 @@ class Turn:
         self.warnings.append(text)
         log.warning("%s: %s", self, text)
 
-    def began_there(self) -> Optional[datetime]:
-        """When this turn began by the provider's clock, less a tolerance; None if unknown."""
-        moment = self.account.api.server_time(self.began)
+    def asked_there(self) -> Optional[datetime]:
+        """When the create went out, by the provider's clock, less a tolerance; None if unknown.
+        What is older is not this turn's, whatever its name."""
+        moment = self.account.api.server_time(self.asked)
         return None if moment is None else moment - timedelta(seconds=CLOCK_TOLERANCE_SECONDS)
 
     def listing(self, patience: float = 0.0) -> tuple[Snapshot, ...]:
@@ -4442,6 +4444,8 @@ def have_taken_on(turn: Turn) -> Ticket:
     while True:
         turn.world.check()
         turn.room_seen = turn.fleet.room_made
+        if lost is None:
+            turn.asked = clock.monotonic()
         try:
             ticket = turn.provider.create(turn.server, turn.name)
         except ApiError as error:
@@ -4497,10 +4501,10 @@ def grows(turn: Turn) -> bool:
 def look_once(turn: Turn, lost: ApiError) -> Union[Ticket, Sighting]:
     """One look for a create that got no answer; what cannot be read is unclear."""
     try:
-        since = turn.began_there()
+        since = turn.asked_there()
         if since is None:  # not one answer so far: the first read tells the provider's time
             turn.listing()
-            since = turn.began_there()
+            since = turn.asked_there()
         if since is None:
             return Sighting.UNCLEAR
         return turn.provider.look_for(turn.server.id, turn.name, since, lost)
@@ -4614,7 +4618,11 @@ def verify(turn: Turn, ticket: Ticket) -> tuple[Snapshot, ...]:
 
 
 def find_new(turn: Turn, ticket: Ticket, listing: Iterable[Snapshot]) -> Optional[Snapshot]:
-    """The snapshot of this turn: by the id that the create told, else by name and time."""
+    """The snapshot of this turn: by the id that the create told, else by name and time.
+
+    Of several that fit (another machine's run may have begun in the same second) the newest.
+    """
+    found: list[Snapshot] = []
     for snapshot in listing:
         if snapshot.server_id != turn.server.id:
             continue
@@ -4627,10 +4635,10 @@ def find_new(turn: Turn, ticket: Ticket, listing: Iterable[Snapshot]) -> Optiona
                     )
                 return snapshot
         elif snapshot.name == turn.name:
-            since = turn.began_there()
+            since = turn.asked_there()
             if snapshot.created and since and snapshot.created >= since:
-                return snapshot
-    return None
+                found.append(snapshot)
+    return max(found, key=age_key, default=None)
 
 
 def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
@@ -5421,14 +5429,14 @@ def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) ->
             args = parser().parse_args(argv)
         except SystemExit:  # --help and --version have been printed
             return ExitStatus.OK
+        except (OSError, AttributeError):  # or could not be, which old versions of argparse mind
+            return ExitStatus.OK
         screen.quiet = args.quiet
         with stop_on_signals(world, restore=clock is not None):
             return guarded(args, world)
     except UsageError as error:
         screen.problem(str(error))
         return ExitStatus.FAILED
-    except OSError as error:  # --help into a closed pipe
-        return ExitStatus.OK if isinstance(error, BrokenPipeError) else ExitStatus.FAILED
     except KeyboardInterrupt:
         screen.problem("interrupted before the run began")
         return ExitStatus.FAILED

@@ -143,7 +143,7 @@ DAMAGES = [
     ),
     damage(
         "a lost create is adopted by our own clock",
-        "        moment = self.account.api.server_time(self.began)\n",
+        "        moment = self.account.api.server_time(self.asked)\n",
         "        moment = self.world.clock.now() - timedelta(seconds=1)\n",
         "test_faults.py::test_adoption_goes_by_the_providers_clock_not_by_ours",
     ),

@@ -9,6 +9,7 @@ from typing import Any
 import fake_cloud as fake
 import pytest
 from conftest import Project
+from fake_clock import KilledError
 from fake_cloud import Fault
 
 import snapshots
@@ -979,3 +980,21 @@ def test_contabo_a_slot_that_is_used_but_not_listed_is_told_as_that(project: Pro
     assert result.code == 1
     assert "1 slot of 2 counted as used, but not listed" in result.err
     assert project.own(server) == old
+
+
+@each_provider
+def test_of_two_runs_that_begin_in_the_same_second_each_takes_its_own(
+    project: Project, provider: str
+) -> None:
+    """The other one was killed once its create was under way: the names are the same."""
+    server = project.server(provider, 31, "web", retain=1, duration_seconds=40, slots=9)
+    killed_at = 2 if provider == "contabo" else 1  # its login is the first
+    project.cloud.stop_at(killed_at, project.clock.kill, before=False)
+    with pytest.raises(KilledError):
+        project.run()
+    project.clock.bury()
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    first, second = project.cloud.created
+    assert first.name == second.name
+    assert [s.id for s in project.cloud.snapshots(server)] == [second.id]

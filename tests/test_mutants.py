@@ -2126,7 +2126,7 @@ def test_room_is_not_waited_for_beyond_the_end_of_the_run(project: Project) -> N
     add(project, "hetzner", 1, 101, never_finishes=True)
     add(project, "hetzner", 1, 102)
     project.account("hetzner").limit = 5
-    timing(project, run_timeout=500, snapshot_creation_timeout=2000)
+    timing(project, run_timeout=500, snapshot_creation_timeout=2000, delay_between_servers=1)
     result = project.run()
     assert result.code == 1
     ended = {line[3]: line[6] for line in result.final}

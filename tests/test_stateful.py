@@ -176,8 +176,8 @@ class Nights(RuleBasedStateMachine):
             assert result.code == 0, result.err
         self.clock.advance(86_400)
 
-    @rule(number=st.integers(1, 40), before=st.booleans(), next_at_once=st.booleans())
-    def a_night_that_is_killed(self, number: int, before: bool, next_at_once: bool) -> None:
+    @rule(number=st.integers(1, 40), before=st.booleans(), next_soon=st.booleans())
+    def a_night_that_is_killed(self, number: int, before: bool, next_soon: bool) -> None:
         """One run, which ends at a request, before or after that is acted upon."""
         own = {n: len(self.own(server)) for n, (server, _) in self.servers.items()}
         made, armed = len(self.cloud.created), [True]  # it may have fewer requests
@@ -200,8 +200,8 @@ class Nights(RuleBasedStateMachine):
         for n, (server, retain) in self.servers.items():
             assert created[n] <= 1
             assert len(self.own(server)) >= min(retain, own[n])
-        if not next_at_once:
-            self.clock.advance(86_400)
+        # cron is not quicker; who makes one in the same seconds is not to be told from us
+        self.clock.advance(10 if next_soon else 86_400)
 
     @invariant()
     def what_is_not_ours_is_untouched(self) -> None:
