@@ -940,6 +940,14 @@ def parse_ini(path: Path, text: str) -> configparser.ConfigParser:
     except configparser.ParsingError as error:
         lines = [number for number, _ in error.errors]
         raise ConfigError([f"{path}: line {n}: is not `key = value`" for n in lines]) from None
+    except AttributeError:  # a slip of configparser before Python 3.13
+        lines = [
+            n for n, line in enumerate(text.split("\n"), 1) if line.strip() and line[0].isspace()
+        ]
+        shown = ", ".join(map(str, lines[:10]))
+        raise ConfigError(
+            [f"{path}: an indented line ({shown}) goes on after a key without a value"]
+        ) from None
     return parser
 
 

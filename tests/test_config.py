@@ -725,3 +725,12 @@ def test_a_configuration_that_is_a_link_to_nowhere_is_not_taken_for_none(tmp_pat
     path = tmp_path / "snapshots.config"
     path.symlink_to(tmp_path / "nowhere")
     assert snapshots.load_settings(path, required=False).problems
+
+
+@pytest.mark.parametrize("text", ["[TIMING]\nx\n  = 0\n", "[TIMING]\nx\n\r= 0\n", "[API]\na\n b\n"])
+def test_a_line_that_goes_on_after_nothing_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "snapshots.config"
+    path.write_bytes(text.encode())
+    (problem,) = snapshots.load_settings(path, required=True).problems
+    assert str(path) in problem
+    assert "3" in problem.replace(str(path), "")
