@@ -938,9 +938,10 @@ def parse_ini(path: Path, text: str) -> configparser.ConfigParser:
             [f"{path}: line {error.lineno}: stands before the first [SECTION]"]
         ) from None
     except configparser.ParsingError as error:
-        lines = [number for number, _ in error.errors]
+        found = getattr(error, "errors", None) or [(getattr(error, "lineno", 0), "")]
+        lines = [number for number, _ in found]
         raise ConfigError([f"{path}: line {n}: is not `key = value`" for n in lines]) from None
-    except AttributeError:  # a slip of configparser before Python 3.13
+    except AttributeError:  # a slip of configparser before Python 3.13, which has an error for it
         lines = [
             n for n, line in enumerate(text.split("\n"), 1) if line.strip() and line[0].isspace()
         ]
