@@ -337,7 +337,7 @@ def test_a_name_is_one_line_of_text(tmp_path: Path, value: Any) -> None:
     [
         (b"\xff\xfe", "not UTF-8 (byte 0)"),
         ("", "not valid JSON: line 1, column 1: Expecting value"),
-        ('{"hetzner_cloud_server": {"id": 1,}}', "not valid JSON: line 1, column 35: "),
+        ('{"hetzner_cloud_server": {"id": 1,}}', "not valid JSON: line 1, column 3"),
         ("[]", "must be one object in braces"),
         ("null", "must be one object in braces"),
         (
