@@ -131,7 +131,11 @@ class InterruptedRunError(SnapshotsError):
 # === Text (pure) ==============================================================================
 
 
-def one_line(text: str, limit: int = 2000) -> str:
+LINE_LIMIT = 2000  # characters of a line in the log or on the screen
+ERROR_LIMIT = 10_000  # characters of what notifications say went wrong
+
+
+def one_line(text: str, limit: int = LINE_LIMIT) -> str:
     """The text as one printable line: control characters and lone surrogates escaped, cut to limit.
 
     Names and API texts come from outside: they must never start a log line of their own, move
@@ -183,6 +187,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """', did you mean 'retries'?', or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f", did you mean {close[0]!r}?" if close else ""
+
+
+def shown_key(key: str) -> str:
+    """A key from a file, if it looks like one: a slip may have made a token into a 'key'."""
+    return key if re.fullmatch(r"[A-Za-z_]{1,40}", key) else "(not shown)"
 
 
 TEMPLATE_FIELD = re.compile(r"\{([a-z_]+)\}")
@@ -881,11 +890,6 @@ def lines_of_keys(text: str) -> tuple[dict[tuple[str, str], list[int]], dict[str
     return keys, sections
 
 
-def shown_key(key: str) -> str:
-    """A key from a file, if it looks like one: a slip may have made a token into a 'key'."""
-    return repr(key) if re.fullmatch(r"[a-z_]{1,40}", key) else "(not shown)"
-
-
 class IniFile:
     """snapshots.config as text: where its keys stand, and every problem found so far."""
 
@@ -897,7 +901,7 @@ class IniFile:
     def add(self, section: str, key: str, reason: str, line: int = 0) -> None:
         """A problem at a key (shown only if it looks like one) or at a whole section."""
         line = line or self.keys.get((section, key), [0])[0]
-        place = f"[{section}] {shown_key(key)}" if key else f"[{section}]"
+        place = f"[{section}] {shown_key(key)!r}" if key else f"[{section}]"
         self.found.append((line, section, f"{self.path}: line {line}: {place}: {reason}"))
 
     def add_doubles(self) -> None:
@@ -975,9 +979,9 @@ def load_settings(path: Path, required: bool) -> Settings:
         if section in SECTIONS:
             values[section.lower()] = ini.read_section(section, parser[section], path.parent)
         elif section != "DEFAULT" or parser[section]:  # a bare [DEFAULT]: the predecessor's sample
-            shown = section if re.fullmatch(r"[A-Za-z_]{1,40}", section) else "(not shown)"
             hint = did_you_mean(section.upper(), SECTIONS)
-            ini.add(shown, "", f"unknown section{hint}", ini.sections.get(section, [0])[0])
+            line = ini.sections.get(section, [0])[0]
+            ini.add(shown_key(section), "", f"unknown section{hint}", line)
     settings = dataclasses.replace(settings, **values)
     smtp = settings.smtp
     if smtp.user and smtp.security == "none" and not is_loopback(smtp.server):
@@ -1037,7 +1041,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         names = [key for key, _ in pairs]
         twice = next(key for key in names if names.count(key) > 1)
-        raise ValueError(f"the key {one_line(twice, 40)!r} stands twice")
+        raise ValueError(f"the key {shown_key(twice)!r} stands twice")
     return result
 
 
@@ -1081,9 +1085,8 @@ class Fields:
         """Every key that was not asked for is a problem: a typo must not go unnoticed."""
         for key in self.content:
             if key not in self.known:
-                shown = one_line(key, 40) if len(key) <= 40 else "(not shown)"
                 hint = did_you_mean(key, self.known)
-                self.problems.append(f"{self.where}{shown}: unknown key{hint}")
+                self.problems.append(f"{self.where}{shown_key(key)}: unknown key{hint}")
 
 
 def check_text(value: Any) -> str:
@@ -1259,9 +1262,10 @@ def load_server(path: Path, settings: Settings) -> tuple[Server, tuple[str, ...]
         raise ConfigError(["must be one object in braces"])
     tops = [key for key in content if key in TOP_KEYS]
     if len(tops) != 1 or len(content) != 1:
-        unknown = [one_line(key, 40) for key in content if key not in TOP_KEYS]
+        unknown = [key for key in content if key not in TOP_KEYS][:3]
         hint = did_you_mean(unknown[0], TOP_KEYS) if unknown else ""
-        found = f" (found {', '.join(map(repr, unknown[:3]))}{hint})" if unknown else ""
+        shown = ", ".join(repr(shown_key(key)) for key in unknown)
+        found = f" (found {shown}{hint})" if unknown else ""
         raise ConfigError([f"must hold exactly one of {', '.join(TOP_KEYS)}{found}"])
     provider = TOP_KEYS[tops[0]]
     problems: list[str] = []
@@ -1271,7 +1275,7 @@ def load_server(path: Path, settings: Settings) -> tuple[Server, tuple[str, ...]
     fields = Fields(content[tops[0]], "", problems)
     said = fields.take("provider", check_text, provider)
     if said.lower() != provider:
-        problems.append(f"provider: says {one_line(said, 40)!r}, but {tops[0]} is for {provider!r}")
+        problems.append(f"provider: says {shown_key(said)!r}, but {tops[0]} is for {provider!r}")
     server_id = fields.take("id", check_id, "", required=True)
     name = fields.take("name", check_name, "", required=True)
     unset: Optional[int] = None
@@ -1439,6 +1443,11 @@ class Redactor:
                 text = text.replace(form, MASK)
         return LOOKS_SECRET.sub(MASK, text)
 
+    def line(self, text: str, limit: int = LINE_LIMIT) -> str:
+        """One printable line of it. Masked before it is cut: a cut credential is not known again,
+        and its beginning would stay."""
+        return one_line(self(text), limit)
+
 
 class Clock(Protocol):
     """Time, and the two things that wait for it: conditions and threads. Tests bring their own."""
@@ -1484,17 +1493,17 @@ class Screen:
     def out(self, text: str) -> None:
         """A line on stdout, unless quiet."""
         if not self.quiet:
-            self._write(sys.stdout, one_line(self.redact(text)))
+            self._write(sys.stdout, self.redact.line(text))
 
     def problem(self, text: str) -> None:
         """A line on stderr."""
-        self._write(sys.stderr, one_line(f"snapshots: {self.redact(text)}"))
+        self._write(sys.stderr, self.redact.line(f"snapshots: {text}"))
 
     def live(self, text: str) -> None:
         """Redraw the live line at the foot of a terminal; '' takes it away."""
         with self._lock, contextlib.suppress(OSError, ValueError):
             width = terminal_width()
-            text = one_line(self.redact(text))[: width - 1]
+            text = self.redact.line(text)[: width - 1]
             sys.stdout.write("\r\x1b[K" + text)
             sys.stdout.flush()
             self._live = text
@@ -1604,7 +1613,7 @@ class OneLine(logging.Filter):
             message = record.getMessage()
         except (TypeError, ValueError):
             message = str(record.msg)
-        record.msg = one_line(self.redact(message))
+        record.msg = self.redact.line(message)
         record.args = ()
         record.exc_info = record.exc_text = record.stack_info = None
         return True
@@ -1689,6 +1698,11 @@ def close_log() -> None:
             handler.close()
     for old in list(log.filters):
         log.removeFilter(old)
+
+
+def unexpected(error: BaseException, redact: Redactor) -> str:
+    """An error that nobody thought of, in one line."""
+    return f"unexpected {type(error).__name__}: {redact.line(str(error), 200)} (a bug: see the log)"
 
 
 def log_traceback(error: BaseException) -> None:
@@ -1936,7 +1950,7 @@ PENDING = re.compile(r"pending event|blocking events?", re.IGNORECASE)
 
 
 def explain(answer: Answer) -> tuple[str, str]:
-    """(code, message) of an error body, in any of the shapes that these APIs use.
+    """(code, message) of an error body, as they came, in any of the shapes that these APIs use.
 
     DigitalOcean {"id","message"}, Hetzner {"error":{"code","message"}}, Contabo
     {"statusCode","message"}, Keycloak {"error","error_description"}, Telegram {"description"}.
@@ -1953,10 +1967,7 @@ def explain(answer: Answer) -> tuple[str, str]:
     message = source.get("message") or source.get("error_description") or source.get("description")
     if isinstance(message, list):
         message = "; ".join(str(part) for part in message)
-    return (
-        one_line(code, 60) if isinstance(code, str) else "",
-        one_line(message, 300) if isinstance(message, str) else "",
-    )
+    return code if isinstance(code, str) else "", message if isinstance(message, str) else ""
 
 
 def outcome_of(status: int, code: str = "", message: str = "") -> Outcome:
@@ -2399,11 +2410,11 @@ class Api:
         date, when = self._server_clock
         return date + timedelta(seconds=at - when)
 
-    def masked(self, text: str) -> str:
-        """The text without any credential, the short ones of this connection included."""
+    def shown(self, text: str, limit: int = 300) -> str:
+        """One line without any credential, the short ones of this connection included."""
         for secret_text in self.short_secrets:
             text = text.replace(secret_text, MASK)
-        return self.world.redact(text)
+        return self.world.redact.line(text, limit)
 
     def call(
         self,
@@ -2509,17 +2520,18 @@ class Api:
         self.pace.learn(answer)
         code, message = explain(answer)
         outcome = outcome_of(answer.status, code, message)
+        code, message = self.shown(code, 60), self.shown(message)
         reason = " ".join(filter(None, (f"HTTP {answer.status}", code)))
         if message and message != code:
             reason += f": {message}"
-        reply = Reply(outcome, self.masked(reason), self.masked(message))
+        reply = Reply(outcome, reason, message)
         if outcome in (Outcome.RATE_LIMITED, Outcome.UNAVAILABLE):
             reply.asked_seconds = retry_after_seconds(answer, self.world.clock.now())
         if NEXT[outcome][act] is Next.DONE:
             try:
                 reply.result = parse(answer if act in BARE_ACTS else answer.json())
             except GarbledError as error:
-                return Reply(Outcome.GARBLED, self.masked(f"HTTP {answer.status}: {error}"))
+                return Reply(Outcome.GARBLED, self.shown(f"HTTP {answer.status}: {error}"))
         return reply
 
     def _pause(self, act: Act, seconds: float) -> None:
@@ -2984,7 +2996,7 @@ class Hetzner:
         error = action.get("error")
         reason = "Hetzner ended the action with an error"
         if isinstance(error, dict):
-            reason = one_line(f"{reason}: {error.get('code')}: {error.get('message')}", 300)
+            reason = self.api.shown(f"{reason}: {error.get('code')}: {error.get('message')}")
         return Progress(
             self.STATES.get(str(action.get("status")), State.RUNNING),
             percent if type(percent) is int and 0 <= percent <= 100 else None,
@@ -3052,7 +3064,7 @@ class Hetzner:
             name_of(item, "description"),
             moment_of(item.get("created")),
             str(server_id) if type(server_id) is int else None,
-            state=one_line(str(item.get("status")), 40),
+            state=str(item.get("status")),
             protected=flag_of(item, "protection", "delete"),
         )
 
@@ -3994,9 +4006,9 @@ class DeliveryError(SnapshotsError):
 
 
 def smtp_reason(code: int, text: Union[bytes, str]) -> str:
-    """An SMTP server's refusal in one line."""
+    """An SMTP server's refusal, as it came."""
     words = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-    return one_line(f"{code} {words}", 200)
+    return f"{code} {words}"
 
 
 def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout: float) -> None:
@@ -4040,15 +4052,13 @@ def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout
         begun = False  # accepted
         if refused:
             names = ", ".join(sorted(refused))
-            raise DeliveryError(f"refused for {one_line(names, 200)}; the others have it")
+            raise DeliveryError(f"refused for {names}; the others have it")
     except smtplib.SMTPNotSupportedError:
         raise DeliveryError(f"the server does not offer {lacking}") from None
     except smtplib.SMTPRecipientsRefused as error:
         again = all(400 <= code < 500 for code, _ in error.recipients.values())
         reasons = sorted({smtp_reason(*refusal) for refusal in error.recipients.values()})
-        raise DeliveryError(
-            f"all recipients refused ({one_line('; '.join(reasons), 300)})", again
-        ) from None
+        raise DeliveryError(f"all recipients refused ({'; '.join(reasons)})", again) from None
     except smtplib.SMTPResponseException as error:
         again = 400 <= error.smtp_code < 500
         raise DeliveryError(smtp_reason(error.smtp_code, error.smtp_error), again) from None
@@ -4111,9 +4121,8 @@ class Sender:
             with contextlib.suppress(GarbledError):
                 if take(answer.json(), "ok", kind=bool):
                     return
-            raise DeliveryError(
-                f"Telegram answers {answer.status}, but not ok: {explain(answer)[1]}"
-            )
+            why = api.shown(explain(answer)[1])
+            raise DeliveryError(f"Telegram answers {answer.status}, but not ok: {why}")
 
         bodies = telegram_bodies(section, report, self.hostname)
         for body in bodies:
@@ -4172,7 +4181,7 @@ class Sender:
                     or attempt == tries
                     or self.world.clock.monotonic() + pause > deadline
                 ):
-                    reason = self.world.redact(str(error))
+                    reason = self.world.redact.line(str(error), 300)
                     raise DeliveryError(
                         f"cannot send mail through {section.server}: {reason}"
                     ) from None
@@ -4850,9 +4859,7 @@ def take_turn(turn: Turn) -> Report:
     except SnapshotsError as error:
         error_text = str(error)
     except Exception as error:  # noqa: BLE001  (a bug costs one server its turn, not the run)
-        error_text = (
-            f"unexpected {type(error).__name__}: {one_line(str(error), 200)} (a bug: see the log)"
-        )
+        error_text = unexpected(error, turn.world.redact)
         log.error("%s: %s", turn, error_text)
         log_traceback(error)
     if error_text:
@@ -4866,8 +4873,8 @@ def take_turn(turn: Turn) -> Report:
         snapshot_id=turn.verified.id if turn.verified else "none",
         total_snapshots=turn.total,
         deleted=tuple(turn.deleted),
-        warnings=tuple(map(turn.world.redact, turn.warnings)),
-        error=turn.world.redact(error_text),
+        warnings=tuple(map(turn.world.redact.line, turn.warnings)),
+        error=turn.world.redact.line(error_text, ERROR_LIMIT),
         seconds=turn.world.clock.monotonic() - turn.began,
         ended=turn.world.clock.now(),
         destinations=turn.server.destinations,
@@ -5051,7 +5058,7 @@ class Fleet:
             entry.name,
             entry.id,
             success=False,
-            error=self.world.redact(error),
+            error=self.world.redact.line(error, ERROR_LIMIT),
             ended=self.world.clock.now(),
             destinations=entry.destinations,
         )
@@ -5341,7 +5348,7 @@ def tell_run_failure(error: str, settings: Settings, world: World, hostname: str
             "the whole run",
             "none",
             success=False,
-            error=world.redact(error),
+            error=world.redact.line(error, ERROR_LIMIT),
             ended=world.clock.now(),
             destinations=destinations,
         )
@@ -5412,7 +5419,7 @@ def dry_run(
             return dataclasses.replace(report, success=False, error=str(error))
         except Exception as error:  # noqa: BLE001  (as in take_turn)
             log_traceback(error)
-            text = f"unexpected {type(error).__name__}: {one_line(str(error), 200)}"
+            text = unexpected(error, world.redact)
             return dataclasses.replace(report, success=False, error=text)
         return report
 
@@ -5450,7 +5457,7 @@ def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) ->
         screen.problem("interrupted before the run began")
         return ExitStatus.FAILED
     except Exception as error:  # noqa: BLE001  (never a traceback, never 0)
-        screen.problem(f"unexpected {type(error).__name__}: {one_line(str(error), 200)} (a bug)")
+        screen.problem(unexpected(error, redact))
         return ExitStatus.FAILED
     finally:
         close_log()
@@ -5494,9 +5501,7 @@ def guarded(args: argparse.Namespace, world: World) -> int:
         error_text = str(error)
         screen.problem(error_text)
     except Exception as error:  # noqa: BLE001  (the user gets a line, the log the traceback)
-        error_text = (
-            f"unexpected {type(error).__name__}: {one_line(str(error), 200)} (a bug: see the log)"
-        )
+        error_text = unexpected(error, world.redact)
         screen.problem(error_text)
         log.error("%s", error_text)
         log_traceback(error)

@@ -45,7 +45,8 @@ def test_a_leak_is_found_in_every_form_and_wherever_its_credential_comes_from(
 def test_a_leak_is_found_wherever_it_is_and_its_place_is_told(
     errors: dict[str, str], place: str
 ) -> None:
-    assert f"... in {PLACES[place][0]}" in errors[f"test_leak_at[{place}]"].splitlines()[1]
+    told = errors[f"test_leak_at[{place}]"].splitlines()
+    assert any(line.endswith(f"... in {PLACES[place][0]}") for line in told)
 
 
 def test_a_credential_at_home_is_no_leak(errors: dict[str, str]) -> None:

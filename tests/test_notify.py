@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import email
 import email.policy
 import email.utils
@@ -1822,6 +1823,50 @@ def test_a_credential_in_an_apis_error_is_masked_in_every_message(
         server.mails[0].part("plain"),
     ]
     assert all("is odd" in text and snapshots.MASK in text for text in told_texts)
+
+
+@pytest.mark.parametrize("length", [*range(120, 300, 20), 288, 292, 294, 296])
+def test_no_text_is_cut_within_a_credential(
+    project: Project, post: PostOffice, length: int
+) -> None:
+    """The beginning that is left would be known to nobody any more, and stay."""
+    filler = "x" * length
+    bot, path, office = telegram(project), webhook(project), post.open()
+    greylist = f"451 {filler}{post.password}"
+    office.answers["data"] = collections.deque([greylist] * 9)
+    for number, (provider, create) in enumerate(
+        {
+            "hetzner": CREATE,
+            "digitalocean": "POST /do/droplets/{id}/actions",
+            "contabo": "POST /cb/compute/instances/{id}/snapshots",
+        }.items()
+    ):
+        server = project.server(provider, 11 + number)
+        account = server.account
+        secret = account.client_secret if provider == "contabo" else account.token
+        body = {"message": filler + secret}
+        project.cloud.fault(create, fake.status(400, body), times=None)
+    project.cloud.fault(SEND, fake.status(400, {"description": filler + bot.token}), times=1)
+    project.cloud.fault(HOOK, fake.status(400, {"message": filler + path}), times=None)
+    result = project.run("-v")
+    assert result.code == 1
+    assert "not delivered" in result.err
+
+
+def test_what_an_action_ends_with_is_not_cut_within_a_credential(project: Project) -> None:
+    servers = [project.server("hetzner", number, f"web{number}") for number in range(11, 23)]
+    token = servers[0].account.token
+
+    def spoil(content: Any) -> Any:
+        for number, action in enumerate(content["actions"]):
+            message = "x" * (240 + 5 * number) + token
+            action.update(status="error", error={"code": "odd", "message": message})
+        return content
+
+    project.cloud.fault("GET /hz/actions", fake.edit(spoil), times=None)
+    result = project.run("-v")
+    assert result.code == 1
+    assert result.err.count("Hetzner ended the action with an error: odd: xxx") == 12
 
 
 def test_a_run_level_failure_shows_no_credential(project: Project) -> None:
