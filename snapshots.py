@@ -277,28 +277,6 @@ class Sighting(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Destination:
-    """Somewhere to send notifications to: one channel with everything it needs."""
-
-    settings: Union[TelegramSection, WebhookSection, SmtpSection] = field(repr=False)
-
-    @property
-    def channel(self) -> str:
-        """The channel's name in log lines."""
-        return self.settings.channel
-
-    @property
-    def address(self) -> tuple[str, ...]:
-        """Where its messages end up; the same for all servers that share it."""
-        section = self.settings
-        if isinstance(section, TelegramSection):
-            return (section.channel, section.bot_token, section.chat_id)
-        if isinstance(section, WebhookSection):
-            return (section.channel, section.url)
-        return (section.channel, section.server, *section.to_emails)
-
-
-@dataclass(frozen=True)
 class Server:
     """One server file, checked."""
 
@@ -699,14 +677,94 @@ def check_address(text: str) -> str:
     return text
 
 
-def option(default: Any, read: Reader) -> Any:
-    """A key of a section: its default, and how its text becomes a value."""
-    return field(default=default, metadata={"read": read})
+# Checks: JSON value -> value, or ValueError with a reason that does not quote it.
+Check = Callable[[Any], Any]
 
 
-def secret(read: Reader = read_token) -> Any:
+def check_text(value: Any) -> str:
+    """A JSON string that holds something."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be a text that is not empty")
+    return value.strip()
+
+
+def check_any_text(value: Any) -> str:
+    """A JSON string; an empty one selects the built-in text."""
+    if not isinstance(value, str):
+        raise ValueError("must be a text")
+    return value
+
+
+def check_name(value: Any) -> str:
+    """A server's name."""
+    name = check_text(value)
+    if len(name) > 200:
+        raise ValueError("is longer than 200 characters")
+    if one_line(name) != name:
+        raise ValueError("holds a control character or a line break")
+    return name
+
+
+def check_flag(value: Any) -> bool:
+    """true or false."""
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false, without quotes")
+    return value
+
+
+def check_id(value: Any) -> str:
+    """A provider's id of a server: digits only, for it becomes part of a path."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or not re.fullmatch(r"[1-9][0-9]{0,17}", text.strip()):
+        raise ValueError("must be the provider's number of the server, as in 12345678")
+    return text.strip()
+
+
+MAX_RETAIN = 100_000
+
+
+def check_retain(value: Any) -> Optional[int]:
+    """How many snapshots stay: an integer of at least 1, digits, or "all"."""
+    if isinstance(value, str) and value.strip().lower() == "all":
+        return None
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(text, str) and re.fullmatch(r"[0-9]{1,9}", text.strip()):
+        number = int(text)
+        if 1 <= number <= MAX_RETAIN:
+            return number
+    raise ValueError(f'must be a whole number from 1 to {MAX_RETAIN}, or "all"')
+
+
+def check_chat_id(value: Any) -> str:
+    """A Telegram chat: a number (groups are negative) or @name."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return check_text(value)
+
+
+def check_object(value: Any) -> dict[str, Any]:
+    """A JSON object."""
+    if not isinstance(value, dict):
+        raise ValueError("must be an object in braces")
+    return value
+
+
+def check_addresses(value: Any) -> tuple[str, ...]:
+    """A list of mail addresses, or one text with commas."""
+    parts = value if isinstance(value, list) else check_text(value).split(",")
+    return tuple(check_address(check_text(part)) for part in parts)
+
+
+def option(default: Any, read: Reader, own: Optional[Check] = None) -> Any:
+    """A key of a section: its default, how its text becomes a value, and what a server file may
+    put over it (nothing without `own`)."""
+    return field(default=default, metadata={"read": read, "own": own})
+
+
+def secret(read: Reader = read_token, own: Optional[Check] = None) -> Any:
     """A key that holds a credential; never shown."""
-    return field(default=SecretText(""), repr=False, metadata={"read": read, "secret": True})
+    metadata = {"read": read, "own": own, "secret": True}
+    return field(default=SecretText(""), repr=False, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -757,16 +815,22 @@ class Logging:
 class TelegramSection:
     """[TELEGRAM]"""
 
-    channel: ClassVar[str] = "Telegram"
-    enabled: bool = option(True, read_flag)
-    bot_token: SecretText = secret()
-    chat_id: str = option("", read_text)
+    channel: ClassVar[str] = "Telegram"  # what the log calls it
+    needs: ClassVar[tuple[str, ...]] = ("bot_token", "chat_id")
+    enabled: bool = option(True, read_flag, check_flag)
+    bot_token: SecretText = secret(own=check_text)
+    chat_id: str = option("", read_text, check_chat_id)
     timeout: float = option(10, read_number(1, 300))
     retries: int = option(3, read_count(0, 20))
     base_delay_between_retries: float = option(2, read_number(0, 300))
     parse_mode: str = option("Markdown", read_choice("Markdown", "MarkdownV2", "HTML", "none"))
-    message_success: str = option(BUILT_IN, read_template)
-    message_failure: str = option(BUILT_IN, read_template)
+    message_success: str = option(BUILT_IN, read_template, check_any_text)
+    message_failure: str = option(BUILT_IN, read_template, check_any_text)
+
+    @property
+    def address(self) -> tuple[str, ...]:
+        """Where messages end up; the same for all servers that share it."""
+        return (self.channel, self.bot_token, self.chat_id)
 
 
 @dataclass(frozen=True)
@@ -774,13 +838,19 @@ class WebhookSection:
     """[WEBHOOK]"""
 
     channel: ClassVar[str] = "webhook"
-    enabled: bool = option(False, read_flag)
-    url: SecretText = secret(read_hook_url)
+    needs: ClassVar[tuple[str, ...]] = ("url",)
+    enabled: bool = option(False, read_flag, check_flag)
+    url: SecretText = secret(read_hook_url, own=check_text)
     timeout: float = option(10, read_number(1, 300))
     retries: int = option(3, read_count(0, 20))
     base_delay_between_retries: float = option(2, read_number(0, 300))
-    payload_success: Optional[dict[str, Any]] = option(None, read_payload)
-    payload_failure: Optional[dict[str, Any]] = option(None, read_payload)
+    payload_success: Optional[dict[str, Any]] = option(None, read_payload, check_object)
+    payload_failure: Optional[dict[str, Any]] = option(None, read_payload, check_object)
+
+    @property
+    def address(self) -> tuple[str, ...]:
+        """Where messages end up; the same for all servers that share it."""
+        return (self.channel, self.url)
 
 
 @dataclass(frozen=True)
@@ -788,23 +858,33 @@ class SmtpSection:
     """[SMTP]"""
 
     channel: ClassVar[str] = "e-mail"
-    enabled: bool = option(False, read_flag)
+    needs: ClassVar[tuple[str, ...]] = ("server", "from_email", "to_emails")
+    enabled: bool = option(False, read_flag, check_flag)
     server: str = option("", read_text)
     port: int = option(587, read_count(1, 65535))
     security: str = option("starttls", read_choice("starttls", "tls", "none"))
     user: str = option("", read_text)
     password: SecretText = secret(read_password)
     from_email: str = option("", read_address)
-    to_emails: tuple[str, ...] = option((), read_addresses)
-    notify_on_success: bool = option(False, read_flag)
-    notify_on_failure: bool = option(True, read_flag)
+    to_emails: tuple[str, ...] = option((), read_addresses, check_addresses)
+    notify_on_success: bool = option(False, read_flag, check_flag)
+    notify_on_failure: bool = option(True, read_flag, check_flag)
     timeout: float = option(10, read_number(1, 300))
     retries: int = option(3, read_count(0, 20))
     base_delay_between_retries: float = option(2, read_number(0, 300))
-    subject_success: str = option(BUILT_IN, read_text)
-    subject_failure: str = option(BUILT_IN, read_text)
-    message_success: str = option(BUILT_IN, read_template)
-    message_failure: str = option(BUILT_IN, read_template)
+    subject_success: str = option(BUILT_IN, read_text, check_any_text)
+    subject_failure: str = option(BUILT_IN, read_text, check_any_text)
+    message_success: str = option(BUILT_IN, read_template, check_any_text)
+    message_failure: str = option(BUILT_IN, read_template, check_any_text)
+
+    @property
+    def address(self) -> tuple[str, ...]:
+        """Where messages end up; the same for all servers that share it."""
+        return (self.channel, self.server, *self.to_emails)
+
+
+Destination = Union[TelegramSection, WebhookSection, SmtpSection]  # a channel and all it needs
+ChannelSection = TypeVar("ChannelSection", TelegramSection, WebhookSection, SmtpSection)
 
 
 @dataclass(frozen=True)
@@ -1089,81 +1169,7 @@ class Fields:
                 self.problems.append(f"{self.where}{shown_key(key)}: unknown key{hint}")
 
 
-def check_text(value: Any) -> str:
-    """A JSON string that holds something."""
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("must be a text that is not empty")
-    return value.strip()
-
-
-def check_any_text(value: Any) -> str:
-    """A JSON string; an empty one selects the built-in text."""
-    if not isinstance(value, str):
-        raise ValueError("must be a text")
-    return value
-
-
-def check_name(value: Any) -> str:
-    """A server's name."""
-    name = check_text(value)
-    if len(name) > 200:
-        raise ValueError("is longer than 200 characters")
-    if one_line(name) != name:
-        raise ValueError("holds a control character or a line break")
-    return name
-
-
-def check_flag(value: Any) -> bool:
-    """true or false."""
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false, without quotes")
-    return value
-
-
-def check_id(value: Any) -> str:
-    """A provider's id of a server: digits only, for it becomes part of a path."""
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if not isinstance(text, str) or not re.fullmatch(r"[1-9][0-9]{0,17}", text.strip()):
-        raise ValueError("must be the provider's number of the server, as in 12345678")
-    return text.strip()
-
-
-MAX_RETAIN = 100_000
-
-
-def check_retain(value: Any) -> Optional[int]:
-    """How many snapshots stay: an integer of at least 1, digits, or "all"."""
-    if isinstance(value, str) and value.strip().lower() == "all":
-        return None
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if isinstance(text, str) and re.fullmatch(r"[0-9]{1,9}", text.strip()):
-        number = int(text)
-        if 1 <= number <= MAX_RETAIN:
-            return number
-    raise ValueError(f'must be a whole number from 1 to {MAX_RETAIN}, or "all"')
-
-
-def check_chat_id(value: Any) -> str:
-    """A Telegram chat: a number (groups are negative) or @name."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return check_text(value)
-
-
-def check_object(value: Any) -> dict[str, Any]:
-    """A JSON object."""
-    if not isinstance(value, dict):
-        raise ValueError("must be an object in braces")
-    return value
-
-
-def check_addresses(value: Any) -> tuple[str, ...]:
-    """A list of mail addresses, or one text with commas."""
-    parts = value if isinstance(value, list) else check_text(value).split(",")
-    return tuple(check_address(check_text(part)) for part in parts)
-
-
-def with_reader(read: Reader, base: Path) -> Callable[[Any], Any]:
+def with_reader(read: Reader, base: Path) -> Check:
     """A JSON check made of an INI reader: the value must be a text."""
 
     def check(value: Any) -> Any:
@@ -1188,94 +1194,66 @@ TOP_KEYS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def telegram_of(content: Fields, settings: Settings) -> TelegramSection:
-    """The server's own Telegram settings over the global ones."""
-    chosen: dict[str, Any] = {
-        "enabled": content.take("enabled", check_flag, settings.telegram.enabled),
-        "bot_token": content.take(
-            "bot_token", with_reader(read_token, settings.base), settings.telegram.bot_token
-        ),
-        "chat_id": content.take("chat_id", check_chat_id, settings.telegram.chat_id),
-    }
-    for key in ("message_success", "message_failure"):
-        chosen[key] = content.take(key, check_any_text, "") or getattr(settings.telegram, key)
-    return dataclasses.replace(settings.telegram, **chosen)
-
-
-def webhook_of(content: Fields, settings: Settings) -> WebhookSection:
-    """The server's own webhook settings over the global ones."""
-    chosen: dict[str, Any] = {
-        "enabled": content.take("enabled", check_flag, settings.webhook.enabled),
-        "url": content.take("url", with_reader(read_hook_url, settings.base), settings.webhook.url),
-    }
-    for key in ("payload_success", "payload_failure"):
-        nothing: dict[str, Any] = {}
-        own = content.take(key, check_object, nothing)
-        chosen[key] = own or getattr(settings.webhook, key)
-    return dataclasses.replace(settings.webhook, **chosen)
-
-
-def smtp_of(content: Fields, settings: Settings) -> SmtpSection:
-    """The server's own e-mail settings over the global ones."""
-    chosen: dict[str, Any] = {
-        key: content.take(key, check_flag, getattr(settings.smtp, key))
-        for key in ("enabled", "notify_on_success", "notify_on_failure")
-    }
-    chosen["to_emails"] = content.take("to_emails", check_addresses, settings.smtp.to_emails)
-    for key in ("subject_success", "subject_failure", "message_success", "message_failure"):
-        chosen[key] = content.take(key, check_any_text, "") or getattr(settings.smtp, key)
-    return dataclasses.replace(settings.smtp, **chosen)
+def with_own(section: ChannelSection, content: Fields, base: Path) -> ChannelSection:
+    """A channel's settings, with those over them that a server file brings along. A credential
+    there may be env:NAME or file:PATH as well; an empty text or object changes nothing."""
+    chosen: dict[str, Any] = {}
+    for key in dataclasses.fields(section):
+        check, inherited = key.metadata["own"], getattr(section, key.name)
+        if check is None:
+            continue
+        if key.metadata.get("secret"):
+            check = with_reader(key.metadata["read"], base)
+        value = content.take(key.name, check, inherited)
+        chosen[key.name] = inherited if value == {} else value
+    content.finish()
+    return dataclasses.replace(section, **chosen)
 
 
 def destinations_of(
-    telegram: TelegramSection, webhook: WebhookSection, smtp: SmtpSection
+    channels: Iterable[Destination],
 ) -> tuple[tuple[Destination, ...], tuple[str, ...]]:
     """The channels that are switched on and can work; and a line for each that cannot."""
     found: list[Destination] = []
     lacking: list[str] = []
-    channels: tuple[
-        tuple[Union[TelegramSection, WebhookSection, SmtpSection], tuple[str, ...]], ...
-    ]
-    channels = (
-        (telegram, ("bot_token", "chat_id")),
-        (webhook, ("url",)),
-        (smtp, ("server", "from_email", "to_emails")),
-    )
-    for channel, keys in channels:
-        if not channel.enabled:
-            continue
-        missing = [key for key in keys if not getattr(channel, key)]
-        if missing:
+    for channel in channels:
+        missing = [key for key in channel.needs if not getattr(channel, key)]
+        if channel.enabled and missing:
             lacking.append(f"no {channel.channel} notification: {' and '.join(missing)} not set")
-        else:
-            found.append(Destination(channel))
+        elif channel.enabled:
+            found.append(channel)
     return tuple(found), tuple(lacking)
 
 
-def load_server(path: Path, settings: Settings) -> tuple[Server, tuple[str, ...]]:
-    """One server file, and warnings about it. Raises ConfigError with every problem in it."""
+def top_key_and_content(path: Path) -> tuple[str, Mapping[str, Any]]:
+    """A server file's one top key, and what stands under it. Raises ConfigError."""
     try:
-        content = parse_json(read_text_file(path))
+        whole = parse_json(read_text_file(path))
     except (OSError, ValueError) as error:
         raise ConfigError([reason_of(error)]) from None
-    if not isinstance(content, dict):
+    if not isinstance(whole, dict):
         raise ConfigError(["must be one object in braces"])
-    tops = [key for key in content if key in TOP_KEYS]
-    if len(tops) != 1 or len(content) != 1:
-        unknown = [key for key in content if key not in TOP_KEYS][:3]
+    top = next(iter(whole), "")
+    if len(whole) != 1 or top not in TOP_KEYS:
+        unknown = [key for key in whole if key not in TOP_KEYS][:3]
         hint = did_you_mean(unknown[0], TOP_KEYS) if unknown else ""
         shown = ", ".join(repr(shown_key(key)) for key in unknown)
         found = f" (found {shown}{hint})" if unknown else ""
         raise ConfigError([f"must hold exactly one of {', '.join(TOP_KEYS)}{found}"])
-    provider = TOP_KEYS[tops[0]]
+    if not isinstance(whole[top], dict):
+        raise ConfigError([f"{top}: must be an object in braces"])
+    return top, whole[top]
+
+
+def load_server(path: Path, settings: Settings) -> tuple[Server, tuple[str, ...]]:
+    """One server file, and warnings about it. Raises ConfigError with every problem in it."""
+    top, content = top_key_and_content(path)
+    provider = TOP_KEYS[top]
     problems: list[str] = []
-    warnings: list[str] = []
-    if not isinstance(content[tops[0]], dict):
-        raise ConfigError([f"{tops[0]}: must be an object in braces"])
-    fields = Fields(content[tops[0]], "", problems)
+    fields = Fields(content, "", problems)
     said = fields.take("provider", check_text, provider)
     if said.lower() != provider:
-        problems.append(f"provider: says {shown_key(said)!r}, but {tops[0]} is for {provider!r}")
+        problems.append(f"provider: says {shown_key(said)!r}, but {top} is for {provider!r}")
     server_id = fields.take("id", check_id, "", required=True)
     name = fields.take("name", check_name, "", required=True)
     unset: Optional[int] = None
@@ -1288,22 +1266,21 @@ def load_server(path: Path, settings: Settings) -> tuple[Server, tuple[str, ...]
     replace_when_full = False
     if provider == "contabo":
         replace_when_full = fields.take("replace_when_full", check_flag, False)
-    parts = {}
-    for key in ("telegram", "webhook", "smtp"):
+
+    def own(key: str) -> Fields:
         nothing: dict[str, Any] = {}
-        parts[key] = Fields(fields.take(key, check_object, nothing), f"{key}.", problems)
-    everywhere = (settings.telegram.bot_token, settings.webhook.url)
-    telegram = telegram_of(parts["telegram"], settings)
-    webhook = webhook_of(parts["webhook"], settings)
-    smtp = smtp_of(parts["smtp"], settings)
-    for part in (*parts.values(), fields):
-        part.finish()
+        return Fields(fields.take(key, check_object, nothing), f"{key}.", problems)
+
+    telegram = with_own(settings.telegram, own("telegram"), settings.base)
+    webhook = with_own(settings.webhook, own("webhook"), settings.base)
+    smtp = with_own(settings.smtp, own("smtp"), settings.base)
+    fields.finish()
     if problems:
         raise ConfigError(problems)
-    own = [value for value in (telegram.bot_token, webhook.url) if value not in everywhere]
-    if any(value and value.literal for value in (*credentials, *own)):
-        warnings.extend(open_to_others(path))
-    destinations, notes = destinations_of(telegram, webhook, smtp)
+    everywhere = (settings.telegram.bot_token, settings.webhook.url)
+    secrets = [v for v in (telegram.bot_token, webhook.url) if v not in everywhere] + credentials
+    warnings = open_to_others(path) if any(v and v.literal for v in secrets) else ()
+    destinations, notes = destinations_of([telegram, webhook, smtp])
     if webhook.enabled and webhook.url not in everywhere and in_the_clear(webhook.url):
         notes = (*notes, f"webhook.url {IN_THE_CLEAR}")
     server = Server(
@@ -1358,7 +1335,7 @@ def load_servers(
     Two files for the same server are both refused: nobody knows whose retention would hold.
     Raises ConfigError if there is no file at all.
     """
-    everywhere, _ = destinations_of(settings.telegram, settings.webhook, settings.smtp)
+    everywhere, _ = destinations_of([settings.telegram, settings.webhook, settings.smtp])
     loaded: list[Union[Server, BadServer]] = []
     warnings: list[str] = []
     for path in server_files(names, settings):
@@ -4097,14 +4074,13 @@ class Sender:
 
     def deliver(self, destination: Destination, report: Report, tries: int, within: float) -> None:
         """Raises DeliveryError with the reason."""
-        section = destination.settings
         try:
-            if isinstance(section, TelegramSection):
-                self._telegram(section, report, tries, within)
-            elif isinstance(section, WebhookSection):
-                self._webhook(section, report, tries, within)
+            if isinstance(destination, TelegramSection):
+                self._telegram(destination, report, tries, within)
+            elif isinstance(destination, WebhookSection):
+                self._webhook(destination, report, tries, within)
             else:
-                self._mail(section, report, tries, within)
+                self._mail(destination, report, tries, within)
         except ApiError as error:
             raise DeliveryError(str(error)) from None
 
@@ -4193,9 +4169,8 @@ class Sender:
 
 def wants(destination: Destination, report: Report) -> bool:
     """Does this destination want to hear of this outcome? (Mail: see notify_on_...)"""
-    section = destination.settings
-    if isinstance(section, SmtpSection):
-        return section.notify_on_success if report.success else section.notify_on_failure
+    if isinstance(destination, SmtpSection):
+        return destination.notify_on_success if report.success else destination.notify_on_failure
     return True
 
 
@@ -4220,7 +4195,7 @@ def joined(reports: Sequence[Report]) -> Report:
     )
 
 
-class Channel:
+class Queue:
     """The queue of one channel and the thread that empties it."""
 
     PACE_SECONDS: ClassVar[Mapping[str, float]] = MappingProxyType({"Telegram": 1.0})
@@ -4292,12 +4267,13 @@ class Channel:
 
     def _send(self, destination: Destination, report: Report, many: int) -> None:
         clock = self.world.clock
-        section = destination.settings
-        self._keep_pace(section)
+        self._keep_pace(destination)
         in_a_row = self._lost_in_a_row.get(destination.address, 0)
-        tries = 1 if self.world.stopping or in_a_row >= GIVE_UP_AFTER else max(1, section.retries)
+        tries = (
+            1 if self.world.stopping or in_a_row >= GIVE_UP_AFTER else max(1, destination.retries)
+        )
         left = math.inf if self._closing_at is None else self._closing_at - clock.monotonic()
-        within = max(0.5, min(left, 10 * section.timeout + 300))
+        within = max(0.5, min(left, 10 * destination.timeout + 300))
         problem = ""
         try:
             self.sender.deliver(destination, report, tries, within)
@@ -4306,8 +4282,8 @@ class Channel:
         except Exception as error:  # noqa: BLE001  (a bug here must not stop the channel)
             problem = f"unexpected {type(error).__name__}"
             log_traceback(error)
-        if isinstance(section, TelegramSection):  # a 429 may have held it up: count from now
-            self._sent_at[section.chat_id].append(clock.monotonic())
+        if isinstance(destination, TelegramSection):  # a 429 may have held it up: count from now
+            self._sent_at[destination.chat_id].append(clock.monotonic())
         with self._changed:
             if not self._busy:
                 return  # given up meanwhile, and counted
@@ -4326,13 +4302,13 @@ class Channel:
         else:
             log.info("%s: %s notification sent", report.server_name, self.name)
 
-    def _keep_pace(self, section: Union[TelegramSection, WebhookSection, SmtpSection]) -> None:
+    def _keep_pace(self, destination: Destination) -> None:
         """Telegram: one message a second for each chat, 20 a minute for a group."""
-        if not isinstance(section, TelegramSection):
+        if not isinstance(destination, TelegramSection):
             return
         clock = self.world.clock
-        is_group = section.chat_id.startswith(("-", "@"))
-        sent = self._sent_at.setdefault(section.chat_id, collections.deque(maxlen=20))
+        is_group = destination.chat_id.startswith(("-", "@"))
+        sent = self._sent_at.setdefault(destination.chat_id, collections.deque(maxlen=20))
         now = clock.monotonic()
         wait = sent[-1] + self.PACE_SECONDS["Telegram"] - now if sent else 0.0
         if is_group and len(sent) == 20:
@@ -4349,7 +4325,7 @@ class Notifier:
         self.world = world
         self.sender = Sender(world, settings, hostname)
         self.channels = {
-            name: Channel(name, world, self.sender) for name in ("Telegram", "webhook", "e-mail")
+            name: Queue(name, world, self.sender) for name in ("Telegram", "webhook", "e-mail")
         }
 
     def tell(self, report: Report) -> None:
@@ -5312,11 +5288,10 @@ def collect_secrets(
                 if key not in ("client_id", "api_user"):
                     add(entry.source, value)
         for destination in entry.destinations:
-            section = destination.settings
-            if isinstance(section, TelegramSection):
-                add(entry.source, section.bot_token)
-            elif isinstance(section, WebhookSection):
-                add(entry.source, *secrets_of_url(section.url))
+            if isinstance(destination, TelegramSection):
+                add(entry.source, destination.bot_token)
+            elif isinstance(destination, WebhookSection):
+                add(entry.source, *secrets_of_url(destination.url))
     for name, value in os.environ.items():
         if name.lower().endswith("_proxy") and "@" in value:
             user_info = value.partition("://")[2].rpartition("@")[0]
@@ -5338,7 +5313,7 @@ def notes_of(settings: Settings, entries: Sequence[Union[Server, BadServer]]) ->
 
 def tell_run_failure(error: str, settings: Settings, world: World, hostname: str) -> None:
     """A run that cannot do its job tells so over every global channel whose section is sound."""
-    destinations, _ = destinations_of(settings.telegram, settings.webhook, settings.smtp)
+    destinations, _ = destinations_of([settings.telegram, settings.webhook, settings.smtp])
     needs = {"Telegram": {"TELEGRAM", "API"}, "webhook": {"WEBHOOK"}, "e-mail": {"SMTP"}}
     destinations = tuple(d for d in destinations if not settings.unsound & needs[d.channel])
     notifier = Notifier(world, settings, hostname)

@@ -371,9 +371,9 @@ def test_every_problem_of_a_server_file_is_told_at_once(tmp_path: Path) -> None:
         "id: is missing",
         "retain_last_snapshots: is missing",
         "api_token: is missing",
-        "webhook: must be an object in braces",
         "telegram.enabled: must be true or false, without quotes",
         "telegram.token: unknown key, did you mean 'bot_token'?",
+        "webhook: must be an object in braces",
         "retension: unknown key",
     ]
 
@@ -401,8 +401,7 @@ def test_the_server_file_wins_over_the_global_settings_field_by_field(tmp_path: 
             "webhook": {"enabled": False},
         },
     )
-    (destination,) = snapshots.load_server(path, settings)[0].destinations
-    section = destination.settings
+    (section,) = snapshots.load_server(path, settings)[0].destinations
     assert isinstance(section, snapshots.TelegramSection)
     assert (section.bot_token, section.chat_id) == ("1:global", "-77")
     assert (section.message_success, section.message_failure) == ("own", "GF")

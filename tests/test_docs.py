@@ -478,8 +478,7 @@ def test_sample_server_file_loads_once_filled_in(provider: str, tmp_path: Path) 
     assert (server.provider, server.id, server.name) == (provider, "12345678", "filled-in-name")
     assert warnings == ()
     # the placeholders of the channels leave the global settings as they are
-    (destination,) = server.destinations
-    section = destination.settings
+    (section,) = server.destinations
     assert isinstance(section, snapshots.TelegramSection)
     assert (section.bot_token, section.chat_id) == ("123:abc", "1")
 
