@@ -18,4 +18,4 @@ fi
 .venv/bin/ruff format --quiet --check --config tests/pyproject.toml snapshots.py tests
 .venv/bin/mypy --config-file tests/pyproject.toml --no-error-summary snapshots.py tests
 .venv/bin/vermin --quiet --no-tips --violations --eval-annotations --backport argparse --target=3.9- snapshots.py
-.venv/bin/python -m pytest tests "$@"
+.venv/bin/python -m pytest tests -n 4 --dist worksteal "$@"  # most of them wait most of the time
