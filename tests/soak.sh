@@ -19,7 +19,7 @@ soak() { # kind, examples, what pytest runs
   printf '| %s | %s | %s | %s s |\n' "$1" "$2" "$result" $((SECONDS - began)) >"$folder/$1"
 }
 start() { # the same, in the background, as soon as a core is free
-  while [ "$(jobs -rp | wc -l)" -ge "$(nproc 2>/dev/null || echo 2)" ]; do wait -n; done
+  while [ "$(jobs -rp | wc -l)" -ge "$(nproc 2>/dev/null || echo 2)" ]; do wait -n 2>/dev/null || sleep 1; done
   soak "$@" &
 }
 start "fleets over random nights" "$nights" tests/test_stateful.py
