@@ -1829,7 +1829,7 @@ class Outcome(enum.Enum):
     PROTECTED = "423 protected"
     NOT_UNIQUE = "409 uniqueness_error"
     RATE_LIMITED = "429"
-    SERVER_ERROR = "500, 502, 504 and what is no status at all"
+    SERVER_ERROR = "500, 502, 504 and other 5xx"
     UNAVAILABLE = "503"
 
 
@@ -1976,7 +1976,9 @@ def outcome_of(status: int, code: str = "", message: str = "") -> Outcome:
     }
     if status in known:
         return known[status]
-    return Outcome.REJECTED if 400 <= status < 500 else Outcome.SERVER_ERROR
+    if 400 <= status < 600:
+        return Outcome.REJECTED if status < 500 else Outcome.SERVER_ERROR
+    return Outcome.LOST  # 101, or 600: whoever says that may have done anything
 
 
 def retry_after_seconds(answer: Answer, now: datetime) -> Optional[float]:

@@ -45,8 +45,8 @@ OUTCOMES = [
     (502, "", "", Outcome.SERVER_ERROR),
     (503, "", "", Outcome.UNAVAILABLE),
     (504, "", "", Outcome.SERVER_ERROR),
-    (600, "", "", Outcome.SERVER_ERROR),
-    (101, "", "", Outcome.SERVER_ERROR),
+    (600, "", "", Outcome.LOST),
+    (101, "", "", Outcome.LOST),
 ]
 
 

@@ -137,12 +137,17 @@ NAMED = {
     429: Outcome.RATE_LIMITED,
     503: Outcome.UNAVAILABLE,
 }
-CLASSES = {2: Outcome.GOOD, 3: Outcome.REDIRECT, 4: Outcome.REJECTED}
+CLASSES = {
+    2: Outcome.GOOD,
+    3: Outcome.REDIRECT,
+    4: Outcome.REJECTED,
+    5: Outcome.SERVER_ERROR,
+}
 
 
 def test_every_status_has_its_outcome() -> None:
     for status in range(100, 700):
-        expected = NAMED.get(status, CLASSES.get(status // 100, Outcome.SERVER_ERROR))
+        expected = NAMED.get(status, CLASSES.get(status // 100, Outcome.LOST))
         assert snapshots.outcome_of(status) is expected, status
 
 
