@@ -4908,6 +4908,8 @@ def describe_plan(turn: Turn) -> list[str]:
 # Who runs when: starts, slots, deadlines, stop, and the room that turns leave one another.
 
 STOP_GRACE_SECONDS = 5.0  # how long turns have to end by themselves after a stop signal
+ORDER_SECONDS = 900.0  # how long a turn lets those before it go first, at a limit they share
+HANG_SECONDS = 7200.0  # how much longer than its waits a turn may take before it is given up
 LIVE_SECONDS = 1.0
 PROGRESS_SECONDS = 60.0
 
@@ -4953,7 +4955,9 @@ class Fleet:
         act: Callable[[Turn], Report] = take_turn,
     ) -> list[Report]:
         """Give each server its turn; reports in the order of entries. Returns at the latest
-        after run_timeout plus one turn's own limits, soon after a stop signal."""
+        after run_timeout plus one turn's own limits, soon after a stop signal. A turn waits for
+        a busy server, an action and a listing; one that takes much longer hangs in the machine,
+        not in us, and must not keep the others from being heard of."""
         clock = self.world.clock
         good = [index for index, entry in enumerate(entries) if isinstance(entry, Server)]
         for index, entry in enumerate(entries):
@@ -4976,8 +4980,10 @@ class Fleet:
                 assert isinstance(server, Server)  # noqa: S101
                 self._start(index, server, act)
                 next_start = clock.monotonic() + self.settings.timing.delay_between_servers
-            while self.running and not self.world.stopping:
-                self._wait(None)
+            patience = 3 * self.settings.timing.snapshot_creation_timeout + HANG_SECONDS
+            end = self.deadline + patience
+            while self.running and not self.world.stopping and clock.monotonic() < end:
+                self._wait(end - clock.monotonic())
             until = clock.monotonic() + STOP_GRACE_SECONDS
             while self.running and clock.monotonic() < until:
                 self._changed.wait(until - clock.monotonic())
@@ -5043,8 +5049,9 @@ class Fleet:
 
     def _why_unfinished(self, index: int) -> str:
         if index in self.running:
+            why = self.world.stopping or "its turn hangs, and was given up"
             title = self.running[index].provider.title
-            return f"{self.world.stopping}; {title} may still finish it; nothing more was deleted"
+            return f"{why}; {title} may still finish it; nothing more was deleted"
         if self.world.stopping:
             return f"{self.world.stopping} before its turn"
         limit = self.settings.timing.run_timeout
@@ -5084,19 +5091,22 @@ class Fleet:
         is. Turns that end with as many snapshots as they began with can go at once, for each
         leaves the room it took. One that grows takes it for good: it goes after all before it in
         the configuration, and before all behind it, as if the turns came one after the other.
+        One that hangs is not waited for any longer than that may take.
         """
+        clock = self.world.clock
+        until = clock.monotonic() + ORDER_SECONDS
         with self._changed:
             index = self._index_of(turn)
             self._ordered.add(index)
             self._changed.notify_all()
             try:
-                while any(
+                while clock.monotonic() < until and any(
                     not other.settled and (turn.grows or other.grows)
                     for i, other in self.running.items()
                     if i < index and other.provider.limit_is_shared
                 ):
                     self.world.check()
-                    self._changed.wait()
+                    self._changed.wait(until - clock.monotonic())
                 self.world.check()
             finally:
                 self._ordered.discard(index)

@@ -897,6 +897,32 @@ def test_servers_that_cannot_begin_within_run_timeout_fail_and_name_it(project: 
     assert project.clock.elapsed < 200
 
 
+def test_a_turn_that_hangs_in_the_machine_does_not_keep_the_run_from_its_end(
+    project: Project,
+) -> None:
+    """As in a name service that never answers: no timeout of ours reaches there."""
+    names = ("web", "hangs", "shop")
+    servers = [project.server("hetzner", number, name) for number, name in enumerate(names, 11)]
+    timing(project, run_timeout=600, snapshot_creation_timeout=3600)
+    settings = snapshots.load_settings(project.write_config(), required=True)
+    entries, _ = snapshots.load_servers([], settings)
+    redact = snapshots.Redactor()
+    world = snapshots.World(project.clock, redact, snapshots.Screen(redact))
+    for_ever = project.clock.condition()
+
+    def act(turn: snapshots.Turn) -> snapshots.Report:
+        if str(turn) == "hangs":
+            with for_ever:
+                for_ever.wait()
+        return snapshots.take_turn(turn)
+
+    reports = snapshots.Fleet(world, settings, lambda report: None).run(entries, act)
+    assert [report.success for report in reports] == [True, False, True]
+    assert reports[1].error.startswith("its turn hangs, and was given up; Hetzner may still")
+    assert project.clock.elapsed <= 600 + 3 * 3600 + snapshots.HANG_SECONDS + 10
+    assert [len(project.own(server)) for server in servers] == [1, 0, 1]
+
+
 def test_each_server_has_its_final_status_and_the_summary_counts_them(project: Project) -> None:
     good = add(project, "hetzner", 7, 101, duration_seconds=30)
     bad = add(project, "digitalocean", 4, 201, duration_seconds=20, fails=True)
