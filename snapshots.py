@@ -4718,16 +4718,18 @@ def warn_of_oddities(turn: Turn, listing: Iterable[Snapshot]) -> None:
     for snapshot in listing:
         if snapshot.server_id != turn.server.id or snapshot.id == turn.verified.id:
             continue
+        shown = f"snapshot {snapshot.id} ({snapshot.name})"
         if snapshot.name is None:
             turn.warn(f"snapshot {snapshot.id} has an unreadable name: left alone")
         elif not is_named_like_ours(snapshot.name, turn.label):
             continue
+        elif not snapshot.usable:
+            if snapshot.state != "creating":
+                turn.warn(f"{shown} cannot be used, it is {snapshot.state}: left alone")
         elif snapshot.created is None:
-            turn.warn(
-                f"snapshot {snapshot.id} ({snapshot.name}) has an unreadable date: left alone"
-            )
+            turn.warn(f"{shown} has an unreadable date: left alone")
         elif turn.verified.created and snapshot.created > turn.verified.created:
-            turn.warn(f"snapshot {snapshot.id} ({snapshot.name}) is dated later than the new one")
+            turn.warn(f"{shown} is dated later than the new one")
         else:
             previous.append(snapshot.created)
     if turn.verified.expires and turn.verified.created and previous:

@@ -511,6 +511,22 @@ def test_one_with_an_unreadable_date_is_left_alone_with_a_warning(
     assert len(project.own(server)) == 2
 
 
+@pytest.mark.parametrize(("state", "told"), [("unavailable", True), ("creating", False)])
+def test_a_broken_one_of_ours_is_left_alone_and_told(
+    project: Project, state: str, told: bool
+) -> None:
+    """It costs money, and nobody can be restored from it; one still in the making is no trouble."""
+    server = project.server("hetzner", 31, "web", retain=1)
+    project.history(server, 2)
+    broken = project.cloud.snapshots(server)[0]
+    broken.status = state
+    result = project.run()
+    assert result.code == 0
+    assert project.cloud.snapshots(server) == [broken, *project.cloud.created]
+    text = f"snapshot {broken.id} ({broken.name}) cannot be used, it is {state}: left alone"
+    assert (text in result.log) == told
+
+
 @each_provider
 @pytest.mark.parametrize("value", [None, 5, "x" * 20_000])
 def test_one_with_an_unreadable_name_is_left_alone(
