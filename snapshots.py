@@ -2340,6 +2340,11 @@ class FixedToken:
     def __init__(self, token: str = "") -> None:
         self._auth = BearerAuth(token) if token else NoAuth()
 
+    @classmethod
+    def of(cls, world: World, settings: Settings, credentials: Sequence[str]) -> FixedToken:
+        """The token of a server file that holds nothing else."""
+        return cls(credentials[0])
+
     def auth(self) -> requests.auth.AuthBase:
         return self._auth
 
@@ -2546,6 +2551,10 @@ class Provider(Protocol):
     limits: ClassVar[Callable[[], list[Union[Bucket, Window]]]]  # documented rate limits
 
     @staticmethod
+    def token_source(world: World, settings: Settings, credentials: Sequence[str]) -> TokenSource:
+        """What the server file's credentials, in the order of CREDENTIAL_KEYS, log in with."""
+
+    @staticmethod
     def label(name: str) -> str:
         """The server part of a snapshot name, as this provider takes it."""
 
@@ -2680,9 +2689,10 @@ class DigitalOcean:
     has_slots = False
     lists_account = True
     label = staticmethod(plain_label)
+    token_source = FixedToken.of
     PER_PAGE = 200  # the documented maximum
 
-    def __init__(self, api: Api, server_credentials: Sequence[str], settings: Settings) -> None:
+    def __init__(self, api: Api) -> None:
         self.api = api
         self._newest_first = True  # not documented; given up once it proves wrong
         self._may_list_actions = True  # needs actions:read, which a narrow token lacks
@@ -2911,10 +2921,11 @@ class Hetzner:
     has_slots = False
     lists_account = True
     label = staticmethod(plain_label)
+    token_source = FixedToken.of
     PER_PAGE = 50  # the documented maximum
     IDS_PER_POLL = 25  # as Hetzner's own Go client asks
 
-    def __init__(self, api: Api, server_credentials: Sequence[str], settings: Settings) -> None:
+    def __init__(self, api: Api) -> None:
         self.api = api
 
     @staticmethod
@@ -3201,9 +3212,10 @@ class Contabo:
     has_slots = True
     lists_account = False
     label = staticmethod(contabo_label)
+    token_source = ContaboLogin
     PER_PAGE = 100  # no maximum is documented
 
-    def __init__(self, api: Api, server_credentials: Sequence[str], settings: Settings) -> None:
+    def __init__(self, api: Api) -> None:
         self.api = api
 
     @staticmethod
@@ -3395,23 +3407,17 @@ class Account:
         self, world: World, provider_key: str, credentials: Sequence[str], settings: Settings
     ) -> None:
         kind = PROVIDERS[provider_key]
-        base_url = getattr(settings.api, f"{provider_key}_url")
-        source: TokenSource = (
-            ContaboLogin(world, settings, credentials)
-            if provider_key == "contabo"
-            else FixedToken(credentials[0])
-        )
         api = Api(
             world,
-            base_url,
-            source,
+            getattr(settings.api, f"{provider_key}_url"),
+            kind.token_source(world, settings, credentials),
             timeout=settings.timing.http_timeout,
             connections=settings.timing.max_parallel,
             limits=kind.limits(),
             secrets=credentials,
         )
         self.world, self.api = world, api
-        self.provider: Provider = kind(api, credentials, settings)
+        self.provider: Provider = kind(api)
         self.poll_interval = settings.timing.poll_interval
         self.under_way = 0  # turns
         self._changed = world.condition()
