@@ -389,6 +389,16 @@ def change_items(provider: str, change: Callable[[list[Any]], list[Any]]) -> Cal
     return edit
 
 
+def spoil_one(provider: str, snapshot: fake.Snapshot, key: str, value: Any) -> Fault:
+    """Says something else about one snapshot in each listing."""
+    ident = ID_KEY[provider]
+
+    def change(items: list[Any]) -> list[Any]:
+        return [{**i, key: value} if str(i[ident]) == snapshot.id else i for i in items]
+
+    return fake.edit(change_items(provider, change))
+
+
 ID_KEY = {"digitalocean": "id", "hetzner": "id", "contabo": "snapshotId"}
 DATE_KEY = {"digitalocean": "created_at", "hetzner": "created", "contabo": "createdDate"}
 NAME_KEY = {"digitalocean": "name", "hetzner": "description", "contabo": "name"}
@@ -489,21 +499,8 @@ def test_one_with_an_unreadable_date_is_left_alone_with_a_warning(
     server = project.server(provider, 31, "web", retain=1, duration_seconds=40)
     old = project.history(server, 3) if provider != "contabo" else project.history(server, 2)
     strange = project.cloud.snapshots(server)[0]
-    project.cloud.fault(
-        LIST[provider],
-        fake.edit(
-            change_items(
-                provider,
-                lambda items: [
-                    {**i, DATE_KEY[provider]: value}
-                    if str(i[ID_KEY[provider]]) == strange.id
-                    else i
-                    for i in items
-                ],
-            )
-        ),
-        times=None,
-    )
+    spoilt = spoil_one(provider, strange, DATE_KEY[provider], value)
+    project.cloud.fault(LIST[provider], spoilt, times=None)
     result = project.run()
     assert result.code == 0
     assert "has an unreadable date: left alone" in result.log
@@ -535,21 +532,8 @@ def test_one_with_an_unreadable_name_is_left_alone(
     server = project.server(provider, 31, "web", retain=1, duration_seconds=40)
     old = project.history(server, 2)
     strange = project.cloud.snapshots(server)[0]
-    project.cloud.fault(
-        LIST[provider],
-        fake.edit(
-            change_items(
-                provider,
-                lambda items: [
-                    {**i, NAME_KEY[provider]: value}
-                    if str(i[ID_KEY[provider]]) == strange.id
-                    else i
-                    for i in items
-                ],
-            )
-        ),
-        times=None,
-    )
+    spoilt = spoil_one(provider, strange, NAME_KEY[provider], value)
+    project.cloud.fault(LIST[provider], spoilt, times=None)
     result = project.run()
     assert result.code == 0
     assert old[0] in project.own(server)
