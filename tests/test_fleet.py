@@ -919,7 +919,10 @@ def test_a_turn_that_hangs_in_the_machine_does_not_keep_the_run_from_its_end(
     reports = snapshots.Fleet(world, settings, lambda report: None).run(entries, act)
     assert [report.success for report in reports] == [True, False, True]
     assert reports[1].error.startswith("its turn hangs, and was given up; Hetzner may still")
-    assert project.clock.elapsed <= 600 + 3 * 3600 + snapshots.HANG_SECONDS + 10
+    limits = 600 + 3 * 3600 + snapshots.HANG_SECONDS
+    assert project.clock.elapsed == pytest.approx(limits + snapshots.STOP_GRACE_SECONDS)
+    first, second = (request.monotonic for request in creates(project))
+    assert second - first == pytest.approx(snapshots.ORDER_SECONDS)
     assert [len(project.own(server)) for server in servers] == [1, 0, 1]
 
 
