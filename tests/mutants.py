@@ -332,6 +332,12 @@ DAMAGES = [
         NO_LEAK,
     ),
     damage(
+        "a text is cut before it is masked",
+        "        return one_line(self(text), limit)\n",
+        "        return self(one_line(text, limit))\n",
+        "test_notify.py::test_no_text_is_cut_within_a_credential",
+    ),
+    damage(
         "a mail server's certificate is not verified",
         "            client.starttls(context=context)\n",
         "            client.starttls()\n",
