@@ -4835,7 +4835,7 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
 
 def take_turn(turn: Turn) -> Report:
     """One server's turn, whatever happens in it, as a report. Raises nothing."""
-    error_text = ""
+    error_text, reachable = "", True
     try:
         turn.say("turn begins (%s %s)", turn.server.provider, turn.server.id)
         rotate(turn)
@@ -4844,12 +4844,13 @@ def take_turn(turn: Turn) -> Report:
         error_text = f"{error}{may}; nothing more was deleted"
     except SnapshotsError as error:
         error_text = str(error)
+        reachable = not (isinstance(error, ApiError) and error.outcome is Outcome.NOT_SENT)
     except Exception as error:  # noqa: BLE001  (a bug costs one server its turn, not the run)
         error_text = unexpected(error, turn.world.redact)
         log.error("%s: %s", turn, error_text)
         log_traceback(error)
     if error_text:
-        error_text = count_what_is_left(turn, error_text)
+        error_text = count_what_is_left(turn, error_text, reachable)
     return Report(
         provider=turn.server.provider,
         server_name=turn.server.name,
@@ -4867,12 +4868,14 @@ def take_turn(turn: Turn) -> Report:
     )
 
 
-def count_what_is_left(turn: Turn, error_text: str) -> str:
-    """After a failure: one more listing for the count; loudly where a slot had been freed."""
+def count_what_is_left(turn: Turn, error_text: str, reachable: bool) -> str:
+    """After a failure: one more listing for the count, unless there was no connection at all;
+    loudly where a slot had been freed."""
     if turn.verified is None:
         turn.total = None
-        with contextlib.suppress(Exception):  # a count is not worth a report
-            turn.total = len(turn.owned(turn.listing()))
+        if reachable or turn.replaced_at is not None:
+            with contextlib.suppress(Exception):  # a count is not worth a report
+                turn.total = len(turn.owned(turn.listing()))
     if turn.replaced_at is None or turn.verified is not None:
         return error_text
     if turn.total == 0:

@@ -201,7 +201,8 @@ def test_a_provider_that_cannot_be_reached_is_a_failure_in_time(project: Project
     assert result.code == 1
     assert "cannot create a snapshot of server 31: connection refused" in result.err
     assert project.own(server) == old
-    assert project.clock.monotonic() - began < 300
+    # nothing is waited for but the create: not even a count is worth it
+    assert project.clock.monotonic() - began <= snapshots.RETRY_SECONDS + 1
 
 
 @pytest.mark.parametrize("provider", ["digitalocean", "hetzner", "contabo"])
