@@ -3396,6 +3396,16 @@ class Watch:
     error: Optional[SnapshotsError] = None
 
 
+@contextlib.contextmanager
+def released(condition: threading.Condition) -> Iterator[None]:
+    """Let go of a condition that is held, and hold it again afterwards, whatever happens."""
+    condition.release()
+    try:
+        yield
+    finally:
+        condition.acquire()
+
+
 class Account:
     """Connections, pace, one poll for many, one listing for all that ask.
 
@@ -3493,11 +3503,10 @@ class Account:
                     batch = list(self._watches)
                     for asked in batch:
                         asked.asked_at = now
-                    self._changed.release()
                     try:
-                        self._poll(batch)
+                        with released(self._changed):
+                            self._poll(batch)
                     finally:
-                        self._changed.acquire()
                         self._polling = False
                         self._polled_at = clock.monotonic()
                         self._changed.notify_all()
@@ -3549,10 +3558,10 @@ class Account:
                     self._changed.notify_all()
                     break
                 self._listing = True
-                self._changed.release()
+                answer: Union[tuple[Snapshot, ...], SnapshotsError]
                 try:
-                    answer: Union[tuple[Snapshot, ...], SnapshotsError]
-                    answer = self._list(sorted({a.server_id for a in batch}))
+                    with released(self._changed):
+                        answer = self._list(sorted({a.server_id for a in batch}))
                     self._last_listing, self._last_shared = answer, len(batch)
                 except SnapshotsError as error:
                     answer = error
@@ -3560,7 +3569,6 @@ class Account:
                     answer = TurnError(f"an unexpected error while listing: {type(error).__name__}")
                     raise
                 finally:
-                    self._changed.acquire()
                     self._listing = False
                     for asker in batch:
                         asker.answer = answer
