@@ -508,7 +508,9 @@ def test_one_with_an_unreadable_date_is_left_alone_with_a_warning(
     assert len(project.own(server)) == 2
 
 
-@pytest.mark.parametrize(("state", "told"), [("unavailable", True), ("creating", False)])
+@pytest.mark.parametrize(
+    ("state", "told"), [("unavailable", True), ("absent", True), ("creating", False)]
+)
 def test_a_broken_one_of_ours_is_left_alone_and_told(
     project: Project, state: str, told: bool
 ) -> None:
