@@ -4381,6 +4381,7 @@ class Turn:
         self.provider = account.provider
         self.began = world.clock.monotonic()
         self.asked = self.began  # monotonic: when the create went out that was not refused
+        self.moved = self.began  # monotonic: when it last came forward on its way to the create
         self.label = self.provider.label(server.name)
         self.name = snapshot_name(self.label, world.clock.now())
         self.warnings: list[str] = []
@@ -4454,8 +4455,9 @@ def have_taken_on(turn: Turn) -> Ticket:
     while True:
         turn.world.check()
         turn.room_seen = turn.fleet.room_made
+        turn.moved = clock.monotonic()
         if lost is None:
-            turn.asked = clock.monotonic()
+            turn.asked = turn.moved
         try:
             ticket = turn.provider.create(turn.server, turn.name)
         except ApiError as error:
@@ -4927,7 +4929,7 @@ def describe_plan(turn: Turn) -> list[str]:
 # Who runs when: starts, slots, deadlines, stop, and the room that turns leave one another.
 
 STOP_GRACE_SECONDS = 5.0  # how long turns have to end by themselves after a stop signal
-ORDER_SECONDS = 900.0  # how long a turn lets those before it go first, at a limit they share
+ORDER_SECONDS = 1200.0  # longer than the requests of a create take; who is silent so long hangs
 HANG_SECONDS = 7200.0  # how much longer than its waits a turn may take before it is given up
 LIVE_SECONDS = 1.0
 PROGRESS_SECONDS = 60.0
@@ -5110,25 +5112,38 @@ class Fleet:
         is. Turns that end with as many snapshots as they began with can go at once, for each
         leaves the room it took. One that grows takes it for good: it goes after all before it in
         the configuration, and before all behind it, as if the turns came one after the other.
-        One that hangs is not waited for any longer than that may take.
         """
-        clock = self.world.clock
-        until = clock.monotonic() + ORDER_SECONDS
         with self._changed:
             index = self._index_of(turn)
             self._ordered.add(index)
             self._changed.notify_all()
             try:
-                while clock.monotonic() < until and any(
-                    not other.settled and (turn.grows or other.grows)
-                    for i, other in self.running.items()
-                    if i < index and other.provider.limit_is_shared
-                ):
+                while True:
                     self.world.check()
-                    self._changed.wait(until - clock.monotonic())
-                self.world.check()
+                    left = self._patience_with_earlier(turn, index)
+                    if left <= 0:
+                        return
+                    self._changed.wait(left)
             finally:
+                turn.moved = self.world.clock.monotonic()
                 self._ordered.discard(index)
+
+    def _patience_with_earlier(self, turn: Turn, index: int) -> float:
+        """Seconds that a turn still has for those before it, as long as no other has moved; 0 or
+        less where there is none to wait for. Those that wait themselves do not hang."""
+        waiting = self._blocked | self._ordered
+        now = self.world.clock.monotonic()
+        return max(
+            (
+                ORDER_SECONDS - (0 if i in waiting else now - other.moved)
+                for i, other in self.running.items()
+                if i < index
+                and other.provider.limit_is_shared
+                and not other.settled
+                and (turn.grows or other.grows)
+            ),
+            default=0.0,
+        )
 
     def wait_for_room(self, turn: Turn) -> bool:
         """After a refusal: True once it is worth trying again, False if nobody can make room.
@@ -5158,6 +5173,7 @@ class Fleet:
                         return False
                     self._changed.wait(left)
             finally:
+                turn.moved = self.world.clock.monotonic()
                 self._blocked.discard(index)
                 self._changed.notify_all()
 

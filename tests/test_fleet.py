@@ -589,12 +589,14 @@ def test_an_exception_in_one_turn_costs_that_server_alone(
 # === The limit on snapshots ====================================================================
 
 
-def limited(project: Project, shape: str, free: int, parallel: int) -> tuple[Result, Contents]:
+def limited(
+    project: Project, shape: str, free: int, parallel: int, seconds: float = 30
+) -> tuple[Result, Contents]:
     """A Hetzner project whose limit leaves so many free; shape: s has two snapshots and keeps
     two, n has none so far, r has one of the two it keeps."""
     for n, kind in enumerate(shape):
         nights = {"s": 2, "n": 0, "r": 1}[kind]
-        add(project, "hetzner", 1, 101 + n, nights=nights, duration_seconds=30)
+        add(project, "hetzner", 1, 101 + n, nights=nights, duration_seconds=seconds)
     before = all_names(project)
     project.account("hetzner").limit = len(before) + free
     timing(project, max_parallel=parallel)
@@ -660,6 +662,19 @@ def test_at_the_limit_a_slow_first_request_changes_nothing(
 
     late.cloud.stop_at(1, delay)
     ten, left_by_ten = limited(late, shape, free, 10)
+    assert one.code == ten.code
+    assert statuses(one) == statuses(ten)
+    assert left_by_one == left_by_ten
+
+
+@pytest.mark.parametrize(("shape", "free"), [("sssn", 1), ("nsssn", 2), ("ssrsn", 2)])
+def test_at_the_limit_slow_snapshots_change_nothing(
+    project: Project, another: Callable[[], Project], shape: str, free: int
+) -> None:
+    """Who waits for room, or for its place, for longer than a create may take does not hang."""
+    seconds = 2 * snapshots.ORDER_SECONDS
+    one, left_by_one = limited(project, shape, free, 1, seconds)
+    ten, left_by_ten = limited(another(), shape, free, 10, seconds)
     assert one.code == ten.code
     assert statuses(one) == statuses(ten)
     assert left_by_one == left_by_ten
