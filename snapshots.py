@@ -761,9 +761,9 @@ def option(default: Any, read: Reader, own: Optional[Check] = None) -> Any:
     return field(default=default, metadata={"read": read, "own": own})
 
 
-def secret(read: Reader = read_token, own: Optional[Check] = None) -> Any:
-    """A key that holds a credential; never shown."""
-    metadata = {"read": read, "own": own, "secret": True}
+def secret(read: Reader = read_token, own: bool = False) -> Any:
+    """A key that holds a credential; never shown. own: may a server file bring another?"""
+    metadata = {"read": read, "own": check_text if own else None, "secret": True}
     return field(default=SecretText(""), repr=False, metadata=metadata)
 
 
@@ -818,7 +818,7 @@ class TelegramSection:
     channel: ClassVar[str] = "Telegram"  # what the log calls it
     needs: ClassVar[tuple[str, ...]] = ("bot_token", "chat_id")
     enabled: bool = option(True, read_flag, check_flag)
-    bot_token: SecretText = secret(own=check_text)
+    bot_token: SecretText = secret(own=True)
     chat_id: str = option("", read_text, check_chat_id)
     timeout: float = option(10, read_number(1, 300))
     retries: int = option(3, read_count(0, 20))
@@ -840,7 +840,7 @@ class WebhookSection:
     channel: ClassVar[str] = "webhook"
     needs: ClassVar[tuple[str, ...]] = ("url",)
     enabled: bool = option(False, read_flag, check_flag)
-    url: SecretText = secret(read_hook_url, own=check_text)
+    url: SecretText = secret(read_hook_url, own=True)
     timeout: float = option(10, read_number(1, 300))
     retries: int = option(3, read_count(0, 20))
     base_delay_between_retries: float = option(2, read_number(0, 300))
@@ -4284,10 +4284,8 @@ class Queue:
     def _send(self, destination: Destination, report: Report, many: int) -> None:
         clock = self.world.clock
         self._keep_pace(destination)
-        in_a_row = self._lost_in_a_row.get(destination.address, 0)
-        tries = (
-            1 if self.world.stopping or in_a_row >= GIVE_UP_AFTER else max(1, destination.retries)
-        )
+        in_vain = self._lost_in_a_row.get(destination.address, 0) >= GIVE_UP_AFTER
+        tries = 1 if self.world.stopping or in_vain else max(1, destination.retries)
         left = math.inf if self._closing_at is None else self._closing_at - clock.monotonic()
         within = max(0.5, min(left, 10 * destination.timeout + 300))
         problem = ""
