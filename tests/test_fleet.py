@@ -912,6 +912,37 @@ def test_servers_that_cannot_begin_within_run_timeout_fail_and_name_it(project: 
     assert project.clock.elapsed < 200
 
 
+def run_fleet(
+    project: Project, act: Callable[[snapshots.Turn], snapshots.Report]
+) -> list[snapshots.Report]:
+    """A run in which each server's turn is something else."""
+    settings = snapshots.load_settings(project.write_config(), required=True)
+    entries, _ = snapshots.load_servers([], settings)
+    redact = snapshots.Redactor()
+    world = snapshots.World(project.clock, redact, snapshots.Screen(redact))
+    return snapshots.Fleet(world, settings, lambda report: None).run(entries, act)
+
+
+@pytest.mark.parametrize("nights", [0, 2])
+def test_where_a_slot_was_freed_what_is_left_is_counted_though_nothing_answered(
+    project: Project, nights: int
+) -> None:
+    """Without that, a create that finds no connection is not worth another request."""
+    add(project, "contabo", 1, nights=nights)
+
+    def act(turn: snapshots.Turn) -> snapshots.Report:
+        assert snapshots.count_what_is_left(turn, "nobody there", reachable=False) == "nobody there"
+        assert turn.total is None
+        turn.replaced_at = turn.began
+        text = snapshots.count_what_is_left(turn, "nobody there", reachable=False)
+        return snapshots.Report("contabo", str(turn), "1", success=False, error=text)
+
+    (report,) = run_fleet(project, act)
+    left = "the server has 2 snapshots" if nights else "THIS SERVER NOW HAS NO SNAPSHOT AT ALL"
+    assert report.error.endswith(left)
+    assert len(listings(project)) == 1
+
+
 def test_a_turn_that_hangs_in_the_machine_does_not_keep_the_run_from_its_end(
     project: Project,
 ) -> None:
@@ -919,10 +950,6 @@ def test_a_turn_that_hangs_in_the_machine_does_not_keep_the_run_from_its_end(
     names = ("web", "hangs", "shop")
     servers = [project.server("hetzner", number, name) for number, name in enumerate(names, 11)]
     timing(project, run_timeout=600, snapshot_creation_timeout=3600)
-    settings = snapshots.load_settings(project.write_config(), required=True)
-    entries, _ = snapshots.load_servers([], settings)
-    redact = snapshots.Redactor()
-    world = snapshots.World(project.clock, redact, snapshots.Screen(redact))
     for_ever = project.clock.condition()
 
     def act(turn: snapshots.Turn) -> snapshots.Report:
@@ -931,7 +958,7 @@ def test_a_turn_that_hangs_in_the_machine_does_not_keep_the_run_from_its_end(
                 for_ever.wait()
         return snapshots.take_turn(turn)
 
-    reports = snapshots.Fleet(world, settings, lambda report: None).run(entries, act)
+    reports = run_fleet(project, act)
     assert [report.success for report in reports] == [True, False, True]
     assert reports[1].error.startswith("its turn hangs, and was given up; Hetzner may still")
     limits = 600 + 3 * 3600 + snapshots.HANG_SECONDS
