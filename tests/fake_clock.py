@@ -60,7 +60,7 @@ class FakeCondition(threading.Condition):
 
 
 class FakeClock:
-    """See the module's text. `at` is the time it begins with; the local clock may be `skew` off."""
+    """See the module's text. `at` is the time it begins with."""
 
     def __init__(self, at: str = "2025-06-01T03:00:00+00:00") -> None:
         self.begin = datetime.fromisoformat(at).astimezone(timezone.utc)

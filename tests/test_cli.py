@@ -622,6 +622,31 @@ def test_a_clock_that_is_decades_off_changes_nothing_in_the_cloud(
 
 
 @pytest.mark.parametrize("provider", snapshots.PROVIDERS)
+@pytest.mark.parametrize("hours", [-1, 1])
+@pytest.mark.parametrize("request_number", [1, 3])
+def test_a_clock_that_jumps_while_a_snapshot_is_made_changes_nothing(
+    project: Project, provider: str, hours: int, request_number: int
+) -> None:
+    """A virtual machine is resumed, or somebody sets the clock; the provider's clock goes on."""
+    server = project.server(provider, 11, retain=2, duration_seconds=600)
+    old = project.history(server, 2)
+    jump = timedelta(hours=hours)
+    shifted = Shifted(project.clock, 0)
+    project.cloud.clock = shifted
+
+    def strike() -> None:
+        project.clock.begin += jump
+        shifted.seconds -= jump.total_seconds()
+
+    project.cloud.stop_at(request_number, strike)
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    (new,) = project.cloud.created
+    assert project.own(server) == [old[1], new.name]
+    assert 600 <= project.clock.elapsed < 700
+
+
+@pytest.mark.parametrize("provider", snapshots.PROVIDERS)
 def test_a_time_zone_that_changes_between_runs_changes_nothing_in_the_cloud(
     project: Project, provider: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
