@@ -180,3 +180,16 @@ class FakeClock:
             assert first.deadline is not None
             self.elapsed = max(self.elapsed, first.deadline)
             self._wake(first)
+
+
+class Shifted:
+    """The clock of a cloud where ours is so many seconds behind, or ahead."""
+
+    def __init__(self, clock: FakeClock, seconds: float) -> None:
+        self.clock, self.seconds = clock, seconds
+
+    def now(self) -> datetime:
+        return self.clock.now() + timedelta(seconds=self.seconds)
+
+    def monotonic(self) -> float:
+        return self.clock.monotonic()

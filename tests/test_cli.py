@@ -29,11 +29,11 @@ import pytest
 import requests
 import trustme
 from conftest import TOP_KEYS, Project
+from fake_clock import Shifted
 from fake_cloud import FakeCloud, Server
 from fake_mail import HttpsServer
 from test_crash import fleet, start
 from test_faults import CREATE as ANY_CREATE
-from test_faults import _Shifted as Shifted
 
 import snapshots
 

@@ -9,7 +9,7 @@ from typing import Any
 import fake_cloud as fake
 import pytest
 from conftest import Project
-from fake_clock import KilledError
+from fake_clock import KilledError, Shifted
 from fake_cloud import Fault
 
 import snapshots
@@ -314,27 +314,13 @@ def test_adoption_goes_by_the_providers_clock_not_by_ours(
     server = project.server(provider, 31, "web", retain=2, duration_seconds=40)
     old = project.history(server, 2)
     project.clock.begin += timedelta(seconds=offset)  # our clock is off; the cloud's is not
-    project.cloud.clock = _Shifted(project.clock, -offset)
+    project.cloud.clock = Shifted(project.clock, -offset)
     project.cloud.fault(CREATE[provider], fake.hang_up(act=True))
     result = project.run()
     assert (result.code, result.err) == (0, "")
     assert len(project.own(server)) == 2
     assert old[1] in project.own(server)
     assert len(project.cloud.created) == 1
-
-
-class _Shifted:
-    """The cloud's clock where ours is wrong."""
-
-    def __init__(self, clock: Any, seconds: float) -> None:
-        self.clock, self.seconds = clock, seconds
-
-    def now(self) -> Any:
-        return self.clock.now() + timedelta(seconds=self.seconds)
-
-    def monotonic(self) -> float:
-        value: float = self.clock.monotonic()
-        return value
 
 
 # --- listing ---
