@@ -673,6 +673,24 @@ def test_a_protected_one_is_never_tried(project: Project) -> None:
     assert project.cloud.count(DELETE["hetzner"]) == 2
 
 
+@each_provider
+def test_a_thousand_strangers_and_a_hundred_of_ours_are_told_apart(
+    project: Project, provider: str
+) -> None:
+    project.cloud.page_size = None  # as long as documented, and still many pages
+    server = project.server(provider, 31, "web", retain=2, duration_seconds=40, slots=2000)
+    nights = 28 if provider == "contabo" else 100  # older ones Contabo deletes by itself
+    old = project.history(server, nights)
+    for number in range(1000):
+        at = project.clock.now() - timedelta(minutes=number)
+        project.cloud.add_snapshot(server, f"web-{number:013d}", at)
+    result = project.run()
+    assert (result.code, len(project.cloud.created)) == (0, 1)
+    assert len(project.cloud.snapshots(server)) == 1000 + nights + 1 - 10
+    assert not set(old[:10]) & set(project.own(server))
+    assert set(old[10:]) <= set(project.own(server))
+
+
 def test_the_brake_deletes_the_ten_oldest_and_warns(project: Project) -> None:
     server = project.server("hetzner", 31, "web", retain=1, duration_seconds=40)
     old = project.history(server, 14)
