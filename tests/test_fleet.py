@@ -584,6 +584,8 @@ def test_an_exception_in_one_turn_costs_that_server_alone(
     }
     assert len(errors(result)) == 1
     assert "ZeroDivisionError" in result.err
+    (failed,) = (line for line in result.final if line[4] == "FAILURE")
+    assert failed[8] == "3 snapshots exist"  # counted all the same, the new one too
 
 
 # === The limit on snapshots ====================================================================
