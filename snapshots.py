@@ -1606,7 +1606,7 @@ class LogFile(logging.handlers.RotatingFileHandler):
     """The rotating log: created 0600, never through a symlink; trouble is told once."""
 
     def __init__(self, path: Path, section: Logging, screen: Screen) -> None:
-        self.screen, self.told = screen, False
+        self.screen, self.told, self.over = screen, False, False
         super().__init__(
             path,
             maxBytes=section.max_bytes,
@@ -1624,6 +1624,14 @@ class LogFile(logging.handlers.RotatingFileHandler):
             os.close(descriptor)
             raise OSError(0, "not a regular file of its own")
         return open(descriptor, "a", encoding=self.encoding, errors=self.errors)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.over:  # else logging would open the file again
+            super().emit(record)
+
+    def close(self) -> None:
+        self.over = True
+        super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
         """Instead of a traceback: one warning; the run goes on, the cloud is what counts."""

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import glob
 import json
+import logging
 import os
 import re
 import resource
@@ -359,6 +360,18 @@ def test_files_are_paths_or_names_in_configs_dir(place: Place) -> None:
     assert code == 2
     assert "nope.json: No such file or directory" in err
     assert {s.name.partition("-")[0] for s in place.cloud.created} == {"db"}
+
+
+def test_a_closed_log_stays_closed_though_a_late_thread_writes(tmp_path: Path) -> None:
+    """One that hangs when the run ends, and wakes up before the process is gone."""
+    path = tmp_path / "snapshots.log"
+    screen = snapshots.Screen(snapshots.Redactor())
+    handler = snapshots.LogFile(path, snapshots.Logging(), screen)
+    handler.handle(logging.makeLogRecord({"msg": "in time"}))
+    handler.close()
+    handler.handle(logging.makeLogRecord({"msg": "late"}))
+    assert handler.stream is None
+    assert path.read_text() == "in time\n"
 
 
 def test_the_log_is_made_for_its_owner_only_and_rotates(place: Place) -> None:

@@ -11,6 +11,7 @@ import copy
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -148,7 +149,7 @@ FAULTS = st.one_of(
 class Night:
     """One server at each provider, all channels, and snapshots that are nobody's business."""
 
-    hook_is_spoilt = False
+    file_is_spoilt = False
 
     def __init__(self, folder: Path, cloud: FakeCloud, clock: FakeClock) -> None:
         self.cloud, self.clock, self.output = cloud, clock, Output()
@@ -196,11 +197,21 @@ class Night:
         assert not self.clock.stuck
         assert self.clock.monotonic() - began < 200_000  # all limits of a run, summed up
         leaks = self.project.leaks()
-        if self.hook_is_spoilt:  # a hook's path is a credential; it goes where the file says
-            leaks = [leak for leak in leaks if not leak.endswith("in a request's path")]
+        if self.file_is_spoilt:
+            leaks = [leak for leak in leaks if not self.is_where_the_file_says(leak)]
         assert leaks == []
         self.check_cloud()
         return code
+
+    def is_where_the_file_says(self, leak: str) -> bool:
+        """A hook's path is a credential, and goes to whatever address the file has now; and one
+        text may stand there as the bot's token and as the chat's number, which is told."""
+        text = self.config.read_bytes().decode("utf-8", "replace")
+        chats = re.findall(r"^\s*chat_id\s*[=:]\s*(\S.*?)\s*$", text, re.MULTILINE)
+        of_a_chat = any(leak.startswith(f"{chat[:12]}...") for chat in chats)
+        return leak.endswith("in a request's path") or (
+            of_a_chat and leak.endswith("in the body of POST tg")
+        )
 
     @property
     def lied_to(self) -> bool:
@@ -278,7 +289,7 @@ def test_any_configuration_is_used_or_refused(data: st.DataObject) -> None:
         good, api = "[TIMING]" + rest, good  # a credential is at home at the addresses as they are
         sample = (Path(snapshots.__file__).parent / "snapshots.config.sample").read_text("utf-8")
         text = good + sample.replace("[", "#[") if data.draw(st.booleans()) else good
-        made.hook_is_spoilt = True
+        made.file_is_spoilt = True
         made.config.write_bytes(data.draw(spoilt_text(text)) + b"\n" + api.encode())
         if made.run("--config", str(made.config)) == 0:
             assert len(made.cloud.created) == len(PROVIDERS)
