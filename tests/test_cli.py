@@ -10,13 +10,16 @@ import glob
 import json
 import logging
 import os
+import pty
 import re
 import resource
 import shutil
 import signal
 import ssl
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +29,7 @@ from typing import Any, Optional
 from urllib.parse import quote, quote_plus
 
 import fake_cloud as fake
+import pyte
 import pytest
 import requests
 import trustme
@@ -607,6 +611,47 @@ def test_levels_keep_out_details_but_never_the_lines_that_other_tools_read(place
         "FINAL_STATUS",
         "SUMMARY",
     ]
+
+
+# --- on a terminal ---
+
+
+def on_a_terminal(process: subprocess.Popen[str], master: int) -> str:
+    """All that a process writes to its terminal."""
+    written = b""
+    with contextlib.suppress(OSError):  # EIO: its end
+        while data := os.read(master, 65536):
+            written += data
+    os.close(master)
+    assert process.wait(60) == 0
+    return written.decode("utf-8")
+
+
+@pytest.mark.parametrize("columns", [40, 160])
+def test_on_a_terminal_one_live_line_is_redrawn_below_the_log(place: Place, columns: int) -> None:
+    for number, name in ((1, "web"), (2, "db")):
+        place.server(number, name, duration_seconds=3)
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+    process = place.start("-v", stdout=slave, stderr=slave)
+    os.close(slave)
+    written = on_a_terminal(process, master)
+    live = re.findall(r"\r\x1b\[K([^\r\n\x1b]+)(?=\r\x1b\[K)", written)
+    assert all(len(line) < columns for line in live)  # in the last column it would wrap
+    whole = re.compile(
+        r"(\d done, \d running, \d waiting, 0 failed, \d+ s)"
+        r"(; longest: (web|db) \((creating|verifying|pruning)( \d+ %)?\))?"
+    )
+    assert all(whole.fullmatch(line) for line in live if columns == 160)
+    assert any(line.startswith("0 done, 2 running, 0 waiting, 0 failed") for line in live)
+    assert any(" %)" in line for line in live) == (columns == 160)
+
+    screen = pyte.Screen(columns, 200)
+    pyte.Stream(screen).feed(written)
+    rows = "".join(row.rstrip().ljust(columns) for row in screen.display).rstrip()
+    shown = [line.rstrip() for line in re.split(r"(?=\d{4}-\d\d-\d\d \S{8} \| [A-Z])", rows)]
+    assert shown[0] == ""  # before the first line of the log
+    assert sorted(shown[1:]) == sorted(place.log.splitlines())  # and nothing of the live line
 
 
 # --- clocks and time zones ---
