@@ -1823,7 +1823,7 @@ class Outcome(enum.Enum):
 
     NOT_SENT = "no connection; it cannot have had an effect"
     UNTRUSTED = "the certificate is not to be trusted"
-    LOST = "no complete answer; it may have been carried out"
+    LOST = "no complete answer, or none of the API; it may have been carried out"
     GOOD = "2xx as promised"
     EMPTY = "204"
     GARBLED = "2xx, but not as promised"
@@ -1969,6 +1969,8 @@ def outcome_of(status: int, code: str = "", message: str = "") -> Outcome:
         return Outcome.PROTECTED
     if status == 422 and PENDING.search(message):
         return Outcome.BUSY
+    if status in (409, 423) and not (code or message):
+        return Outcome.LOST  # these are not the API's words: it may have done anything
     known = {
         401: Outcome.UNAUTHORIZED,
         402: Outcome.LIMIT,

@@ -53,6 +53,8 @@ ACTED: dict[str, Callable[[], Fault]] = {
     "null 201": lambda: fake.garbage(act=True, body=b"null", status=201),
     "204": lambda: fake.status(204, act=True),
     "302": lambda: fake.status(302, act=True),
+    "409 without a word": lambda: fake.status(409, body=b"", act=True),
+    "423 HTML": lambda: fake.status(423, body=b"<html>Locked</html>", act=True),
 }
 NOT_ACTED: dict[str, Callable[[], Fault]] = {
     "500": lambda: fake.status(500),
