@@ -746,6 +746,18 @@ class FakeCloud:
             self._server.cut()
             self._server = None
 
+    def come_to_rest(self) -> None:
+        """Wait until all that a client sent before it went away has been dealt with."""
+        # Connections are accepted in their order: when this one has been, all before it have been.
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as last:
+            last.shutdown(socket.SHUT_WR)
+            last.recv(1)
+        until = time.monotonic() + 10
+        while self._server is not None and self._server.live:
+            if time.monotonic() > until:
+                raise TimeoutError("the cloud does not come to rest")
+            time.sleep(0.002)
+
     def __enter__(self) -> FakeCloud:
         return self.start()
 
@@ -2715,10 +2727,8 @@ class Wire(socketserver.StreamRequestHandler):
         self.peer = int(self.client_address[1])
         self.counted = False
         self.closing = False
-        self.server.live.add(self.connection)
 
     def finish(self) -> None:
-        self.server.live.discard(self.connection)
         with contextlib.suppress(OSError):
             super().finish()
 
@@ -2792,7 +2802,6 @@ class Wire(socketserver.StreamRequestHandler):
         """Close with a reset instead of a farewell."""
         with contextlib.suppress(OSError):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.server.live.discard(self.connection)
             os.close(self.connection.detach())
         return False
 
@@ -2806,8 +2815,18 @@ class HttpServer(socketserver.ThreadingTCPServer):
 
     def __init__(self, cloud: FakeCloud, port: int) -> None:
         self.cloud = cloud
-        self.live: set[socket.socket] = set()
+        self.live: set[socket.socket] = set()  # from the moment each was accepted
         super().__init__(("127.0.0.1", port), Wire)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.live.add(request)
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.live.discard(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exc_info()[1], OSError):

@@ -109,7 +109,6 @@ class Night:
     servers: list[Server] = field(default_factory=list)
     history: dict[str, list[str]] = field(default_factory=dict)  # ids of each server's own
     foreign: set[str] = field(default_factory=set)
-    threads: int = 0  # that there are while no request is served
 
     @property
     def lock(self) -> Path:
@@ -147,15 +146,6 @@ class Night:
         """Has the first run done its work for this server?"""
         return len(self.made(server)) == 1 and self.own(server) == self.kept(server)
 
-    def come_to_rest(self) -> None:
-        """Wait until the cloud has dealt with all that a run sent before it died."""
-        until = time.monotonic() + 10
-        while threading.active_count() > self.threads:
-            if time.monotonic() > until:
-                self.cloud.problem("the cloud does not come to rest")
-                return
-            time.sleep(0.005)
-
     def after_fault(self) -> list[str]:
         """What does not hold right after a fault in the first run, whatever it was."""
         self.cloud.stoppable.pause()
@@ -166,7 +156,7 @@ class Night:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     problems.append("the lock is still held")
-        self.come_to_rest()
+        self.cloud.come_to_rest()
         problems += self.cloud.problems
         if not self.foreign <= {s.id for s in self.cloud.snapshots()}:
             problems.append("a foreign snapshot is gone")
@@ -190,7 +180,7 @@ class Night:
             )
         except subprocess.TimeoutExpired:
             return ["the clean run does not end"]
-        self.come_to_rest()
+        self.cloud.come_to_rest()
         self.cloud.stoppable.go_on()
         problems = list(self.cloud.problems)
         if (clean.returncode, clean.stderr) != (0, ""):
@@ -252,7 +242,6 @@ def night(fleet: str, folder: Path, config: str = "") -> Iterator[Night]:
             f"[TIMING]\ndelay_between_servers = 0\npoll_interval = 0.1\n{config}",
             encoding="utf-8",
         )
-        made.threads = threading.active_count()
         yield made
 
 

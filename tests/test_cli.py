@@ -854,6 +854,7 @@ def test_a_killed_run_leaves_no_lock_behind(place: Place) -> None:
     place.wait_for(CREATE)
     first.kill()
     first.communicate()
+    place.cloud.come_to_rest()
     code, _, _ = place.run()
     assert code == 0
     assert len(place.cloud.names(server)) == 2  # the orphan is ours, and counts
@@ -1186,6 +1187,7 @@ def test_two_runs_killed_one_after_the_other_are_put_right_by_the_next(
             victim.append(start(config))
             victim[0].communicate(timeout=60)
             assert victim[0].returncode == -signal.SIGKILL
+            cloud.come_to_rest()
         assert_put_right(config, cloud, servers, runs=2)
 
 
