@@ -2598,10 +2598,30 @@ class Provider(Protocol):
         """
 
 
-def found(ask: Callable[[], object]) -> bool:
-    """Does the request find its object? A 404 is an answer here, not an error."""
+def delete_at(call: Callable[..., Any], path: str, snapshot: Snapshot) -> bool:
+    """Delete what is there; False if it had gone already."""
+    was_there: bool = call(
+        Act.DELETE,
+        "DELETE",
+        path,
+        f"delete snapshot {snapshot.id} ({snapshot.name})",
+        lambda answer: answer.status not in (404, 410),
+    )
+    return was_there
+
+
+def exists_at(
+    call: Callable[..., Any], path: str, snapshot: Snapshot, *place: Union[str, int]
+) -> bool:
+    """Is it there? place: where its id stands in the answer. A 404 is an answer, not an error."""
     try:
-        ask()
+        call(
+            Act.READ,
+            "GET",
+            path,
+            f"read snapshot {snapshot.id}",
+            lambda content: take_id(content, *place),
+        )
     except ApiError as error:
         if error.outcome is Outcome.GONE:
             return False
@@ -2870,21 +2890,10 @@ class DigitalOcean:
         )
 
     def delete(self, snapshot: Snapshot) -> bool:
-        return self.api.call(
-            Act.DELETE,
-            "DELETE",
-            f"/snapshots/{snapshot.id}",
-            f"delete snapshot {snapshot.id} ({snapshot.name})",
-            lambda answer: answer.status not in (404, 410),
-        )
+        return delete_at(self.api.call, f"/snapshots/{snapshot.id}", snapshot)
 
     def exists(self, snapshot: Snapshot) -> bool:
-        path, doing = f"/snapshots/{snapshot.id}", f"read snapshot {snapshot.id}"
-        return found(
-            lambda: self.api.call(
-                Act.READ, "GET", path, doing, lambda content: take_id(content, "snapshot", "id")
-            )
-        )
+        return exists_at(self.api.call, f"/snapshots/{snapshot.id}", snapshot, "snapshot", "id")
 
     def look_for(
         self, server_id: str, name: str, since: datetime, lost: ApiError
@@ -3069,21 +3078,10 @@ class Hetzner:
         )
 
     def delete(self, snapshot: Snapshot) -> bool:
-        return self.api.call(
-            Act.DELETE,
-            "DELETE",
-            f"/images/{snapshot.id}",
-            f"delete snapshot {snapshot.id} ({snapshot.name})",
-            lambda answer: answer.status not in (404, 410),
-        )
+        return delete_at(self.api.call, f"/images/{snapshot.id}", snapshot)
 
     def exists(self, snapshot: Snapshot) -> bool:
-        path, doing = f"/images/{snapshot.id}", f"read snapshot {snapshot.id}"
-        return found(
-            lambda: self.api.call(
-                Act.READ, "GET", path, doing, lambda content: take_id(content, "image", "id")
-            )
-        )
+        return exists_at(self.api.call, f"/images/{snapshot.id}", snapshot, "image", "id")
 
     def look_for(
         self, server_id: str, name: str, since: datetime, lost: ApiError
@@ -3323,24 +3321,16 @@ class Contabo:
             )
         )
 
+    @staticmethod
+    def _path(snapshot: Snapshot) -> str:
+        return f"/compute/instances/{snapshot.server_id}/snapshots/{snapshot.id}"
+
     def delete(self, snapshot: Snapshot) -> bool:
         """An empty body and no Content-Type: Contabo refuses the one without the other."""
-        return self._call(
-            Act.DELETE,
-            "DELETE",
-            f"/compute/instances/{snapshot.server_id}/snapshots/{snapshot.id}",
-            f"delete snapshot {snapshot.id} ({snapshot.name})",
-            lambda answer: answer.status not in (404, 410),
-        )
+        return delete_at(self._call, self._path(snapshot), snapshot)
 
     def exists(self, snapshot: Snapshot) -> bool:
-        path = f"/compute/instances/{snapshot.server_id}/snapshots/{snapshot.id}"
-        doing = f"read snapshot {snapshot.id}"
-        return found(
-            lambda: self._call(
-                Act.READ, "GET", path, doing, lambda c: take_id(c, "data", 0, "snapshotId")
-            )
-        )
+        return exists_at(self._call, self._path(snapshot), snapshot, "data", 0, "snapshotId")
 
     def look_for(
         self, server_id: str, name: str, since: datetime, lost: ApiError
