@@ -1534,10 +1534,12 @@ class World:
 
     def stop(self, reason: str) -> None:
         """Wake every waiting thread; from now on nothing is created or deleted."""
-        self.stopping = self.stopping or reason
+        first, self.stopping = not self.stopping, self.stopping or reason
         for condition in self._conditions:
             with condition:
                 condition.notify_all()
+        if first:  # last of all: a log that hangs must not hold up the stop
+            log.warning("%s: nothing more is created or deleted", reason)
 
     def check(self) -> None:
         """Raise InterruptedRunError if a signal has come."""

@@ -276,6 +276,13 @@ class Project:
         text = log.read_text(encoding="utf-8")[before:] if log.exists() else ""
         return Result(int(code), captured.out, captured.err, text)
 
+    def interrupt(self) -> None:
+        """A signal arrives. Called by the cloud in a request; returns when the run has heard it."""
+        os.kill(os.getpid(), signal.SIGTERM)
+        log = self.folder / "logs" / "snapshots.log"
+        while "interrupted by SIGTERM: nothing more" not in log.read_text(encoding="utf-8"):
+            time.sleep(0.005)
+
     def own(self, server: Server) -> list[str]:
         """Names of the server's finished snapshots, as the cloud holds them now."""
         return self.cloud.names(server)

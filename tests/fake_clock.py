@@ -12,6 +12,7 @@ look at the clock before they send anything.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -193,3 +194,42 @@ class Shifted:
 
     def monotonic(self) -> float:
         return self.clock.monotonic()
+
+
+class CountingCondition(threading.Condition):
+    """A condition that waits in real time, and knows how many do."""
+
+    waiting = 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waiting += 1
+        try:
+            return super().wait(timeout)
+        finally:
+            self.waiting -= 1
+
+
+class CountingClock:
+    """The real time, and how many threads wait for it or for each other."""
+
+    def __init__(self) -> None:
+        self.conditions: list[CountingCondition] = []
+
+    def now(self) -> datetime:
+        return datetime.now(timezone.utc)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def condition(self) -> threading.Condition:
+        condition = CountingCondition()
+        self.conditions.append(condition)
+        return condition
+
+    def start(self, target: Callable[[], Any], name: str) -> None:
+        threading.Thread(target=target, name=name, daemon=True).start()
+
+    def until_waiting(self, count: int) -> None:
+        """Return when so many wait."""
+        while sum(condition.waiting for condition in self.conditions) < count:
+            time.sleep(0.005)

@@ -98,6 +98,16 @@ class Place:
             time.sleep(0.01)
         raise AssertionError(f"no {route}")
 
+    def hold(self) -> threading.Event:
+        """The next request is not answered before this is set: so long its run goes on."""
+        event = threading.Event()
+
+        def wait() -> None:
+            event.wait(25)
+
+        self.cloud.stop_at(len(self.cloud.journal) + 1, wait)
+        return event
+
     @property
     def log(self) -> str:
         return (self.folder / "logs" / "snapshots.log").read_text(encoding="utf-8")
@@ -785,16 +795,15 @@ def test_the_script_itself_runs_with_a_clock_that_is_decades_off(place: Place, a
 
 
 def test_a_second_run_leaves_at_once_with_3_and_touches_nothing(place: Place) -> None:
-    place.server(duration_seconds=3)
+    place.server()
+    hold = place.hold()
     first = place.start()
     place.wait_for(CREATE)
-    requests = len(place.cloud.journal)
-    began = time.monotonic()
     code, out, err = place.run("--quiet")
-    assert time.monotonic() - began < 2.5
     assert (code, out) == (3, "")
     assert f"another run holds the lock: process {first.pid} since 20" in err
-    assert not [r for r in place.cloud.journal[requests:] if r.method != "GET"]
+    assert len(place.cloud.journal) == 1
+    hold.set()
     assert first.communicate(timeout=60)[0].startswith("SUMMARY: 1 succeeded")
     assert first.returncode == 0
     assert len(place.cloud.created) == 1
@@ -861,12 +870,15 @@ def test_a_killed_run_leaves_no_lock_behind(place: Place) -> None:
 
 
 def test_many_at_the_same_instant_are_one_run(place: Place) -> None:
-    place.server(duration_seconds=2)
+    place.server()
+    hold = place.hold()
     runs = [place.start("-q") for _ in range(8)]
-    codes = sorted(run.wait(60) for run in runs)
+    while sum(run.poll() is None for run in runs) > 1:
+        time.sleep(0.05)
+    hold.set()
     for run in runs:
-        run.communicate()
-    assert codes == [0] + [3] * 7
+        run.communicate(timeout=60)
+    assert sorted(run.returncode for run in runs) == [0] + [3] * 7
     assert len(place.cloud.created) == 1
 
 
@@ -901,7 +913,8 @@ def test_while_the_lock_is_held_nobody_is_asked_or_told_anything(
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="no /proc/locks")
 def test_the_lock_is_one_that_only_the_end_of_its_process_can_drop(place: Place) -> None:
     """An flock, which no close of another descriptor drops, and one that no child inherits."""
-    place.server(duration_seconds=2)
+    place.server()
+    hold = place.hold()
     process = place.start()
     place.wait_for(CREATE)
     path = place.folder / "logs" / "snapshots.lock"
@@ -921,6 +934,7 @@ def test_the_lock_is_one_that_only_the_end_of_its_process_can_drop(place: Place)
     with open(path):  # and close it: this would drop a lock of the other kind
         pass
     assert place.run()[0] == 3
+    hold.set()
     process.communicate(timeout=60)
     assert process.returncode == 0
 
@@ -1014,13 +1028,15 @@ def test_a_disk_that_is_full_costs_the_log_and_not_the_run(
     place: Place, mount: Callable[..., Path]
 ) -> None:
     """The lock file can still be made, and holds though nothing can be written into it."""
-    server = place.server(duration_seconds=2)
+    server = place.server()
     logs = mount(place.folder / "logs", "size=16k")
     make_full(logs)
+    hold = place.hold()
     first = place.start()
     place.wait_for(CREATE)
     assert (logs / "snapshots.lock").read_bytes() == b""
     assert place.run()[0] == 3
+    hold.set()
     out, err = first.communicate(timeout=60)
     assert (first.returncode, out) == (0, "SUMMARY: 1 succeeded, 0 failed out of 1 total\n")
     log = logs / "snapshots.log"
@@ -1055,10 +1071,8 @@ def test_a_signal_stops_the_run_in_an_orderly_way(place: Place, number: signal.S
     place.extra = f"[WEBHOOK]\nenabled = true\nurl = {place.cloud.url}/hook/x\n"
     process = place.start()
     place.wait_for("GET /hz/actions")
-    began = time.monotonic()
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
-    assert time.monotonic() - began < 5
     assert process.returncode == 1
     assert f"web: interrupted by {number.name}; Hetzner may still finish it" in err
     assert f"db: interrupted by {number.name} before its turn" in err
@@ -1066,6 +1080,7 @@ def test_a_signal_stops_the_run_in_an_orderly_way(place: Place, number: signal.S
     assert sorted(hook.json["server"] for hook in place.cloud.hooks) == ["db", "web"]
     assert place.cloud.deleted == []
     assert place.log.count("FINAL_STATUS") == 2
+    assert place.log.count(f"interrupted by {number.name}: nothing more is created or deleted") == 1
 
 
 def test_a_second_signal_changes_nothing_for_the_worse(place: Place) -> None:
@@ -1092,13 +1107,12 @@ def test_a_signal_inherited_as_ignored_stays_ignored(place: Place) -> None:
 
 def test_a_signal_while_a_request_hangs_ends_soon_all_the_same(place: Place) -> None:
     place.server()
-    place.cloud.fault(CREATE, fake.stall(25))
+    place.timing["http_timeout"] = 100
+    place.cloud.fault(CREATE, fake.stall(100))
     process = place.start()
-    time.sleep(0.8)
-    place_began = time.monotonic()
+    place.wait_for(CREATE)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
-    assert time.monotonic() - place_began < 12
+    _, err = process.communicate(timeout=50)
     assert process.returncode == 1
     assert "interrupted by SIGTERM" in err
 
@@ -1110,11 +1124,9 @@ def test_a_receiver_that_hangs_does_not_hold_up_a_run_that_was_told_to_stop(plac
     place.cloud.fault("POST /hook", fake.stall(100), times=None)
     process = place.start()
     place.wait_for("GET /hz/actions")
-    began = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=50)
     assert process.returncode == 1
-    assert time.monotonic() - began < 18
     assert err.count("not sent in time") + err.count("notification not delivered") == 1
     assert place.cloud.count("POST /hook") == 1
 
@@ -1157,7 +1169,9 @@ def test_a_signal_at_any_request_ends_the_run_in_order(
         def strike() -> None:
             for _ in range(1 + twice):
                 victim[0].send_signal(number)
-            time.sleep(1)  # this request is answered when it has heard, so it cannot be over
+            log = tmp_path / "logs" / "snapshots.log"
+            while f"interrupted by {number.name}: nothing more" not in log.read_text("utf-8"):
+                time.sleep(0.01)  # this request is answered when it has heard
             struck.append(time.monotonic())
 
         cloud.stop_at(request_number, strike, before=not twice)
@@ -1237,7 +1251,8 @@ def test_a_reader_that_goes_away_is_no_reason_to_stop(place: Place) -> None:
 
 
 def test_a_run_outlives_the_shell_that_cron_began_it_with(place: Place) -> None:
-    server = place.server(duration_seconds=2)
+    server = place.server()
+    hold = place.hold()
     command = " ".join([*place.command(), "; true"])  # lest the shell become the script
     shell = subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     place.wait_for(CREATE)
@@ -1245,6 +1260,7 @@ def test_a_run_outlives_the_shell_that_cron_began_it_with(place: Place) -> None:
     shell.wait(10)
     code, _, err = place.run()
     assert code == 3
+    hold.set()
     holder = int(err.partition("process ")[2].split()[0])
     while Path(f"/proc/{holder}").exists():
         time.sleep(0.05)
@@ -1254,7 +1270,6 @@ def test_a_run_outlives_the_shell_that_cron_began_it_with(place: Place) -> None:
     )
     assert place.cloud.snapshots(server) == place.cloud.created
     assert len(place.cloud.created) == 1
-    server.duration_seconds = 0
     assert place.run()[0] == 0
 
 

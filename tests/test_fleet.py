@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +12,7 @@ from typing import Any, Callable, Optional
 
 import pytest
 from conftest import Project, Result
-from fake_clock import FakeClock
+from fake_clock import CountingClock, FakeClock
 from fake_cloud import (
     Account,
     FakeCloud,
@@ -353,9 +351,8 @@ def test_a_question_during_a_listing_is_answered_by_the_next_one(
     roomy(project)
     server = add(project, provider, 1)[0]
     settings = snapshots.load_settings(project.write_config(), required=True)
-    world = snapshots.World(
-        snapshots.SystemClock(), snapshots.Redactor(), snapshots.Screen(snapshots.Redactor())
-    )
+    clock = CountingClock()
+    world = snapshots.World(clock, snapshots.Redactor(), snapshots.Screen(snapshots.Redactor()))
     account = snapshots.Account(world, provider, [server.account.token], settings)
     seen: list[list[Optional[str]]] = []
 
@@ -369,7 +366,7 @@ def test_a_question_during_a_listing_is_answered_by_the_next_one(
         project.cloud.add_snapshot(server, "new")
         for thread in threads[1:]:
             thread.start()
-        time.sleep(0.2)
+        clock.until_waiting(3)
 
     project.cloud.stop_at(1, meanwhile, before=False)
     threads[0].start()
@@ -1020,8 +1017,7 @@ def test_a_stop_signal_ends_all_waiting_at_once(project: Project) -> None:
 
     def stop() -> None:
         stopped.append(project.clock.elapsed)
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.3)
+        project.interrupt()
 
     project.cloud.fault(
         "GET",

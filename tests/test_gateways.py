@@ -848,7 +848,7 @@ def night_with_a_failure(project: Project) -> Result:
     project.server("hetzner", 12, "jürgens", fails=True)
     began = time.monotonic()
     result = project.run()
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
     assert result.code == 2
     return result
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
 import threading
 import time
@@ -16,7 +14,7 @@ from typing import Any
 import fake_cloud as fake
 import pytest
 from conftest import Project
-from fake_clock import FakeClock
+from fake_clock import CountingClock, FakeClock
 from fake_cloud import FakeCloud, Request
 from test_faults import CREATE, DELETE, LIST, LOOK, each_provider
 from test_fleet import add, errors, roomy, timing
@@ -266,11 +264,11 @@ def test_an_answer_whose_time_is_up_is_not_read_any_further() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(b"x" * 100)
-        ours.settimeout(0.05)
+        ours.settimeout(0.5)
         with ours.makefile("rb", buffering=0) as raw:
             reader = snapshots.TimedReader(raw, ours)
             assert reader.readinto(bytearray(10)) == 10
-            time.sleep(0.06)
+            time.sleep(0.5)
             with pytest.raises(socket.timeout):
                 reader.readinto(bytearray(10))
 
@@ -432,8 +430,7 @@ def stop_now(project: Project) -> Callable[[Request], bool]:
     """For `when`: a signal arrives while the request is being answered."""
 
     def when(_request: Request) -> bool:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.3)
+        project.interrupt()
         return True
 
     return when
@@ -1298,7 +1295,8 @@ def test_contabos_login_is_not_tried_again_where_that_would_lock_the_account(
 @pytest.mark.parametrize("fails", [False, True])
 def test_one_login_serves_all_who_wait_for_it(project: Project, fails: bool) -> None:
     """Also if it fails: those who waited do not each try for themselves; who asks later does."""
-    login = contabo_login(project, snapshots.SystemClock())
+    clock = CountingClock()
+    login = contabo_login(project, clock)
     ends: list[str] = []
 
     def log_in() -> None:
@@ -1313,7 +1311,7 @@ def test_one_login_serves_all_who_wait_for_it(project: Project, fails: bool) -> 
     def meanwhile() -> None:
         for thread in others:
             thread.start()
-        time.sleep(0.2)
+        clock.until_waiting(3)
 
     for _ in range(2):  # so that the count of earlier logins is not nought
         login.renew(login.auth())

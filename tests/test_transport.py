@@ -144,12 +144,12 @@ def test_a_trickling_answer_ends_with_the_deadline(project: Project, what: str) 
     server = project.server("hetzner", 31, "web", duration_seconds=20)
     project.history(server, 2)
     project.config["TIMING"]["http_timeout"] = 1
-    fault = fake.trickle(0.3, 500) if what == "body" else fake.stall(5)
+    fault = fake.trickle(0.3, 500) if what == "body" else fake.stall(100)
     project.cloud.fault("GET /hz/images", fault)
     began = time.monotonic()
     result = project.run()
     assert (result.code, len(project.own(server))) == (0, 2)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30  # and not a hundred
 
 
 def test_a_trickling_head_ends_with_the_deadline() -> None:
@@ -172,7 +172,7 @@ def test_a_trickling_head_ends_with_the_deadline() -> None:
     result = snapshots.send(session, "GET", url, 1.0)
     assert isinstance(result, snapshots.Trouble)
     assert (result.outcome, result.reason) == (snapshots.Outcome.LOST, "timed out")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30  # and not a hundred
     session.close()
     server.join(10)
     listener.close()
