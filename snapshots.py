@@ -2444,6 +2444,7 @@ class Api:
             attempt += 1
             self._admit(act, doing, rate_deadline)
             auth = self.source.auth()
+            self._heed_stop(act)  # a login takes its time
             extra = headers() if headers else {}
             answer = send(
                 self.session,
@@ -2497,14 +2498,18 @@ class Api:
 
     def _admit(self, act: Act, doing: str, deadline: float) -> None:
         """Wait for the account's pace. Raises where nothing must be sent, or not in time."""
-        if act is not Act.NOTIFY:
-            self.world.check()
+        self._heed_stop(act)
         if self.refused:
             hint = HINTS[Outcome.UNAUTHORIZED]
             raise ApiError(doing, self.refused, Outcome.UNAUTHORIZED, Next.FAIL, hint=hint)
         if not self.pace.wait(deadline):
             reason = "the rate limit leaves no room in time"
             raise ApiError(doing, reason, Outcome.RATE_LIMITED, Next.FAIL)
+
+    def _heed_stop(self, act: Act) -> None:
+        """After a stop signal nothing is sent any more but notifications."""
+        if act is not Act.NOTIFY:
+            self.world.check()
 
     def _judge(
         self, act: Act, answer: Union[Answer, Trouble], parse: Callable[[Any], Any]

@@ -1178,8 +1178,9 @@ def test_a_signal_at_any_request_ends_the_run_in_order(
         victim.append(start(config))
         _, err = victim[0].communicate(timeout=60)
         assert struck
-        late = [r.route for r in cloud.journal if r.monotonic > struck[0] and r.method != "GET"]
-        assert late == []
+        late = [r for r in cloud.journal if r.monotonic > struck[0] and r.method != "GET"]
+        # what the two other turns had sent by then may arrive after it, but nothing follows that
+        assert len({r.path.split("/")[1] for r in late}) == len(late) <= 2
         statuses = final_statuses(tmp_path)
         assert len(statuses) == len(servers)
         failed = statuses.count("FAILURE")

@@ -453,6 +453,18 @@ def test_a_stop_during_the_pause_before_a_retry_ends_the_turn(
     assert project.own(server) == old
 
 
+def test_a_stop_while_a_token_is_fetched_keeps_the_create_from_being_sent(project: Project) -> None:
+    server = project.server("contabo", 31, "web", duration_seconds=20)
+    old = project.history(server, 2)
+    token = fake.edit(lambda content: project.interrupt() or content)  # type: ignore[func-returns-value]
+    project.cloud.fault(TOKEN, token)
+    result = project.run()
+    assert result.code == 1
+    assert "interrupted by SIGTERM" in result.err
+    assert project.cloud.count(TOKEN) == project.cloud.count() == 1
+    assert project.own(server) == old
+
+
 def test_a_notification_under_way_is_tried_again_though_a_stop_arrives(project: Project) -> None:
     """At once, and not after the pause that it would take otherwise."""
     project.server("hetzner", 31, "web")
