@@ -289,6 +289,7 @@ class Server:
     replace_when_full: bool = False
     destinations: tuple[Destination, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()  # what is allowed but worth a line of the log
+    lacking: tuple[str, ...] = ()  # channels that somebody set up, but not so that they can work
 
 
 @dataclass(frozen=True)
@@ -571,6 +572,27 @@ def read_text(text: str, _base: Path) -> str:
     return text
 
 
+def read_word(text: str, _base: Path) -> str:
+    """A name, a path or an address: neither quotes nor a comment belong to it."""
+    if re.search(r"\s[#;]", text):
+        raise ValueError("has a comment behind it (put that on a line of its own)")
+    return without_quotes(text)
+
+
+def without_quotes(text: str) -> str:
+    """The text as it is. Raises ValueError where it stands in quotes: they would be part of it."""
+    if len(text) > 1 and text[0] in "'\"" and text[0] == text[-1]:
+        raise ValueError("stands in quotes (write it without them)")
+    return text
+
+
+def read_chat_id(text: str, _base: Path) -> str:
+    """A Telegram chat: a number (groups are negative) or @name."""
+    if not re.fullmatch(r"-?[0-9]{1,20}|@\w{1,64}", text, re.ASCII):
+        raise ValueError("must be the chat's number, as in -1001234567890, or @channelname")
+    return text
+
+
 def read_template(text: str, _base: Path) -> str:
     r"""A message template: \n is a newline, everything else stays as it is."""
     return text.replace("\\n", "\n")
@@ -598,8 +620,7 @@ def read_token(text: str, base: Path) -> SecretText:
     token = resolve_secret(text, base)
     if not re.fullmatch(r"[\x21-\x7e]*", token):
         raise ValueError("holds a space or a non-ASCII character (a comment behind it?)")
-    if token[:1] in ("'", '"') and token[:1] == token[-1:]:
-        raise ValueError("stands in quotes; write it without them")
+    without_quotes(token)
     return token
 
 
@@ -677,6 +698,10 @@ def check_address(text: str) -> str:
     return text
 
 
+# Only these values may go on in indented lines; elsewhere such a line is a key that went astray.
+LONG_READERS: tuple[Reader, ...] = (read_template, read_payload, read_addresses)
+
+
 # Checks: JSON value -> value, or ValueError with a reason that does not quote it.
 Check = Callable[[Any], Any]
 
@@ -739,7 +764,7 @@ def check_chat_id(value: Any) -> str:
     """A Telegram chat: a number (groups are negative) or @name."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return check_text(value)
+    return read_chat_id(check_text(value), Path())
 
 
 def check_object(value: Any) -> dict[str, Any]:
@@ -771,16 +796,16 @@ def secret(read: Reader = read_token, own: bool = False) -> Any:
 class Directories:
     """[DIRECTORIES] - relative to the script's directory, or to that of --config's file."""
 
-    configs_dir: str = option("configs", read_text)
-    logs_dir: str = option("logs", read_text)
+    configs_dir: str = option("configs", read_word)
+    logs_dir: str = option("logs", read_word)
 
 
 @dataclass(frozen=True)
 class Files:
     """[FILES] - relative to logs_dir."""
 
-    log_file: str = option("snapshots.log", read_text)
-    lock_file: str = option("snapshots.lock", read_text)
+    log_file: str = option("snapshots.log", read_word)
+    lock_file: str = option("snapshots.lock", read_word)
 
 
 @dataclass(frozen=True)
@@ -819,7 +844,7 @@ class TelegramSection:
     needs: ClassVar[tuple[str, ...]] = ("bot_token", "chat_id")
     enabled: bool = option(True, read_flag, check_flag)
     bot_token: SecretText = secret(own=True)
-    chat_id: str = option("", read_text, check_chat_id)
+    chat_id: str = option("", read_chat_id, check_chat_id)
     timeout: float = option(10, read_number(1, 300))
     retries: int = option(3, read_count(0, 20))
     base_delay_between_retries: float = option(2, read_number(0, 300))
@@ -858,12 +883,11 @@ class SmtpSection:
     """[SMTP]"""
 
     channel: ClassVar[str] = "e-mail"
-    needs: ClassVar[tuple[str, ...]] = ("server", "from_email", "to_emails")
     enabled: bool = option(False, read_flag, check_flag)
-    server: str = option("", read_text)
+    server: str = option("", read_word)
     port: int = option(587, read_count(1, 65535))
     security: str = option("starttls", read_choice("starttls", "tls", "none"))
-    user: str = option("", read_text)
+    user: str = option("", read_word)
     password: SecretText = secret(read_password)
     from_email: str = option("", read_address)
     to_emails: tuple[str, ...] = option((), read_addresses, check_addresses)
@@ -876,6 +900,11 @@ class SmtpSection:
     subject_failure: str = option(BUILT_IN, read_text, check_any_text)
     message_success: str = option(BUILT_IN, read_template, check_any_text)
     message_failure: str = option(BUILT_IN, read_template, check_any_text)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The keys without which it cannot work."""
+        return ("server", "from_email", "to_emails", *(("password",) if self.user else ()))
 
     @property
     def address(self) -> tuple[str, ...]:
@@ -1002,6 +1031,8 @@ class IniFile:
                 self.add(section, key, f"unknown key{did_you_mean(key, schema)}")
             elif raw is None:
                 self.add(section, key, "has no value (write `key = value`)")
+            elif "\n" in raw.strip() and schema[key].metadata["read"] not in LONG_READERS:
+                self.add(section, key, "goes on in an indented line (begin that at the left edge)")
             elif raw.strip() and not is_placeholder(key, raw):  # else the default
                 try:
                     chosen[key] = schema[key].metadata["read"](raw.strip(), base)
@@ -1067,6 +1098,9 @@ def load_settings(path: Path, required: bool) -> Settings:
     if smtp.user and smtp.security == "none" and not is_loopback(smtp.server):
         reason = "a password would travel in the clear (use starttls or tls)"
         ini.add("SMTP", "security" if ("SMTP", "security") in ini.keys else "user", reason)
+    if Path(settings.files.log_file) == Path(settings.files.lock_file):
+        key = "lock_file" if ("FILES", "lock_file") in ini.keys else "log_file"
+        ini.add("FILES", key, "log and lock must be two files")
     ini.found.sort()
     return dataclasses.replace(
         settings,
@@ -1151,7 +1185,8 @@ class Fields:
         is_text = isinstance(value, str)
         if value is None or (is_text and (not value.strip() or is_placeholder(key, value))):
             if required:
-                self.problems.append(f"{self.where}{key}: is missing")
+                sample = ", or still the sample's text" if key in self.content else ""
+                self.problems.append(f"{self.where}{key}: is missing{sample}")
             elif key in self.content and value is None:
                 self.problems.append(f"{self.where}{key}: is null (leave the key out)")
             return default
@@ -1210,19 +1245,30 @@ def with_own(section: ChannelSection, content: Fields, base: Path) -> ChannelSec
     return dataclasses.replace(section, **chosen)
 
 
-def destinations_of(
-    channels: Iterable[Destination],
-) -> tuple[tuple[Destination, ...], tuple[str, ...]]:
-    """The channels that are switched on and can work; and a line for each that cannot."""
+@dataclass(frozen=True)
+class Channels:
+    """What becomes of the channels' settings: where messages go, and a line for each channel that
+    is switched on but cannot work."""
+
+    destinations: tuple[Destination, ...]
+    lacking: tuple[str, ...]  # somebody counts on these
+    unused: tuple[str, ...]  # Telegram, which is on by itself, without anything set
+
+
+def channels_of(sections: Iterable[Destination]) -> Channels:
+    """The channels that are switched on and can work, and those that cannot."""
     found: list[Destination] = []
     lacking: list[str] = []
-    for channel in channels:
-        missing = [key for key in channel.needs if not getattr(channel, key)]
-        if channel.enabled and missing:
-            lacking.append(f"no {channel.channel} notification: {' and '.join(missing)} not set")
-        elif channel.enabled:
-            found.append(channel)
-    return tuple(found), tuple(lacking)
+    unused: list[str] = []
+    for section in sections:
+        missing = [key for key in section.needs if not getattr(section, key)]
+        if section.enabled and missing:
+            nothing = isinstance(section, TelegramSection) and len(missing) == len(section.needs)
+            text = f"no {section.channel} notification: {' and '.join(missing)} not set"
+            (unused if nothing else lacking).append(text)
+        elif section.enabled:
+            found.append(section)
+    return Channels(tuple(found), tuple(lacking), tuple(unused))
 
 
 def top_key_and_content(path: Path) -> tuple[str, Mapping[str, Any]]:
@@ -1253,7 +1299,9 @@ def load_server(path: Path, settings: Settings) -> tuple[Server, tuple[str, ...]
     fields = Fields(content, "", problems)
     said = fields.take("provider", check_text, provider)
     if said.lower() != provider:
-        problems.append(f"provider: says {shown_key(said)!r}, but {top} is for {provider!r}")
+        problems.append(
+            f"provider: says {shown_key(said)!r}, but {top} is for {provider!r} (or leave it out)"
+        )
     server_id = fields.take("id", check_id, "", required=True)
     name = fields.take("name", check_name, "", required=True)
     unset: Optional[int] = None
@@ -1277,11 +1325,12 @@ def load_server(path: Path, settings: Settings) -> tuple[Server, tuple[str, ...]
     fields.finish()
     if problems:
         raise ConfigError(problems)
-    everywhere = (settings.telegram.bot_token, settings.webhook.url)
-    secrets = [v for v in (telegram.bot_token, webhook.url) if v not in everywhere] + credentials
+    inherited = (settings.telegram.bot_token, settings.webhook.url)
+    secrets = [v for v in (telegram.bot_token, webhook.url) if v not in inherited] + credentials
     warnings = open_to_others(path) if any(v and v.literal for v in secrets) else ()
-    destinations, notes = destinations_of([telegram, webhook, smtp])
-    if webhook.enabled and webhook.url not in everywhere and in_the_clear(webhook.url):
+    channels = channels_of([telegram, webhook, smtp])
+    notes = channels.unused
+    if webhook.enabled and webhook.url not in inherited and in_the_clear(webhook.url):
         notes = (*notes, f"webhook.url {IN_THE_CLEAR}")
     server = Server(
         provider,
@@ -1291,10 +1340,35 @@ def load_server(path: Path, settings: Settings) -> tuple[Server, tuple[str, ...]
         tuple(credentials),
         str(path),
         replace_when_full,
-        destinations,
+        channels.destinations,
         notes,
+        channels.lacking,
     )
     return server, tuple(warnings)
+
+
+def everywhere(settings: Settings) -> tuple[Destination, ...]:
+    """The channels of snapshots.config."""
+    return channels_of([settings.telegram, settings.webhook, settings.smtp]).destinations
+
+
+def destinations_of_bad_file(path: Path, settings: Settings) -> tuple[Destination, ...]:
+    """Where people hear of a server file that cannot be used: its own channels, where they at
+    least can be read, else those of snapshots.config."""
+    try:
+        _, content = top_key_and_content(path)
+    except ConfigError:
+        return everywhere(settings)
+
+    def own(key: str, section: ChannelSection) -> ChannelSection:
+        problems: list[str] = []
+        nothing: dict[str, Any] = {}
+        block = Fields(content, "", problems).take(key, check_object, nothing)
+        merged = with_own(section, Fields(block, "", problems), settings.base)
+        return section if problems else merged
+
+    sections = (own("telegram", settings.telegram), own("webhook", settings.webhook))
+    return channels_of([*sections, own("smtp", settings.smtp)]).destinations
 
 
 def server_files(names: Sequence[str], settings: Settings) -> list[Path]:
@@ -1335,7 +1409,6 @@ def load_servers(
     Two files for the same server are both refused: nobody knows whose retention would hold.
     Raises ConfigError if there is no file at all.
     """
-    everywhere, _ = destinations_of([settings.telegram, settings.webhook, settings.smtp])
     loaded: list[Union[Server, BadServer]] = []
     warnings: list[str] = []
     for path in server_files(names, settings):
@@ -1343,7 +1416,8 @@ def load_servers(
             server, notes = load_server(path, settings)
         except ConfigError as error:
             reason = "; ".join(error.problems)
-            loaded.append(BadServer(path.stem, str(path), f"{path}: {reason}", everywhere))
+            told = destinations_of_bad_file(path, settings)
+            loaded.append(BadServer(path.stem, str(path), f"{path}: {reason}", told))
         else:
             loaded.append(server)
             warnings.extend(notes)
@@ -1358,7 +1432,7 @@ def load_servers(
                 f"{' and '.join(sources)}: are for the same server {entry.id} (keep one of them)"
             )
             loaded[index] = BadServer(
-                entry.name, entry.source, reason, everywhere, entry.provider, entry.id
+                entry.name, entry.source, reason, entry.destinations, entry.provider, entry.id
             )
     return loaded, warnings
 
@@ -1635,6 +1709,11 @@ class LogFile(logging.handlers.RotatingFileHandler):
         self.over = True
         super().close()
 
+    def doRollover(self) -> None:  # noqa: N802  (logging's name)
+        if self.backupCount == 0 and self.stream:
+            self.stream.truncate(0)  # logging would leave it as it is, since it is opened to append
+        super().doRollover()
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
         """Instead of a traceback: one warning; the run goes on, the cloud is what counts."""
         if not self.told:
@@ -1890,6 +1969,7 @@ HINTS: Mapping[Outcome, str] = MappingProxyType(
         Outcome.UNAUTHORIZED: "check the credentials; they must be valid and allow writing",
         Outcome.FORBIDDEN: "the credentials lack a right; the README lists those needed",
         Outcome.REDIRECT: "redirects are never followed; check the URL",
+        Outcome.GONE: "is the id right, and do the credentials belong to the same project?",
     }
 )
 
@@ -2017,8 +2097,10 @@ def retry_after_seconds(answer: Answer, now: datetime) -> Optional[float]:
 
 
 def pause_before(attempt: int, base: float = 1.0, cap: float = 30.0) -> float:
-    """Seconds to wait before attempt 1, 2, 3, ...: doubling, capped, with jitter."""
-    return min(cap, base * 2.0 ** min(attempt - 1, 30)) * random.uniform(0.5, 1.0)  # noqa: S311
+    """Seconds to wait before attempt 1, 2, 3, ...: doubling up to the cap (or the base, where that
+    is more), with jitter: half to all of it."""
+    longest = min(max(cap, base), base * 2.0 ** min(attempt - 1, 30))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311
 
 
 def take(content: Any, *path: Union[str, int], kind: Union[type, tuple[type, ...]] = dict) -> Any:
@@ -2393,6 +2475,7 @@ class Api:
         secrets: Sequence[str] = (),
     ) -> None:
         self.world, self.base_url, self.source, self.timeout = world, base_url, source, timeout
+        self.host = urlsplit(base_url).hostname or ""
         self.session = new_session(connections)
         self.pace = Pace(world, *limits)
         self.short_secrets = [s for s in secrets if 0 < len(s) < SHORT_SECRET]
@@ -2437,8 +2520,9 @@ class Api:
         Raises ApiError, or InterruptedRunError before anything is sent.
         """
         clock = self.world.clock
-        deadline = clock.monotonic() + within
-        rate_deadline = clock.monotonic() + (within if act is Act.NOTIFY else RATE_SECONDS)
+        began = clock.monotonic()
+        deadline = began + within
+        rate_deadline = began + (within if act is Act.NOTIFY else RATE_SECONDS)
         attempt, renewed, garbled = 0, False, False
         while True:
             attempt += 1
@@ -2482,6 +2566,9 @@ class Api:
                         self.pace.pause(pause)
                     self._pause(act, pause)
                     continue
+            took = clock.monotonic() - began
+            if attempt > 1 and took >= 1:
+                reply.reason += f" (tried {attempt} times in {span(took)})"
             if reply.asked_seconds is not None:
                 reply.reason += f" (it asks to wait {span(reply.asked_seconds)})"
             if reply.outcome is Outcome.UNAUTHORIZED and act is not Act.NOTIFY:
@@ -2516,7 +2603,8 @@ class Api:
     ) -> Reply:
         """What an answer is, by the table's rows, and what it holds if it is good."""
         if isinstance(answer, Trouble):
-            return Reply(answer.outcome, answer.reason)
+            where = "" if act is Act.NOTIFY else f"{self.host}: "
+            return Reply(answer.outcome, where + answer.reason)
         self._note_time(answer)
         self.pace.learn(answer)
         code, message = explain(answer)
@@ -4141,7 +4229,12 @@ class Sender:
                 if "can't parse" in error.message.lower() and body is not bodies[-1]:
                     log.warning("Telegram cannot parse the message; sending it unformatted")
                     continue
-                raise
+                hint = ""
+                if error.outcome in (Outcome.UNAUTHORIZED, Outcome.GONE):
+                    hint = " (check bot_token)"
+                elif "chat not found" in error.message.lower():
+                    hint = " (check chat_id; somebody must write to the bot first)"
+                raise DeliveryError(f"{error}{hint}") from None
             return
 
     def _webhook(self, section: WebhookSection, report: Report, tries: int, within: float) -> None:
@@ -4395,7 +4488,8 @@ class Turn:
         self.total: Optional[int] = None
         self.doing = "creating"
         self.percent: Optional[int] = None
-        self.replaced_at: Optional[float] = None  # when a slot was freed for the new snapshot
+        self.replaced: Optional[Snapshot] = None  # what had to go to free a slot for the new one
+        self.replaced_at: Optional[float] = None  # monotonic: when it went
         self.room_seen = 0  # what the fleet knew of freed room before the last create
         self.grows = True  # will there be one snapshot more after this turn?
         self.settled = False  # the create has been taken on, or waits for a busy server
@@ -4407,10 +4501,13 @@ class Turn:
         """A line of the log that names the server."""
         log.info("%s: " + text, self, *values)
 
-    def warn(self, text: str) -> None:
-        """A warning: in the log, and in the notification."""
+    def warn(self, text: str, expected: bool = False) -> None:
+        """A warning: in log and notification, and on stderr unless the user has wished it so."""
         self.warnings.append(text)
-        log.warning("%s: %s", self, text)
+        if expected:
+            log.warning("%s: %s", self, text)
+        else:
+            self.world.warn(f"{self}: {text}")
 
     def asked_there(self) -> Optional[datetime]:
         """When the create went out, by the provider's clock, less a tolerance; None if unknown.
@@ -4561,6 +4658,7 @@ def look_for_lost(turn: Turn, lost: ApiError) -> Optional[Ticket]:
 def wait_until_done(turn: Turn, ticket: Ticket) -> Ticket:
     """Wait until the provider says it is done. Without an action, or with one that the provider
     no longer knows, only a listing can tell: the ticket is then one without an action."""
+    turn.doing = "creating"
     if ticket.action_id is None:
         return ticket
     clock = turn.world.clock
@@ -4597,7 +4695,7 @@ def verify(turn: Turn, ticket: Ticket) -> tuple[Snapshot, ...]:
     Listings lag: asked again for up to two minutes. Where there was no action to wait for, the
     listing is what tells that it is done, so it gets the whole time of a creation.
     """
-    turn.doing = "verifying"
+    turn.doing, turn.percent = "verifying", None
     clock, timing = turn.world.clock, turn.settings.timing
     patience = timing.snapshot_creation_timeout if ticket.action_id is None else LAG_SECONDS
     until = clock.monotonic() + patience
@@ -4735,7 +4833,8 @@ def still_there(turn: Turn, snapshots: Mapping[str, Snapshot]) -> dict[str, Snap
 def warn_of_oddities(turn: Turn, listing: Iterable[Snapshot]) -> None:
     """What people should know about their own snapshots."""
     assert turn.verified is not None  # noqa: S101
-    previous: list[datetime] = []
+    replaced = turn.replaced.created if turn.replaced else None
+    previous = [replaced] if replaced else []
     for snapshot in listing:
         if snapshot.server_id != turn.server.id or snapshot.id == turn.verified.id:
             continue
@@ -4839,10 +4938,11 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
             f" fails, {counted(len(ours) - 1, 'older one')} remain); nothing was pruned"
         )
     turn.world.check()
-    turn.warn(f"all slots are full: deleting {oldest.name} (id {oldest.id}) before the new one")
+    text = f"all slots are full: deleting {oldest.name} (id {oldest.id}) before the new one"
+    turn.warn(text, expected=True)
     if turn.account.delete(oldest):
         turn.deleted.append(oldest.name or oldest.id)
-    turn.replaced_at = clock.monotonic()
+    turn.replaced, turn.replaced_at = oldest, clock.monotonic()
 
 
 # --- the turn's end ---
@@ -5266,6 +5366,13 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see --help)")
 
 
+def not_empty(text: str) -> str:
+    """An argument that says something: an unset variable must not choose another configuration."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty (an unset variable?)")
+    return text
+
+
 def parser() -> Parser:
     """The command line."""
     result = Parser(
@@ -5278,6 +5385,7 @@ def parser() -> Parser:
     result.add_argument(
         "files",
         nargs="*",
+        type=not_empty,
         metavar="FILE",
         help="server files, as paths or as names in configs_dir (default: all *.json there)",
     )
@@ -5289,6 +5397,7 @@ def parser() -> Parser:
     )
     result.add_argument(
         "--config",
+        type=not_empty,
         metavar="PATH",
         help="the configuration file (default: snapshots.config beside the script)",
     )
@@ -5351,21 +5460,18 @@ def collect_secrets(
     return list(dict.fromkeys(warnings))
 
 
-def notes_of(settings: Settings, entries: Sequence[Union[Server, BadServer]]) -> list[str]:
-    """What is allowed but worth a line of the log; the same note for many servers is one line."""
-    servers_of: dict[str, list[str]] = {}
-    for entry in entries:
-        for note in entry.notes if isinstance(entry, Server) else ():
-            servers_of.setdefault(note, []).append(entry.name)
-    return [
-        *settings.notes,
-        *(f"{note} (for {', '.join(names)})" for note, names in servers_of.items()),
-    ]
+def told_once(texts_of: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
+    """Texts about servers, given as (name, texts); the same text about many is one line."""
+    names: dict[str, list[str]] = {}
+    for name, texts in texts_of:
+        for text in texts:
+            names.setdefault(text, []).append(name)
+    return [f"{text} (for {', '.join(servers)})" for text, servers in names.items()]
 
 
 def tell_run_failure(error: str, settings: Settings, world: World, hostname: str) -> None:
     """A run that cannot do its job tells so over every global channel whose section is sound."""
-    destinations, _ = destinations_of([settings.telegram, settings.webhook, settings.smtp])
+    destinations = everywhere(settings)
     needs = {"Telegram": {"TELEGRAM", "API"}, "webhook": {"WEBHOOK"}, "e-mail": {"SMTP"}}
     destinations = tuple(d for d in destinations if not settings.unsound & needs[d.channel])
     notifier = Notifier(world, settings, hostname)
@@ -5503,7 +5609,9 @@ def guarded(args: argparse.Namespace, world: World) -> int:
         if settings.problems:
             raise ConfigError(settings.problems)
         entries, warnings = load_servers(args.files, settings)
+        servers = [entry for entry in entries if isinstance(entry, Server)]
         warnings = [*settings.warnings, *warnings, *collect_secrets(settings, entries, world)]
+        warnings += told_once((server.name, server.lacking) for server in servers)
         if args.dry_run:
             open_log(settings, world, args.verbose, to_file=False)
             for warning in warnings:
@@ -5514,7 +5622,8 @@ def guarded(args: argparse.Namespace, world: World) -> int:
             log.info("snapshots %s begins: %s", __version__, counted(len(entries), "server"))
             for warning in warnings:
                 world.warn(warning)
-            for note in notes_of(settings, entries):
+            notes = told_once((server.name, server.notes) for server in servers)
+            for note in [*settings.notes, *notes]:
                 log.warning("%s", note)
             return run(settings, entries, world, hostname, args.verbose)
     except LockHeldError as error:

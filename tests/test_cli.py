@@ -1060,6 +1060,33 @@ def test_a_lock_of_another_user_is_exit_1(place: Place, powerless: list[str]) ->
     path.chmod(0o600)
 
 
+@pytest.mark.parametrize("arguments", [["--config", ""], ["--config="], [""], ["web.json", ""]])
+def test_an_empty_argument_is_no_other_configuration(
+    project: Project, arguments: list[str]
+) -> None:
+    """As an unset variable in a crontab makes it."""
+    project.server("hetzner", 11)
+    result = project.run(*arguments)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.count("\n") == 1
+    assert "is empty (an unset variable?)" in result.err
+    assert project.cloud.journal == []
+
+
+def test_a_log_of_which_no_old_ones_are_kept_begins_anew(project: Project) -> None:
+    project.server("hetzner", 11)
+    project.config["LOGGING"] = {"max_bytes": 1000, "backup_count": 0}
+    for _ in range(3):
+        assert project.run().code == 0
+    log = project.folder / "logs" / "snapshots.log"
+    assert log.stat().st_size <= 1000
+    assert "SUMMARY: 1 succeeded" in log.read_text(encoding="utf-8")
+    assert [path.name for path in sorted(log.parent.iterdir())] == [
+        "snapshots.lock",
+        "snapshots.log",
+    ]
+
+
 # --- signals ---
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,60 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> Non
     path.write_bytes(b"\xef\xbb\xbf[TIMING]\r\npoll_interval = 7\r\n")
     settings = snapshots.load_settings(path, required=True)
     assert (settings.problems, settings.timing.poll_interval) == ((), 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "[DIRECTORIES]\nlogs_dir = logs\n  configs_dir = configs\n",
+            "line 2: [DIRECTORIES] 'logs_dir': goes on in an indented line"
+            " (begin that at the left edge)",
+        ),
+        (
+            "[SMTP]\nserver = mail\n port = 465\n",
+            "line 2: [SMTP] 'server': goes on in an indented line (begin that at the left edge)",
+        ),
+        (
+            '[DIRECTORIES]\nlogs_dir = "logs"\n',
+            "line 2: [DIRECTORIES] 'logs_dir': stands in quotes (write it without them)",
+        ),
+        (
+            "[FILES]\nlock_file = a.lock ; the lock\n",
+            "line 2: [FILES] 'lock_file': has a comment behind it (put that on a line of its own)",
+        ),
+        (
+            "[TELEGRAM]\nchat_id = '-100'\n",
+            "line 2: [TELEGRAM] 'chat_id': must be the chat's number, as in -1001234567890,"
+            " or @channelname",
+        ),
+        (
+            "[FILES]\nlock_file = snapshots.log\n",
+            "line 2: [FILES] 'lock_file': log and lock must be two files",
+        ),
+        (
+            "[FILES]\nlog_file = ./snapshots.lock\n",
+            "line 2: [FILES] 'log_file': log and lock must be two files",
+        ),
+    ],
+)
+def test_what_would_become_part_of_a_value_unnoticed_is_a_problem(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    """A lock file under another name would let two runs at once."""
+    assert problems_of(tmp_path, text) == [problem]
+
+
+def test_templates_payloads_and_addresses_may_go_on_in_the_next_line(tmp_path: Path) -> None:
+    settings = settings_of(
+        tmp_path,
+        "[SMTP]\nto_emails = a@example.org,\n  b@example.org\nmessage_success = one\n  two\n"
+        "[TELEGRAM]\nmessage_success = 'quoted' # and more\nchat_id = @a_channel\n",
+    )
+    assert settings.problems == ()
+    assert settings.smtp.to_emails == ("a@example.org", "b@example.org")
+    assert settings.smtp.message_success == "one\ntwo"
+    assert settings.telegram.message_success == "'quoted' # and more"
 
 
 def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
@@ -367,10 +422,10 @@ def test_every_problem_of_a_server_file_is_told_at_once(tmp_path: Path) -> None:
         "webhook": [],
     }
     assert refusals(tmp_path, content) == [
-        "provider: says 'digitalocean', but hetzner_cloud_server is for 'hetzner'",
+        "provider: says 'digitalocean', but hetzner_cloud_server is for 'hetzner' (or leave it out)",
         "id: is missing",
         "retain_last_snapshots: is missing",
-        "api_token: is missing",
+        "api_token: is missing, or still the sample's text",
         "telegram.enabled: must be true or false, without quotes",
         "telegram.token: unknown key, did you mean 'bot_token'?",
         "webhook: must be an object in braces",
@@ -414,10 +469,64 @@ def test_a_channel_without_credentials_is_one_clear_line_and_no_failure(tmp_path
     assert server.notes == ("no Telegram notification: bot_token and chat_id not set",)
 
 
+@pytest.mark.parametrize(
+    ("section", "missing"),
+    [
+        ("[TELEGRAM]\nbot_token = 1:abcdefghij\n", "Telegram notification: chat_id"),
+        ("[WEBHOOK]\nenabled = true\n", "webhook notification: url"),
+        (
+            "[SMTP]\nenabled = true\nserver = mail.example.org\n",
+            "e-mail notification: from_email and to_emails",
+        ),
+        (
+            "[SMTP]\nenabled = true\nserver = mail.example.org\nfrom_email = a@example.org\n"
+            "to_emails = b@example.org\nuser = me\npassword = your_password\n",
+            "e-mail notification: password",
+        ),
+    ],
+)
+def test_a_channel_that_somebody_set_up_by_halves_is_told_on_stderr(
+    project: Project, section: str, missing: str
+) -> None:
+    """Once, however many servers there are, and before anything is done; in a dry run as well."""
+    project.server("hetzner", 11, "web")
+    project.server("hetzner", 12, "db")
+    named = re.findall(r"\[(\w+)\]\n(.*)", section, re.DOTALL)
+    for name, keys in named:
+        project.config[name] = dict(line.split(" = ") for line in keys.splitlines())
+    for flags in ([], ["-n"]):
+        result = project.run(*flags)
+        assert result.code == 0
+        assert f"snapshots: warning: no {missing} not set (for " in result.err
+        assert result.err.count(missing) == 1
+
+
+def test_a_bad_server_file_is_told_over_its_own_channels_where_they_can_be_read(
+    project: Project,
+) -> None:
+    """As in the files of those who keep all their settings there."""
+    token = project.token("bot").replace("/", "").replace("%", "").replace("+", "")
+    project.cloud.add_bot(token, [7, 8])
+    own = {"enabled": True, "bot_token": token, "chat_id": 7}
+    project.server("hetzner", 11, "web", file={"retension": 3, "telegram": own})
+    broken = {"retension": 3, "telegram": {**own, "chat_id": "a room"}}
+    project.server("hetzner", 12, "db", file=broken)
+    twin = {**own, "chat_id": 8}
+    for number in (1, 2):
+        content = {"id": 13, "name": f"twin{number}", "retain_last_snapshots": 1}
+        content["api_token"] = project.account("hetzner").token
+        top = {"hetzner_cloud_server": {**content, "telegram": twin}}
+        project.write(f"twin{number}.json", top)
+    assert project.run().code == 1
+    told = [(m.chat_id, m.text) for m in project.cloud.telegram_messages]
+    assert sorted(chat for chat, _ in told) == ["7", "8", "8"]
+    assert all("Snapshot Failed" in text for _, text in told)
+
+
 def test_only_what_the_samples_hold_is_a_placeholder(tmp_path: Path) -> None:
     assert load(tmp_path, {**GOOD, "name": "your-shop"}).name == "your-shop"
     assert refusals(tmp_path, {**GOOD, "name": "your-hetzner-cloud-server-name-1"}) == [
-        "name: is missing"
+        "name: is missing, or still the sample's text"
     ]
     settings = settings_of(
         tmp_path, "[TELEGRAM]\nmessage_success = your server {server_name} is safe\n"

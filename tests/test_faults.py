@@ -699,7 +699,9 @@ def test_the_brake_deletes_the_ten_oldest_and_warns(project: Project) -> None:
     result = project.run()
     assert result.code == 0
     assert project.own(server)[:-1] == old[10:]
-    assert "4 more snapshots due for deletion; at most 10 go per run" in result.log
+    told = "web: 4 more snapshots due for deletion; at most 10 go per run"
+    assert told in result.log
+    assert f"snapshots: warning: {told}" in result.err
     project.clock.advance(86400)
     assert project.run().code == 0
     assert len(project.own(server)) == 1
@@ -951,7 +953,18 @@ def test_contabo_warns_where_the_previous_one_was_nearly_gone(project: Project) 
     project.cloud.add_snapshot(server, snapshots.snapshot_name("web", at), at)
     result = project.run()
     assert result.code == 0
-    assert "the newest previous snapshot was 27 days old" in result.log
+    assert "the newest previous snapshot was 27 days old" in result.err
+
+
+def test_contabo_warns_of_the_age_of_one_that_had_to_go_first_as_well(project: Project) -> None:
+    server = project.server(
+        "contabo", 31, "web", retain=1, slots=1, file={"replace_when_full": True}
+    )
+    at = project.clock.now() - timedelta(days=27)
+    project.cloud.add_snapshot(server, snapshots.snapshot_name("web", at), at)
+    result = project.run()
+    assert result.code == 0
+    assert "the newest previous snapshot was 27 days old" in result.err
     assert "Contabo deletes it by itself on " in result.log
 
 

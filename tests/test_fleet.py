@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import threading
 import time
@@ -1051,6 +1052,18 @@ def test_off_a_terminal_progress_is_a_line_a_minute(project: Project) -> None:
     assert re.search(r"longest: he-101 \(creating \d+ %\)", first)
     assert "\r" not in result.out
     assert "\x1b" not in result.out
+
+
+def test_progress_says_what_a_turn_does_after_it_has_waited(project: Project) -> None:
+    add(project, "hetzner", 1, duration_seconds=630)
+    locked = status(423, json={"error": {"code": "locked", "message": "server is locked"}})
+    project.cloud.fault("POST /hz/servers/{id}/actions/create_image", locked, times=40)
+    told = [line for line in project.run("-v").out.splitlines() if "progress: " in line]
+    doings = re.findall(r"\((waiting for the server|creating|verifying)( \d+ %)?\)", "".join(told))
+    assert [doing for doing, _ in itertools.groupby(d for d, _ in doings)] == [
+        "waiting for the server",
+        "creating",
+    ]
 
 
 def test_without_v_there_is_no_progress(project: Project) -> None:

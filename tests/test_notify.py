@@ -919,6 +919,41 @@ def test_a_long_error_is_cut_and_arrives(project: Project) -> None:
     assert fake.utf16_units(text) <= 4096
 
 
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (fake.status(401, {"ok": False, "description": "Unauthorized"}), "(check bot_token)"),
+        (fake.status(404, {"ok": False, "description": "Not Found"}), "(check bot_token)"),
+        (
+            fake.status(400, {"ok": False, "description": "Bad Request: chat not found"}),
+            "(check chat_id; somebody must write to the bot first)",
+        ),
+        (
+            fake.status(403, {"ok": False, "description": "Forbidden: blocked"}),
+            "Forbidden: blocked",
+        ),
+    ],
+)
+def test_a_refusal_of_telegram_says_what_to_look_at(
+    project: Project, answer: fake.Fault, told: str
+) -> None:
+    project.server("hetzner", 11)
+    telegram(project)
+    project.cloud.fault(SEND, answer)
+    result = project.run()
+    assert result.code == 0
+    assert result.err.rstrip().endswith(told)
+
+
+def test_the_pause_between_tries_is_as_long_as_configured(project: Project) -> None:
+    project.server("hetzner", 11)
+    webhook(project, base_delay_between_retries=200, retries=3)
+    project.cloud.fault(HOOK, fake.status(500), times=None)
+    project.run()
+    at = [request.monotonic for request in project.cloud.requests(HOOK)]
+    assert [100 <= later - earlier <= 200 for earlier, later in zip(at, at[1:])] == [True] * 2
+
+
 def test_a_channel_without_credentials_is_one_line_of_the_log(project: Project) -> None:
     project.server("hetzner", 11)
     project.config["TELEGRAM"] = {"enabled": "true", "bot_token": "your_bot_token"}
