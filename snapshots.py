@@ -1852,11 +1852,12 @@ def stop_on_signals(world: World, restore: bool) -> Iterator[None]:
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     handlers: dict[int, Any] = {}
+    # first the socket, then the handlers: no signal may fall between the two
+    previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             handlers[number] = signal.signal(number, lambda *_: None)
-    previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
 
     def watch() -> None:
         with contextlib.suppress(OSError):
@@ -1887,6 +1888,7 @@ MAX_ANSWER_BYTES = 16 * 1024 * 1024  # a page of 200 snapshots is under 100 kB
 RETRY_SECONDS = 120.0  # how long one call is tried again
 RATE_SECONDS = 900.0  # how long it waits for a rate limit, which is no failure
 MAX_RETRY_AFTER_SECONDS = 600.0  # a longer wait is refused at once
+EMPTY_SECONDS = 2.0  # how long nothing is sent after an answer that says that nothing is left
 
 
 class Act(enum.Enum):
@@ -2051,7 +2053,7 @@ def outcome_of(status: int, code: str = "", message: str = "") -> Outcome:
         return Outcome.PROTECTED
     if status == 422 and PENDING.search(message):
         return Outcome.BUSY
-    if status in (409, 423) and not (code or message):
+    if status in (402, 409, 423) and not (code or message):
         return Outcome.LOST  # these are not the API's words: it may have done anything
     known = {
         401: Outcome.UNAUTHORIZED,
@@ -2189,7 +2191,12 @@ class NotesSending:
     """Notes when the first byte of a request leaves, to tell 'not sent' from 'lost' for sure."""
 
     sock: Any
-    connect: Callable[[], None]
+
+    def connect(self) -> None:
+        try:
+            super().connect()  # type: ignore[misc]
+        finally:  # what a proxy was told to get here is not the request
+            _sending.begun = False
 
     def send(self, data: Any) -> None:
         if self.sock is None:
@@ -2416,6 +2423,9 @@ class Pace:
             for limit in self.limits:
                 if isinstance(limit, Bucket):
                     limit.tokens = min(limit.tokens, float(text))
+                elif int(text) == 0:  # of one window or the other; it does not say until when
+                    until = self.world.clock.monotonic() + EMPTY_SECONDS
+                    self.paused_until = max(self.paused_until, until)
 
 
 class TokenSource(Protocol):
@@ -2557,8 +2567,8 @@ class Api:
                 step = Next.FAIL
                 limited = reply.outcome is Outcome.RATE_LIMITED
                 pause = pause_before(attempt, base_delay)
-                if reply.asked_seconds is not None:
-                    pause = max(reply.asked_seconds, 0.1)
+                if reply.asked_seconds is not None:  # which may be 0, time after time
+                    pause = max(reply.asked_seconds, pause)
                 in_time = clock.monotonic() + pause <= (rate_deadline if limited else deadline)
                 if attempt < tries and in_time and pause <= MAX_RETRY_AFTER_SECONDS:
                     log.debug("%s: %s; again in %s", doing, reply.reason, span(pause))
@@ -2589,7 +2599,13 @@ class Api:
         if self.refused:
             hint = HINTS[Outcome.UNAUTHORIZED]
             raise ApiError(doing, self.refused, Outcome.UNAUTHORIZED, Next.FAIL, hint=hint)
-        if not self.pace.wait(deadline):
+        try:
+            has_place = self.pace.wait(deadline)
+        except InterruptedRunError:
+            if act is not Act.NOTIFY:
+                raise
+            has_place = True  # a message's last chance
+        if not has_place:
             reason = "the rate limit leaves no room in time"
             raise ApiError(doing, reason, Outcome.RATE_LIMITED, Next.FAIL)
 
@@ -2821,6 +2837,7 @@ class DigitalOcean:
         self.api = api
         self._newest_first = True  # not documented; given up once it proves wrong
         self._may_list_actions = True  # needs actions:read, which a narrow token lacks
+        self._failed_lists = 0  # of actions, in a row
         self._account_pages = 1  # of the account's snapshots, as the last listing showed
 
     @staticmethod
@@ -2828,7 +2845,14 @@ class DigitalOcean:
         """5,000 an hour and 250 a minute for each token."""
         return [Window(245, 60.5), Window(4950, 3600.5)]
 
-    def _page(self, path: str, doing: str, key: str, params: Mapping[str, Any]) -> Page:
+    def _page(
+        self,
+        path: str,
+        doing: str,
+        key: str,
+        params: Mapping[str, Any],
+        within: float = RETRY_SECONDS,
+    ) -> Page:
         """Shape: {key: [...], "links": {"pages": {"next": url}}, "meta": {"total": n}}.
 
         The next page's URL is made here, never taken from the answer: the token travels with it.
@@ -2849,7 +2873,13 @@ class DigitalOcean:
             return Page(tuple(items), following is not None, total if type(total) is int else None)
 
         return self.api.call(
-            Act.READ, "GET", path, doing, parse, params={"per_page": self.PER_PAGE, **params}
+            Act.READ,
+            "GET",
+            path,
+            doing,
+            parse,
+            params={"per_page": self.PER_PAGE, **params},
+            within=within,
         )
 
     def check_server(self, server_id: str) -> None:
@@ -2893,31 +2923,43 @@ class DigitalOcean:
         """The account's newest actions for many; the single action for one, or as a fallback."""
         found: dict[Ticket, Progress] = {}
         if len(tickets) > 1 and self._newest_first and self._may_list_actions:
-            wanted = {ticket.action_id: ticket for ticket in tickets}
-            try:
-                page = self._page(
-                    "/actions", "list the account's newest actions", "actions", {"page": 1}
-                )
-            except ApiError as error:
-                if error.outcome is not Outcome.FORBIDDEN:
-                    raise
-                self._may_list_actions = False
-            else:
-                for action in page.items:
-                    ticket = wanted.get(take_number(action, "id"))
-                    if ticket is not None:
-                        found[ticket] = self._progress(action)
-                self._newest_first = bool(found)
-        trouble: Optional[ApiError] = None
+            found.update(self._poll_many(tickets))
+        troubles: list[ApiError] = []
         for ticket in tickets:
             if ticket not in found:
                 try:
                     found[ticket] = self._poll_one(ticket)
                 except ApiError as error:  # one droplet's trouble must not be the others'
                     log.warning("%s: %s; asking again", self.title, error)
-                    trouble = error
-        if trouble is not None and not found:
-            raise trouble
+                    troubles.append(error)
+        if troubles and not found:  # what may pass by itself rather than what is hopeless
+            raise min(troubles, key=lambda error: error.outcome is Outcome.FORBIDDEN)
+        return found
+
+    def _poll_many(self, tickets: Sequence[Ticket]) -> dict[Ticket, Progress]:
+        """Those among the account's newest actions; none where these cannot be had."""
+        wanted = {ticket.action_id: ticket for ticket in tickets}
+        doing = "list the account's newest actions"
+        try:
+            page = self._page("/actions", doing, "actions", {"page": 1}, POLL_RETRY_SECONDS)
+            actions = {take_number(action, "id"): action for action in page.items}
+        except (ApiError, GarbledError) as error:
+            outcome = error.outcome if isinstance(error, ApiError) else Outcome.GARBLED
+            if outcome in (Outcome.NOT_SENT, Outcome.UNAUTHORIZED, Outcome.RATE_LIMITED):
+                raise  # asking for each by itself would come to the same
+            self._may_list_actions = outcome is not Outcome.FORBIDDEN
+            self._failed_lists += 1
+            if self._may_list_actions and self._failed_lists < 2:
+                raise  # it may pass
+            log.debug("%s: %s; asking for each action by itself", self.title, error)
+            return {}
+        self._failed_lists = 0
+        found = {
+            wanted[action_id]: self._progress(action)
+            for action_id, action in actions.items()
+            if action_id in wanted
+        }
+        self._newest_first = bool(found)
         return found
 
     def _poll_one(self, ticket: Ticket) -> Progress:
@@ -3245,10 +3287,12 @@ class ContaboLogin:
                     break
                 self.world.check()
                 self._changed.wait(60)
-        token: Optional[tuple[str, float]] = None
+        auth: Optional[BearerAuth] = None
         failure: Optional[ApiError] = None
         try:
-            token = self._fetch()
+            token, good_until = self._fetch()
+            self.world.redact.add(token)
+            auth = BearerAuth(token)
         except ApiError as error:
             failure = error
             raise
@@ -3260,12 +3304,10 @@ class ContaboLogin:
                     Outcome.UNAUTHORIZED,
                     Outcome.FORBIDDEN,
                 )
-                if token is not None:
-                    self.world.redact.add(token[0])
-                    self._auth, self._good_until = BearerAuth(token[0]), token[1]
+                if auth is not None:
+                    self._auth, self._good_until = auth, good_until
                 self._changed.notify_all()
-        assert self._auth is not None  # noqa: S101  (set above)
-        return self._auth
+        return auth  # which another thread may have dropped by now
 
     def renew(self, used: requests.auth.AuthBase) -> bool:
         """Drop the token if it still is the one that was refused."""
@@ -3348,6 +3390,8 @@ class Contabo:
                 items = take(content, "data", kind=list)
                 pages = take(content, "_pagination", "totalPages", kind=(int, float))
                 total = take(content, "_pagination", "totalElements", kind=(int, float))
+                if not math.isfinite(total):
+                    raise GarbledError("_pagination.totalElements is no number")
                 return Page(tuple(items), number < pages, int(total))
 
             return self._call(
@@ -3585,11 +3629,13 @@ class Account:
                     if watch.error is not None:
                         raise watch.error
                     now = clock.monotonic()
-                    if watch.progress.state is not State.RUNNING or watch.asked_at >= deadline:
+                    if watch.progress.state is not State.RUNNING:
                         return watch.progress
-                    if self._polling:
+                    if self._polling:  # the answer under way may be the one that counts
                         self._changed.wait(max(deadline + RETRY_SECONDS - now, 1.0))
                         continue
+                    if watch.asked_at >= deadline:
+                        return watch.progress
                     due = self._poll_due()
                     if due > now:
                         self._changed.wait(due - now)
@@ -4159,13 +4205,13 @@ def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout
             reason += " (does [SMTP] security fit the port?)"
         raise DeliveryError(reason, again=not begun) from None
     finally:
-        if watchdog is not None:
-            watchdog.cancel()
         if client is not None:
             with contextlib.suppress(smtplib.SMTPException, OSError):
                 client.quit()
             with contextlib.suppress(OSError):
                 client.close()
+        if watchdog is not None:
+            watchdog.cancel()
 
 
 class Sender:
@@ -4273,7 +4319,10 @@ class Sender:
                     or attempt == tries
                     or self.world.clock.monotonic() + pause > deadline
                 ):
-                    reason = self.world.redact.line(str(error), 300)
+                    text = str(error)
+                    if 0 < len(section.password) < SHORT_SECRET:
+                        text = text.replace(section.password, MASK)
+                    reason = self.world.redact.line(text, 300)
                     raise DeliveryError(
                         f"cannot send mail through {section.server}: {reason}"
                     ) from None
@@ -4574,10 +4623,13 @@ def have_taken_on(turn: Turn) -> Ticket:
                     ) from None
                 lost = error
                 turn.say("it was not carried out; asking once more")
-            elif error.next_step is Next.WAIT:
-                seen = look_once(turn, lost) if lost is not None else None
-                if isinstance(seen, Ticket):
-                    return seen
+                continue
+            if lost is not None and error.next_step in (Next.WAIT, Next.ROOM):
+                # what refuses the second one may be the first: it came through after all
+                found = look_for_late(turn, lost, error)
+                if found is not None:
+                    return found
+            if error.next_step is Next.WAIT:
                 busy_for += 1
                 pause = min(timing.poll_interval * (1 + busy_for / 5), MAX_POLL_SECONDS)
                 if clock.monotonic() + pause > deadline:
@@ -4648,11 +4700,28 @@ def look_for_lost(turn: Turn, lost: ApiError) -> Optional[Ticket]:
             break
         turn.world.pause(LOST_INTERVAL_SECONDS)
     if unclear:
-        raise TurnError(
-            f"{lost}; outcome unknown: the snapshot {turn.name} may or may not appear;"
-            " nothing was pruned (the next run puts it right)"
-        )
+        raise outcome_unknown(turn, lost)
     return None
+
+
+def look_for_late(turn: Turn, lost: ApiError, refusal: ApiError) -> Optional[Ticket]:
+    """One more look for a create without an answer, after its repetition was refused. Where a
+    limit refused it and the look is unclear, nothing may be deleted to make room: TurnError."""
+    seen = look_once(turn, lost)
+    if isinstance(seen, Ticket):
+        turn.say("the first request came through after all; going on with it")
+        return seen
+    if seen is Sighting.UNCLEAR and refusal.next_step is Next.ROOM:
+        raise outcome_unknown(turn, lost)
+    return None
+
+
+def outcome_unknown(turn: Turn, lost: ApiError) -> TurnError:
+    """A create may have been carried out or not, and no look has shown which."""
+    return TurnError(
+        f"{lost}; outcome unknown: the snapshot {turn.name} may or may not appear;"
+        " nothing was pruned (the next run puts it right)"
+    )
 
 
 def wait_until_done(turn: Turn, ticket: Ticket) -> Ticket:
@@ -4764,7 +4833,7 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
     warn_of_oddities(turn, listing)
     ours = turn.owned(listing)
     brake = turn.settings.retention.max_deletes_per_run
-    budget = brake - len(turn.deleted)  # a slot freed for the new one counts as well
+    budget = brake - (turn.replaced is not None)  # a slot freed for the new one counts as well
     plan = plan_retention(ours, turn.server.retain, budget, turn.verified.id)
     turn.total = len(ours)
     failures: list[str] = []
@@ -5099,7 +5168,8 @@ class Fleet:
                     left = next_start - clock.monotonic()
                     if free and left <= 0:
                         break
-                    self._wait(left if free else self.deadline - clock.monotonic())
+                    until_end = self.deadline - clock.monotonic()
+                    self._wait(min(left, until_end) if free else until_end)
                 else:
                     break
                 server = entries[index]
@@ -5174,9 +5244,10 @@ class Fleet:
         )
 
     def _why_unfinished(self, index: int) -> str:
-        if index in self.running:
+        turn = self.running.get(index)  # which may end just now
+        if turn is not None:
             why = self.world.stopping or "its turn hangs, and was given up"
-            title = self.running[index].provider.title
+            title = turn.provider.title
             return f"{why}; {title} may still finish it; nothing more was deleted"
         if self.world.stopping:
             return f"{self.world.stopping} before its turn"

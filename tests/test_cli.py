@@ -1110,6 +1110,32 @@ def test_a_signal_stops_the_run_in_an_orderly_way(place: Place, number: signal.S
     assert place.log.count(f"interrupted by {number.name}: nothing more is created or deleted") == 1
 
 
+def test_a_signal_that_comes_while_the_handlers_are_installed_is_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    redact = snapshots.Redactor()
+    world = snapshots.World(snapshots.SystemClock(), redact, snapshots.Screen(redact))
+    install, before = signal.signal, signal.getsignal(signal.SIGTERM)
+    sent: list[int] = []
+
+    def install_and_send(number: int, handler: Any) -> Any:
+        previous = install(number, handler)
+        if number == signal.SIGTERM and not sent:
+            sent.append(number)
+            os.kill(os.getpid(), number)
+        return previous
+
+    monkeypatch.setattr(signal, "signal", install_and_send)
+    try:
+        with snapshots.stop_on_signals(world, restore=True):
+            until = time.monotonic() + 10
+            while not world.stopping and time.monotonic() < until:
+                time.sleep(0.01)
+    finally:
+        install(signal.SIGTERM, before)
+    assert world.stopping == "interrupted by SIGTERM"
+
+
 def test_a_second_signal_changes_nothing_for_the_worse(place: Place) -> None:
     place.server(1, "web", duration_seconds=60)
     process = place.start()

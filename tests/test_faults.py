@@ -947,6 +947,135 @@ def test_contabo_room_is_not_made_before_all_is_checked(project: Project) -> Non
     assert project.own(server) == old
 
 
+BUSY_FOR_NOW = fake.status(
+    429, json={"message": "Too many requests"}, headers={"Retry-After": "20"}
+)
+
+
+@pytest.mark.parametrize("history", [0, 1])
+def test_a_limit_that_a_late_create_has_used_up_makes_no_room(
+    project: Project, history: int
+) -> None:
+    """The first create comes through after all looks for it, and takes the last slot: what refuses
+    the second one is the first, and nothing has to go for it."""
+    retain = 1 + history
+    server = project.server(
+        "contabo",
+        31,
+        "web",
+        retain=retain,
+        slots=retain,
+        duration_seconds=5,
+        file={"replace_when_full": True},
+    )
+    old = project.history(server, history)
+    project.cloud.fault(CREATE["contabo"], fake.late(35), BUSY_FOR_NOW)
+    result = project.run()
+    assert (result.code, len(project.cloud.created)) == (0, 1)
+    assert project.own(server) == [*old, project.cloud.created[0].name]
+    assert "the first request came through after all" in result.log
+
+
+def test_a_slot_freed_for_a_create_that_comes_late_is_used_by_it(project: Project) -> None:
+    server = project.server(
+        "contabo",
+        31,
+        "web",
+        retain=1,
+        slots=1,
+        duration_seconds=5,
+        file={"replace_when_full": True},
+    )
+    project.history(server, 1)
+    asked: list[int] = []
+
+    def after_the_first(_request: fake.Request) -> bool:
+        asked.append(1)
+        return len(asked) > 1
+
+    project.cloud.fault(CREATE["contabo"], fake.late(35), BUSY_FOR_NOW, when=after_the_first)
+    assert project.run().code == 0
+    assert project.own(server) == [s.name for s in project.cloud.created]
+
+
+def test_a_shared_limit_that_a_late_create_has_used_up_is_no_failure(project: Project) -> None:
+    project.account("hetzner", limit=3)
+    server = project.server("hetzner", 31, "web", retain=2, duration_seconds=5)
+    project.history(server, 2)
+    project.cloud.fault(CREATE["hetzner"], fake.late(35), BUSY_FOR_NOW)
+    assert project.run().code == 0
+    assert len(project.cloud.created) == 1
+    assert len(project.own(server)) == 2
+
+
+def test_where_a_late_look_is_unclear_no_room_is_made(project: Project) -> None:
+    server = project.server(
+        "contabo",
+        31,
+        "web",
+        retain=2,
+        slots=2,
+        duration_seconds=5,
+        file={"replace_when_full": True},
+    )
+    old = project.history(server, 1)
+    project.cloud.fault(CREATE["contabo"], fake.late(35), BUSY_FOR_NOW)
+    refused = fake.status(403)
+    project.cloud.fault(LIST["contabo"], refused, when=lambda r: project.clock.elapsed > 45)
+    result = project.run()
+    assert result.code == 1
+    assert "outcome unknown" in result.err
+    assert project.cloud.deleted == []
+    assert len(project.cloud.created) == 1
+    assert set(old) <= set(project.own(server))
+
+
+def test_a_402_without_words_frees_no_slot(project: Project) -> None:
+    server = project.server(
+        "contabo",
+        31,
+        "web",
+        retain=1,
+        slots=1,
+        duration_seconds=5,
+        file={"replace_when_full": True},
+    )
+    old = project.history(server, 1)
+    html = fake.status(402, body=b"<html>Payment Required")
+    project.cloud.fault(CREATE["contabo"], html, times=None)
+    assert project.run().code == 1
+    assert (project.own(server), project.cloud.deleted) == (old, [])
+
+
+def test_a_slot_that_was_freed_without_an_answer_counts_for_the_brake(project: Project) -> None:
+    server = project.server(
+        "contabo",
+        31,
+        "web",
+        retain=1,
+        slots=3,
+        duration_seconds=10,
+        file={"replace_when_full": True},
+    )
+    project.history(server, 3)
+    project.config["RETENTION"] = {"max_deletes_per_run": 1}
+    project.cloud.fault(DELETE["contabo"], fake.status(500, act=True))
+    assert project.run().code == 0
+    assert len(project.cloud.deleted) == 1
+
+
+@pytest.mark.parametrize("total", ["1e999", "-1e999"])
+def test_a_total_without_bounds_is_no_total(project: Project, total: str) -> None:
+    server = project.server("contabo", 31, "web", retain=2, duration_seconds=5)
+    old = project.history(server, 2)
+    body = f'{{"data": [], "_pagination": {{"totalPages": 1, "totalElements": {total}}}}}'
+    project.cloud.fault(LIST["contabo"], fake.garbage(body.encode()), times=None)
+    result = project.run()
+    assert result.code == 1
+    assert "a bug" not in result.err
+    assert set(old) <= set(project.own(server))
+
+
 def test_contabo_warns_where_the_previous_one_was_nearly_gone(project: Project) -> None:
     server = project.server("contabo", 31, "web", retain=2, duration_seconds=20)
     at = project.clock.now() - timedelta(days=27)

@@ -1007,6 +1007,46 @@ def test_log_lines_of_concurrent_servers_name_their_server(project: Project) -> 
         assert len(set(re.findall(r"\b(?:di|he|co)-\d{3}\b", line)) & set(names)) == 1, line
 
 
+@pytest.mark.parametrize("delay", [50, 86400])
+def test_the_pause_between_two_starts_does_not_outlast_the_run(
+    project: Project, delay: int
+) -> None:
+    add(project, "hetzner", 3, duration_seconds=5)
+    timing(project, delay_between_servers=delay, run_timeout=60)
+    result = project.run()
+    assert result.code == 2
+    assert errors(result)
+    assert project.clock.elapsed < 100
+
+
+def test_what_one_droplet_may_not_read_ends_no_other_droplets_turn(project: Project) -> None:
+    """The one's polls fail for a while, the other's are forbidden; there is no list of actions."""
+    add(project, "digitalocean", 2, duration_seconds=50)
+    timing(project, delay_between_servers=1)
+    project.cloud.fault("GET /do/actions", status(403), times=None)
+    single = "GET /do/droplets/{id}/actions/{aid}"
+    project.cloud.fault(single, status(500), times=12, when=lambda r: r.ids[0] == "101")
+    project.cloud.fault(single, status(403), times=None, when=lambda r: r.ids[0] == "102")
+    result = project.run()
+    assert statuses(result)["di-101"] == "SUCCESS"
+
+
+def test_a_turn_that_ends_while_it_is_given_up_is_no_bug(project: Project) -> None:
+    redact = snapshots.Redactor()
+    world = snapshots.World(project.clock, redact, snapshots.Screen(redact))
+    fleet = snapshots.Fleet(world, snapshots.Settings(base=project.folder), lambda report: None)
+
+    class Fleeting(dict[int, Any]):
+        def __contains__(self, key: object) -> bool:
+            found = super().__contains__(key)
+            self.pop(key, None)  # type: ignore[call-overload]
+            return found
+
+    fleet.running = Fleeting()
+    fleet.running[0] = type("Ending", (), {"provider": snapshots.DigitalOcean})()
+    assert "DigitalOcean may still finish it" in fleet._why_unfinished(0)
+
+
 def test_a_stop_signal_ends_all_waiting_at_once(project: Project) -> None:
     """Some wait for their snapshot, some for room, some for their slot."""
     add(project, "hetzner", 10, 101, duration_seconds=3000)

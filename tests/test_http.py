@@ -23,6 +23,7 @@ OUTCOMES = [
     (400, "json_error", "", Outcome.REJECTED),
     (401, "unauthorized", "", Outcome.UNAUTHORIZED),
     (401, "token_readonly", "", Outcome.UNAUTHORIZED),
+    (402, "", "", Outcome.LOST),
     (402, "", "Total snapshots exceed the total max limit of 1 snapshots", Outcome.LIMIT),
     (403, "forbidden", "", Outcome.FORBIDDEN),
     (403, "resource_limit_exceeded", "", Outcome.LIMIT),

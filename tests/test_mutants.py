@@ -6,10 +6,11 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from http import HTTPStatus
-from typing import Any
+from pathlib import Path
+from typing import Any, Optional
 
 import fake_cloud as fake
 import pytest
@@ -124,7 +125,7 @@ POLL_AGAIN = {"digitalocean": "GET /do/droplets/{id}/actions/{aid}", "hetzner": 
 NAMED = {
     204: Outcome.EMPTY,
     401: Outcome.UNAUTHORIZED,
-    402: Outcome.LIMIT,
+    402: Outcome.LOST,
     403: Outcome.FORBIDDEN,
     404: Outcome.GONE,
     408: Outcome.SERVER_ERROR,
@@ -913,29 +914,38 @@ def test_a_poll_that_is_refused_ends_the_wait_and_one_that_fails_does_not(
     assert set(old) <= set(project.own(server))
 
 
-def test_an_action_without_a_usable_id_spoils_one_poll_and_no_more(project: Project) -> None:
+@pytest.mark.parametrize("times", [1, 3, None])
+def test_an_action_without_a_usable_id_spoils_one_poll_and_no_more(
+    project: Project, times: Optional[int]
+) -> None:
+    """If it stays, each action is asked for by itself."""
     roomy(project)
     servers = add(project, "digitalocean", 3, duration_seconds=60)
 
     def edit(content: Any) -> Any:
         return {**content, "actions": [{**content["actions"][0], "id": "?"}, *content["actions"]]}
 
-    project.cloud.fault("GET /do/actions", fake.edit(edit), times=3)
+    project.cloud.fault("GET /do/actions", fake.edit(edit), times=times)
     result = project.run()
     assert (result.code, result.err) == (0, "")
     assert "a poll cannot be read" in result.log
     assert all(len(project.own(server)) == 2 for server in servers)
-    assert project.cloud.count("GET /do/droplets/{id}/actions/{aid}") == 0
+    assert (project.cloud.count("GET /do/droplets/{id}/actions/{aid}") > 0) is (times != 1)
 
 
-def test_an_action_list_that_fails_for_a_while_is_asked_for_again(project: Project) -> None:
+@pytest.mark.parametrize("answer", [fake.status(500), fake.status(404), fake.garbage()])
+@pytest.mark.parametrize("times", [12, None])
+def test_an_action_list_that_fails_is_asked_for_again_and_then_done_without(
+    project: Project, answer: fake.Fault, times: Optional[int]
+) -> None:
     roomy(project)
     add(project, "digitalocean", 3, duration_seconds=600)
-    project.cloud.fault("GET /do/actions", fake.status(500), times=30)
+    project.cloud.fault("GET /do/actions", answer, times=times)
     result = project.run()
     assert (result.code, result.err) == (0, "")
     assert "asking again" in result.log
-    assert project.cloud.count("GET /do/droplets/{id}/actions/{aid}") == 0
+    if times is None:
+        assert project.cloud.count("GET /do/droplets/{id}/actions/{aid}") >= 3
 
 
 @pytest.mark.parametrize("apart", [0, 5, 12, 25, 100])
@@ -988,6 +998,35 @@ def test_a_poll_that_was_held_up_beyond_the_deadline_is_the_last_but_one(project
     created = project.cloud.requests(CREATE["hetzner"])[0].monotonic
     polled = [r.monotonic - created for r in project.cloud.requests("GET /hz/actions")]
     assert polled == pytest.approx([25, 50, 105, 105])
+
+
+def test_an_answer_under_way_at_the_deadline_counts_for_all_who_wait_for_it() -> None:
+    """With the real clock: the request takes a while, and all have the same deadline."""
+    world = outside(snapshots.SystemClock())
+    settings = snapshots.Settings(base=Path())
+    account = snapshots.Account(world, "hetzner", ("x" * 20,), settings)
+    deadline = time.monotonic() + 0.5
+
+    class Slow:
+        title = "Hetzner"
+
+        def poll(self, tickets: Sequence[snapshots.Ticket]) -> dict[Any, snapshots.Progress]:
+            time.sleep(max(0.0, deadline + 0.2 - time.monotonic()))
+            return {ticket: snapshots.Progress(snapshots.State.DONE) for ticket in tickets}
+
+    account.provider = Slow()  # type: ignore[assignment]
+    states: list[snapshots.State] = []
+
+    def wait(number: str) -> None:
+        ticket = snapshots.Ticket(number, action_id=number)
+        states.append(account.wait_until_done(ticket, deadline, lambda progress: None).state)
+
+    threads = [threading.Thread(target=wait, args=[str(number)]) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert states == [snapshots.State.DONE] * 5
 
 
 def test_one_poll_is_made_at_a_time(project: Project) -> None:
@@ -1302,6 +1341,32 @@ def test_contabos_login_is_not_tried_again_where_that_would_lock_the_account(
     else:
         login.auth()
     assert project.cloud.count(TOKEN) == (1 if final else 2)
+
+
+def test_a_token_that_another_turn_drops_at_once_is_still_a_token(project: Project) -> None:
+    """That turn was refused with it before the one that fetched it went on."""
+    login = contabo_login(project, snapshots.SystemClock())
+    changed = login._changed
+
+    class Late:
+        """The thread is not given the processor for a while after it lets go."""
+
+        entered = 0
+
+        def __enter__(self) -> Any:
+            self.entered += 1
+            return changed.__enter__()
+
+        def __exit__(self, *reason: Any) -> None:
+            changed.__exit__(*reason)
+            if self.entered == 2 and login._auth is not None:
+                login.renew(login._auth)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(changed, name)
+
+    login._changed = Late()  # type: ignore[assignment]
+    assert isinstance(login.auth(), snapshots.BearerAuth)
 
 
 @pytest.mark.parametrize("fails", [False, True])
