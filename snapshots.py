@@ -2299,6 +2299,9 @@ def network_reason(error: BaseException) -> str:
         if isinstance(item, ssl.SSLError):
             words = (item.reason or "handshake failed").lower().replace("_", " ")
             return f"TLS failed: {words}"
+        tunnel = re.match(r"Tunnel connection failed: ([0-9]{3})\b", str(item))
+        if tunnel and isinstance(item, OSError):
+            return f"the proxy answers {tunnel[1]}"
         is_plain = not isinstance(item, requests.exceptions.RequestException)
         if is_plain and isinstance(item, OSError) and item.strerror:
             return item.strerror.lower()

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import fake_cloud as fake
 import pytest
@@ -123,21 +123,123 @@ def test_only_a_certificate_that_holds_is_talked_to(
     assert project.cloud.journal == []
 
 
-def test_a_proxy_of_the_environment_is_used_and_its_password_masked(
+class Proxy(Front):
+    """A proxy that can CONNECT, but says something else so many times before.
+
+    refusal: what it says then; b"" is a hang-up after it has said that all is well.
+    """
+
+    def __init__(self, refusal: bytes = b"", times: int = 0) -> None:
+        self.refusal, self.times = refusal, times
+        self.heads: list[bytes] = []
+        super().__init__(0, None)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += connection.recv(65536)
+            self.heads.append(head)
+            if len(self.heads) <= self.times:
+                connection.sendall(self.refusal or b"HTTP/1.1 200 OK\r\n\r\n")
+                return
+            host, _, port = head.split()[1].decode().rpartition(":")
+            with socket.create_connection((host, int(port))) as behind:
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                back = threading.Thread(target=self._copy, args=(behind, connection), daemon=True)
+                back.start()
+                self._copy(connection, behind)
+                back.join()
+
+
+@pytest.fixture
+def behind_proxy(
     project: Project,
     front: Callable[[Optional[trustme.LeafCert]], Front],
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Iterator[Callable[..., Proxy]]:
+    """Makes a proxy that all requests to Hetzner, which are encrypted, have to go through."""
+    bundle = tmp_path / "ca.pem"
+    AUTHORITY.cert_pem.write_to_path(str(bundle))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    port = front(CERTIFICATES["good"]).port
+    url = f"https://127.0.0.1:{port}/hz/v1"
+    project.config["API"] = {**project.config["API"], "hetzner_url": url}
+    monkeypatch.setenv("NO_PROXY", "")
+    made: list[Proxy] = []
+
+    def make(user_info: str = "", **more: Any) -> Proxy:
+        made.append(Proxy(**more))
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{user_info}127.0.0.1:{made[-1].port}")
+        return made[-1]
+
+    yield make
+    for proxy in made:
+        proxy.close()
+
+
+def test_a_proxy_of_the_environment_is_used_and_its_password_masked(
+    project: Project, behind_proxy: Callable[..., Proxy]
 ) -> None:
-    proxy = front(None)
     server = project.server("hetzner", 31, "web", duration_seconds=20)
     password = project.token("proxy").replace("/", "x").replace("%", "x")
     project.canaries.add(password)
-    monkeypatch.setenv("HTTP_PROXY", f"http://me:{password}@127.0.0.1:{proxy.port}")
-    monkeypatch.setenv("NO_PROXY", "")
-    project.run("-v")
-    assert proxy.first_lines[0].startswith(b"POST http://127.0.0.1:")
-    project.cloud.problems.clear()  # the fake is no proxy: absolute paths are strange to it
+    proxy = behind_proxy(f"me:{password}@")
+    result = project.run("-v")
+    assert (result.code, len(project.own(server))) == (0, 1)
+    assert all(head.startswith(b"CONNECT 127.0.0.1:") for head in proxy.heads)
+    assert all(b"\r\nProxy-Authorization: Basic " in head for head in proxy.heads)
+
+
+def test_behind_a_proxy_too_a_create_without_an_answer_is_not_sent_again(
+    project: Project, behind_proxy: Callable[..., Proxy]
+) -> None:
+    server = project.server("hetzner", 31, "web", duration_seconds=20)
+    project.cloud.fault("POST /hz*", fake.hang_up(act=True))
+    proxy = behind_proxy()
+    result = project.run()
+    assert (result.code, len(project.cloud.created)) == (0, 1)
+    assert "looking whether it was carried out" in result.log
+    assert proxy.heads
     assert server
+
+
+REFUSALS = {
+    b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n": "the proxy answers 407",
+    b"HTTP/1.1 502 Bad Gateway\r\n\r\n": "the proxy answers 502",
+    b"": "TLS failed: unexpected eof while reading",
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("times", [3, 1000])
+def test_what_gets_no_further_than_a_proxy_has_not_been_sent(
+    project: Project, behind_proxy: Callable[..., Proxy], refusal: bytes, times: int
+) -> None:
+    """So it is tried again, and nobody looks for a snapshot that cannot be there."""
+    project.server("hetzner", 31, "web", duration_seconds=20)
+    proxy = behind_proxy(refusal=refusal, times=times)
+    result = project.run()
+    assert result.code == (0 if times == 3 else 1)
+    assert len(project.cloud.created) == (1 if times == 3 else 0)
+    assert len(proxy.heads) > 3
+    assert "looking whether" not in result.log
+    assert REFUSALS[refusal] in (result.log if times == 3 else result.err)
+
+
+@pytest.mark.parametrize("provider", snapshots.PROVIDERS)
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_retry_after_of_nothing_is_no_leave_to_hammer(
+    project: Project, provider: str, status: int
+) -> None:
+    """The pauses grow all the same, at the login above all: it might lock the user out."""
+    for number in range(5):
+        project.server(provider, 31 + number, f"s{number}", duration_seconds=20)
+    now = fake.status(status, headers={"Retry-After": "0"})
+    project.cloud.fault("*", now, times=None)
+    assert project.run().code == 1
+    assert project.cloud.count() < 500
 
 
 @pytest.mark.parametrize("what", ["body", "head"])
