@@ -2578,6 +2578,8 @@ class Api:
                     if limited:
                         self.pace.pause(pause)
                     self._pause(act, pause)
+                    if self.world.stopping:  # a message's last chance
+                        tries = attempt + 1
                     continue
             took = clock.monotonic() - began
             if attempt > 1 and took >= 1:
@@ -2599,6 +2601,8 @@ class Api:
     def _admit(self, act: Act, doing: str, deadline: float) -> None:
         """Wait for the account's pace. Raises where nothing must be sent, or not in time."""
         self._heed_stop(act)
+        if self.world.stopping:  # a message's last chance
+            return
         if self.refused:
             hint = HINTS[Outcome.UNAUTHORIZED]
             raise ApiError(doing, self.refused, Outcome.UNAUTHORIZED, Next.FAIL, hint=hint)
@@ -4312,14 +4316,14 @@ class Sender:
     def _mail(self, section: SmtpSection, report: Report, tries: int, within: float) -> None:
         message = mail_of(section, report, self.hostname, self.world.clock.now())
         deadline = self.world.clock.monotonic() + within
-        for attempt in range(1, tries + 1):
+        for attempt in itertools.count(1):
             try:
                 send_mail(section, message, min(section.timeout, within))
             except DeliveryError as error:
                 pause = pause_before(attempt, section.base_delay_between_retries)
                 if (
                     not error.again
-                    or attempt == tries
+                    or attempt >= tries
                     or self.world.clock.monotonic() + pause > deadline
                 ):
                     text = str(error)
@@ -4331,6 +4335,8 @@ class Sender:
                     ) from None
                 with contextlib.suppress(InterruptedRunError):
                     self.world.pause(pause)
+                if self.world.stopping:  # a message's last chance
+                    tries = attempt + 1
             else:
                 return
 

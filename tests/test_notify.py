@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import email
 import email.policy
 import email.utils
@@ -11,6 +12,8 @@ import json
 import re
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -1106,6 +1109,61 @@ def test_a_receiver_that_hangs_or_trickles_costs_the_timeout_and_no_more(project
     assert result.err.count("timed out") == 2
 
 
+@pytest.mark.parametrize("at", ["the greeting", "QUIT"])
+def test_a_mail_server_that_trickles_is_cut_off(project: Project, at: str) -> None:
+    """Each byte comes in time, and there would be hundreds; after QUIT the mail counts as sent."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    over = threading.Event()
+
+    def trickle(connection: socket.socket) -> None:
+        for _ in range(400):
+            connection.sendall(b"2")
+            if over.wait(0.3):
+                return
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with contextlib.suppress(OSError), connection, connection.makefile("rb") as lines:
+            if at == "the greeting":
+                trickle(connection)
+                return
+            connection.sendall(b"220 mail\r\n")
+            in_text = False
+            for line in lines:
+                if in_text:
+                    in_text = line != b".\r\n"
+                    if not in_text:
+                        connection.sendall(b"250 taken\r\n")
+                elif line.upper().startswith(b"QUIT"):
+                    trickle(connection)
+                else:
+                    in_text = line.upper().startswith(b"DATA")
+                    connection.sendall(b"354 go on\r\n" if in_text else b"250 well\r\n")
+
+    threading.Thread(target=serve, daemon=True).start()
+    project.server("hetzner", 11)
+    project.config["SMTP"] = {
+        "enabled": "true",
+        "server": "127.0.0.1",
+        "port": listener.getsockname()[1],
+        "security": "none",
+        "from_email": "snapshots@example.org",
+        "to_emails": "ops@example.org",
+        "notify_on_success": "true",
+        "timeout": 1,
+        "retries": 1,
+    }
+    began = time.monotonic()
+    result = project.run()
+    over.set()
+    listener.close()
+    assert time.monotonic() - began < 40  # and not two minutes
+    if at == "QUIT":
+        assert_delivered(result)
+    else:
+        assert_undelivered(result, 1)
+
+
 def free_port() -> int:
     """A port on which nobody listens."""
     with socket.socket() as sock:
@@ -1566,11 +1624,11 @@ def test_one_lost_address_does_not_slow_another(project: Project) -> None:
     ]
 
 
-def pile_up(project: Project, count: int) -> Result:
+def pile_up(project: Project, count: int, **more: Any) -> Result:
     """So many servers end while Telegram makes the first message wait for five minutes."""
     project.cloud.page_size = None
-    project.config["TIMING"]["max_parallel"] = count
-    fleet(project, count)
+    project.config["TIMING"]["max_parallel"] = count + 1
+    fleet(project, count, **more)
     telegram(project, message_success="{server_name} {status}")
     project.cloud.fault(SEND, too_many(300))
     return project.run()
@@ -1580,6 +1638,16 @@ def told(project: Project) -> list[int]:
     """How many servers each message tells of."""
     joined = [re.match(r"([0-9]+) servers \(0 failed\) SUCCESS", text) for text in texts(project)]
     return [int(found[1]) if found else 1 for found in joined]
+
+
+@pytest.mark.parametrize(("waiting", "messages"), [(20, [1] * 20), (21, [21])])
+def test_more_than_twenty_that_wait_are_joined(
+    project: Project, waiting: int, messages: list[int]
+) -> None:
+    """The first server is done long before the others, and its message holds theirs up."""
+    project.server("hetzner", 10, "first", duration_seconds=1)
+    assert_delivered(pile_up(project, waiting, duration_seconds=100))
+    assert told(project) == [1, *messages]
 
 
 def test_messages_that_pile_up_are_joined(project: Project) -> None:
@@ -1606,6 +1674,63 @@ def test_a_joined_message_that_is_lost_counts_as_all_of_them(project: Project) -
     result = pile_up(project, 60)
     assert_undelivered(result, 60 - len(project.cloud.telegram_messages))
     assert len(project.cloud.telegram_messages) <= 21
+
+
+def test_the_queue_has_ten_minutes_after_the_last_turn(project: Project) -> None:
+    webhook(project, base_delay_between_retries=300, retries=20, timeout=60)
+    fleet(project, 5)
+    project.cloud.fault(HOOK, fake.status(500), times=None)
+    result = project.run()
+    assert result.out.endswith(" total; 5 notifications not delivered\n")
+    assert result.err == "snapshots: warning: webhook: 5 messages not sent in time\n"
+    last = max(r.monotonic for r in project.cloud.journal if r.path.startswith("/hz/"))
+    assert 300 <= project.clock.monotonic() - last <= 601
+
+
+def test_after_a_stop_each_message_gets_one_try(project: Project) -> None:
+    """The one that is being tried again, and those that were not even begun."""
+    webhook(project, base_delay_between_retries=60, retries=5)
+    project.server("hetzner", 11, "first", duration_seconds=1)
+    project.server("digitalocean", 12, "second", duration_seconds=3000)
+    project.server("digitalocean", 13, "third", duration_seconds=3000)
+    stopped: list[float] = []
+
+    def stop(request: fake.Request) -> bool:
+        if not stopped and project.cloud.count(HOOK):
+            stopped.append(project.clock.elapsed)
+            project.interrupt()
+        return False
+
+    project.cloud.fault("GET /do/*", fake.status(500), times=None, when=stop)
+    project.cloud.fault(HOOK, fake.status(500), times=None)
+    result = project.run()
+    assert result.code == 2
+    assert stopped
+    tried = [
+        r.json["server"] for r in project.cloud.requests(HOOK) if r.monotonic >= 1000 + stopped[0]
+    ]
+    assert sorted(tried) == ["first", "second", "third"]
+    assert project.clock.elapsed - stopped[0] <= 15
+
+
+def test_a_message_that_a_429_holds_back_gets_its_try_at_a_stop(project: Project) -> None:
+    telegram(project)
+    project.server("hetzner", 11, "first", duration_seconds=1)
+    project.server("digitalocean", 12, "second", duration_seconds=3000)
+    stopped: list[float] = []
+
+    def stop(request: fake.Request) -> bool:
+        if not stopped and project.cloud.count(SEND):
+            stopped.append(project.clock.elapsed)
+            project.interrupt()
+        return False
+
+    project.cloud.fault("GET /do/*", fake.status(500), times=None, when=stop)
+    project.cloud.fault(SEND, too_many(30))
+    assert project.run().code == 2
+    assert stopped
+    assert project.cloud.count(SEND) == 3
+    assert len(texts(project)) == 2
 
 
 def test_a_server_decides_for_itself_whether_it_is_told_of(project: Project) -> None:
@@ -1839,6 +1964,18 @@ def test_a_password_that_the_mail_server_quotes_is_masked(
     assert result.code == 0
     assert "1 notification not delivered" in result.log
     assert "535" in result.err
+
+
+def test_a_short_password_is_masked_in_what_its_own_server_says(
+    project: Project, post: PostOffice
+) -> None:
+    post.open(users={})
+    project.config["SMTP"]["password"] = "Zq7Rk2W"
+    project.server("hetzner", 11)
+    result = project.run("-v")
+    assert result.code == 0
+    assert "535" in result.err
+    assert "Zq7Rk2W" not in result.out + result.err + result.log
 
 
 def test_a_credential_in_an_apis_error_is_masked_in_every_message(
