@@ -5037,7 +5037,8 @@ def take_turn(turn: Turn) -> Report:
         error_text = f"{error}{may}; nothing more was deleted"
     except SnapshotsError as error:
         error_text = str(error)
-        reachable = not (isinstance(error, ApiError) and error.outcome is Outcome.NOT_SENT)
+        in_vain = (Outcome.NOT_SENT, Outcome.RATE_LIMITED)
+        reachable = not (isinstance(error, ApiError) and error.outcome in in_vain)
     except Exception as error:  # noqa: BLE001  (a bug costs one server its turn, not the run)
         error_text = unexpected(error, turn.world.redact)
         log.error("%s: %s", turn, error_text)
@@ -5062,8 +5063,8 @@ def take_turn(turn: Turn) -> Report:
 
 
 def count_what_is_left(turn: Turn, error_text: str, reachable: bool) -> str:
-    """After a failure: one more listing for the count, unless there was no connection at all;
-    loudly where a slot had been freed."""
+    """After a failure: one more listing for the count, unless that would be as much in vain as the
+    request before; loudly where a slot had been freed."""
     if turn.verified is None:
         turn.total = None
         if reachable or turn.replaced_at is not None:

@@ -1209,7 +1209,7 @@ def assert_put_right(config: Path, cloud: FakeCloud, servers: Sequence[Server], 
 @pytest.mark.parametrize("twice", [False, True])
 @pytest.mark.parametrize(
     ("number", "request_number"),
-    list(zip([signal.SIGTERM, signal.SIGINT, signal.SIGHUP] * 3, (1, 4, 8, 12, 16, 20, 24))),
+    list(zip([signal.SIGTERM, signal.SIGINT, signal.SIGHUP] * 2, (1, 4, 8, 12, 16, 20))),
 )
 def test_a_signal_at_any_request_ends_the_run_in_order(
     tmp_path: Path, number: signal.Signals, request_number: int, twice: bool
@@ -1239,11 +1239,11 @@ def test_a_signal_at_any_request_ends_the_run_in_order(
         failed = statuses.count("FAILURE")
         assert victim[0].returncode == {0: 0, len(servers): 1}.get(failed, 2)
         assert err.count(f"interrupted by {number.name}") == failed
-        assert failed or request_number > 20
+        assert failed or request_number >= 20
         assert_put_right(config, cloud, servers, runs=1)
 
 
-@pytest.mark.parametrize(("first", "second"), [(3, 3), (6, 2), (10, 14), (14, 9), (20, 20)])
+@pytest.mark.parametrize(("first", "second"), [(3, 3), (6, 2), (10, 14), (14, 9), (18, 18)])
 def test_two_runs_killed_one_after_the_other_are_put_right_by_the_next(
     tmp_path: Path, first: int, second: int
 ) -> None:

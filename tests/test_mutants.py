@@ -427,6 +427,40 @@ def test_a_provider_that_says_what_is_left_is_believed_downwards(
     assert bucket.tokens == left
 
 
+@pytest.mark.parametrize(
+    ("provider", "windows"), [("digitalocean", [(250, 60), (5000, 3600)]), ("hetzner", [])]
+)
+def test_the_pace_keeps_the_documented_limits(
+    clock: FakeClock, provider: str, windows: list[tuple[int, float]]
+) -> None:
+    """So many in any stretch of time; Hetzner's 3,600 are refilled one a second."""
+    pace = snapshots.Pace(outside(clock), *snapshots.PROVIDERS[provider].limits())
+    at: list[float] = []
+    for _ in range(6000):
+        assert pace.wait(1e9)
+        at.append(clock.monotonic())
+    for count, seconds in windows:
+        assert min(later - earlier for earlier, later in zip(at, at[count:])) > seconds
+    if provider == "hetzner":
+        left, before = 3600.0, at[0]
+        for moment in at:
+            left, before = min(3600.0, left + moment - before) - 1, moment
+            assert left >= 0
+        assert at[3000] == at[0]  # a burst is allowed
+    assert at[-1] - at[0] < 7300
+
+
+@pytest.mark.parametrize(("left", "waits"), [("0", True), ("1", False), ("4000", False)])
+def test_after_an_answer_that_nothing_is_left_nothing_is_sent_for_a_moment(
+    clock: FakeClock, left: str, waits: bool
+) -> None:
+    """DigitalOcean's header: it does not say of which limit, nor until when."""
+    pace = snapshots.Pace(outside(clock), *snapshots.DigitalOcean.limits())
+    pace.learn(Answer(200, {"ratelimit-remaining": left}, b""))
+    assert pace.wait(1e9)
+    assert (clock.elapsed > 0) is waits
+
+
 def stop_now(project: Project) -> Callable[[Request], bool]:
     """For `when`: a signal arrives while the request is being answered."""
 
