@@ -55,6 +55,7 @@ FLEETS = {
     "contabo": ("contabo",),
     "one of each": ("digitalocean", "hetzner", "contabo"),
     "one project": ("hetzner", "hetzner", "hetzner"),
+    "one account": ("digitalocean", "digitalocean", "digitalocean"),
 }
 RETAIN = 2
 NIGHTS = 3  # of history: a run has two snapshots to delete, and can die between them

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import fake_cloud as fake
+import pytest
 from conftest import Project
 from fake_clock import FakeClock
 from fake_cloud import FakeCloud, Server
@@ -45,6 +46,31 @@ STRANGE_VALUES: list[Any] = [
     *("\x1b[31m\x07", "\0", "\ud800", "\u202eabc", "٣", "A" * 20_000, "true", "null"),
     *("2019-02-03", "2019-02-03T03:00:00", "9999-12-31T23:59:59+14:00", "1970-01-01T00:00:00Z"),
     *([], {}, [[]], [None], {"": None}, [{"id": 1}], {"code": None, "message": {}}),
+]
+ENDPOINTS = [  # all but the single read of a droplet's snapshot, which takes a fleet: test_fleet.py
+    "POST /do/droplets/{id}/actions",
+    "GET /do/actions",
+    "GET /do/droplets/{id}/actions/{aid}",
+    "GET /do/droplets/{id}/actions",
+    "GET /do/droplets/{id}/snapshots",
+    "GET /do/snapshots",
+    "GET /do/droplets/{id}",
+    "DELETE /do/snapshots/{id}",
+    "POST /hz/servers/{id}/actions/create_image",
+    "GET /hz/actions",
+    "GET /hz/servers/{id}/actions",
+    "GET /hz/images",
+    "GET /hz/images/{id}",
+    "GET /hz/servers/{id}",
+    "DELETE /hz/images/{id}",
+    "POST /cb-auth/token",
+    "POST /cb/compute/instances/{id}/snapshots",
+    "GET /cb/compute/instances/{id}/snapshots",
+    "GET /cb/compute/snapshots/audits",
+    "GET /cb/compute/instances/{id}",
+    "DELETE /cb/compute/instances/{id}/snapshots/{sid}",
+    "POST /tg/sendMessage",
+    "POST /hook",
 ]
 STRANGE_TEXTS = [value for value in STRANGE_VALUES if isinstance(value, str)] + [
     *("1e400", "nan", "inf", "-1", "99999999999999999999", "0x10", "env:NO_SUCH", "file:none"),
@@ -152,17 +178,26 @@ FAULTS = st.one_of(
 
 
 class Night:
-    """One server at each provider, all channels, and snapshots that are nobody's business."""
+    """Two servers at each provider but Contabo, all channels, and snapshots that are nobody's
+    business. full: at Contabo all slots are, and the oldest may go first."""
 
     file_is_spoilt = False
 
-    def __init__(self, folder: Path, cloud: FakeCloud, clock: FakeClock) -> None:
+    def __init__(
+        self, folder: Path, cloud: FakeCloud, clock: FakeClock, *, full: bool = False, parallel: int
+    ) -> None:
         self.cloud, self.clock, self.output = cloud, clock, Output()
         self.project = Project(folder, cloud, clock, self.output)  # type: ignore[arg-type]
         self.servers: list[Server] = []
-        for number, provider in enumerate(PROVIDERS, 4711):
+        for number, provider in enumerate([*PROVIDERS, "digitalocean", "hetzner"], 4711):
             server = self.project.server(
-                provider, number, f"s{number}", RETAIN, duration_seconds=20, slots=9
+                provider,
+                number,
+                f"s{number}",
+                RETAIN,
+                duration_seconds=20,
+                slots=NIGHTS + 2 if full else 9,
+                file={"replace_when_full": True} if full and provider == "contabo" else {},
             )
             self.project.history(server, NIGHTS)
             self.servers.append(server)
@@ -177,7 +212,7 @@ class Night:
         cloud.add_bot(token, ("123",))
         self.project.config = {
             "API": cloud.endpoints(),
-            "TIMING": {"delay_between_servers": 0, "http_timeout": 1},
+            "TIMING": {"delay_between_servers": 0, "http_timeout": 1, "max_parallel": parallel},
             "TELEGRAM": {"bot_token": token, "chat_id": "123", "timeout": 1},
             "WEBHOOK": {"enabled": "true", "url": hook, "timeout": 1},
             "SMTP": {"enabled": "false", "server": "127.0.0.1", "to_emails": "ops@example.org"},
@@ -240,7 +275,7 @@ class Night:
             [s for s in self.cloud.snapshots(server) if s.id not in self.foreign]
             for server in self.servers
         ]
-        return len(self.cloud.created) == len(PROVIDERS) and all(
+        return len(self.cloud.created) == len(self.servers) and all(
             len(snaps) == RETAIN and snaps[-1] in self.cloud.created for snaps in own
         )
 
@@ -258,7 +293,7 @@ def check_text(code: int, out: str, err: str) -> None:
 
 
 @contextlib.contextmanager
-def night() -> Iterator[Night]:
+def night(*, full: bool = False, parallel: int = 10) -> Iterator[Night]:
     """Far from everything: deep in a directory of its own, and with no way to the network."""
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
         folder = Path(temporary) / "a" / "b"
@@ -266,7 +301,7 @@ def night() -> Iterator[Night]:
         clock = FakeClock()
         cloud = stack.enter_context(FakeCloud(clock))
         stack.enter_context(environment(https_proxy="http://127.0.0.1:9", no_proxy="127.0.0.1"))
-        yield Night(folder, cloud, clock)
+        yield Night(folder, cloud, clock, full=full, parallel=parallel)
 
 
 @contextlib.contextmanager
@@ -297,7 +332,7 @@ def test_any_configuration_is_used_or_refused(data: st.DataObject) -> None:
         made.file_is_spoilt = True
         made.config.write_bytes(data.draw(spoilt_text(text)) + b"\n" + api.encode())
         if made.run("--config", str(made.config)) == 0:
-            assert len(made.cloud.created) == len(PROVIDERS)
+            assert len(made.cloud.created) == len(made.servers)
 
 
 @many
@@ -320,25 +355,41 @@ def test_any_server_file_is_used_or_refused(
         raw = data.draw(spoilt_text(text)) if data.draw(st.booleans()) else text.encode()
         path.write_bytes(raw)
         code = made.run("--config", str(made.config))
-        assert code in (0, 2)  # the two others never suffer
-        assert len(made.cloud.created) >= len(PROVIDERS) - 1
+        assert code in (0, 2)  # the others never suffer
+        assert len(made.cloud.created) >= len(made.servers) - 1
 
 
 @many
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["*", "GET", "POST", "DELETE"]),
+            st.sampled_from(["*", "GET", "POST", "DELETE", *ENDPOINTS]),
             FAULTS,
             st.integers(1, 4),
             st.integers(0, 9),
         ),
         min_size=1,
         max_size=4,
-    )
+    ),
+    st.booleans(),
+    st.sampled_from([1, 2, 10]),
+    st.sampled_from([2, 200]),
+    st.booleans(),
 )
-def test_any_answer_is_survived(faults: list[tuple[str, fake.Fault, int, int]]) -> None:
-    with night() as made:
+def test_any_answer_is_survived(
+    faults: list[tuple[str, fake.Fault, int, int]],
+    full: bool,
+    parallel: int,
+    per_page: int,
+    dry: bool,
+) -> None:
+    """per_page: where listings have many pages, single reads take their place."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        night(full=full, parallel=parallel) as made,
+    ):
+        for provider in (snapshots.DigitalOcean, snapshots.Hetzner):
+            patch.setattr(provider, "PER_PAGE", min(per_page, provider.PER_PAGE))
         for method, fault, times, skip in faults:
             waiting = [skip]
 
@@ -347,9 +398,29 @@ def test_any_answer_is_survived(faults: list[tuple[str, fake.Fault, int, int]]) 
                 return waiting[0] < 0
 
             made.cloud.fault(method, fault, times=times, when=due)
-        code = made.run("--config", str(made.config))
-        if code == 0 and not made.lied_to:
+        code = made.run("--config", str(made.config), *(["-n"] if dry else []))
+        if dry:
+            assert (made.cloud.created, made.cloud.deleted) == ([], [])
+        elif code == 0 and not made.lied_to:
             assert made.all_done()
+
+
+def test_every_endpoint_is_reached_by_some_of_these_nights() -> None:
+    """Else spoiling its answers would prove nothing."""
+    reached: set[str] = set()
+    for full, parallel, per_page in itertools.product([False, True], [1, 2, 10], [2, 200]):
+        for arguments in ([], ["-n"]):
+            with (
+                pytest.MonkeyPatch.context() as patch,
+                night(full=full, parallel=parallel) as made,
+            ):
+                for provider in (snapshots.DigitalOcean, snapshots.Hetzner):
+                    patch.setattr(provider, "PER_PAGE", min(per_page, provider.PER_PAGE))
+                for route in ("POST /do*", "POST /hz*", "POST /cb/*") if per_page > 2 else ():
+                    made.cloud.fault(route, fake.hang_up(act=full))
+                made.run("--config", str(made.config), *arguments)
+                reached |= {request.route for request in made.cloud.journal}
+    assert sorted(set(ENDPOINTS) - reached) == []
 
 
 WORDS = st.sampled_from(
