@@ -178,18 +178,29 @@ FAULTS = st.one_of(
 
 
 class Night:
-    """Two servers at each provider but Contabo, all channels, and snapshots that are nobody's
-    business. full: at Contabo all slots are, and the oldest may go first."""
+    """One server at each provider, all channels, and snapshots that are nobody's business.
+
+    more: two servers at each provider but Contabo. full: at Contabo all slots are, and the oldest
+    may go first.
+    """
 
     file_is_spoilt = False
 
     def __init__(
-        self, folder: Path, cloud: FakeCloud, clock: FakeClock, *, full: bool = False, parallel: int
+        self,
+        folder: Path,
+        cloud: FakeCloud,
+        clock: FakeClock,
+        *,
+        more: bool,
+        full: bool,
+        parallel: int,
     ) -> None:
         self.cloud, self.clock, self.output = cloud, clock, Output()
         self.project = Project(folder, cloud, clock, self.output)  # type: ignore[arg-type]
         self.servers: list[Server] = []
-        for number, provider in enumerate([*PROVIDERS, "digitalocean", "hetzner"], 4711):
+        providers = [*PROVIDERS, *(("digitalocean", "hetzner") if more else ())]
+        for number, provider in enumerate(providers, 4711):
             server = self.project.server(
                 provider,
                 number,
@@ -293,7 +304,7 @@ def check_text(code: int, out: str, err: str) -> None:
 
 
 @contextlib.contextmanager
-def night(*, full: bool = False, parallel: int = 10) -> Iterator[Night]:
+def night(*, more: bool = False, full: bool = False, parallel: int = 10) -> Iterator[Night]:
     """Far from everything: deep in a directory of its own, and with no way to the network."""
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
         folder = Path(temporary) / "a" / "b"
@@ -301,7 +312,7 @@ def night(*, full: bool = False, parallel: int = 10) -> Iterator[Night]:
         clock = FakeClock()
         cloud = stack.enter_context(FakeCloud(clock))
         stack.enter_context(environment(https_proxy="http://127.0.0.1:9", no_proxy="127.0.0.1"))
-        yield Night(folder, cloud, clock, full=full, parallel=parallel)
+        yield Night(folder, cloud, clock, more=more, full=full, parallel=parallel)
 
 
 @contextlib.contextmanager
@@ -386,7 +397,7 @@ def test_any_answer_is_survived(
     """per_page: where listings have many pages, single reads take their place."""
     with (
         pytest.MonkeyPatch.context() as patch,
-        night(full=full, parallel=parallel) as made,
+        night(more=True, full=full, parallel=parallel) as made,
     ):
         for provider in (snapshots.DigitalOcean, snapshots.Hetzner):
             patch.setattr(provider, "PER_PAGE", min(per_page, provider.PER_PAGE))
@@ -412,7 +423,7 @@ def test_every_endpoint_is_reached_by_some_of_these_nights() -> None:
         for arguments in ([], ["-n"]):
             with (
                 pytest.MonkeyPatch.context() as patch,
-                night(full=full, parallel=parallel) as made,
+                night(more=True, full=full, parallel=parallel) as made,
             ):
                 for provider in (snapshots.DigitalOcean, snapshots.Hetzner):
                     patch.setattr(provider, "PER_PAGE", min(per_page, provider.PER_PAGE))
