@@ -390,9 +390,11 @@ def test_a_closed_log_stays_closed_though_a_late_thread_writes(tmp_path: Path) -
 
 def test_the_log_is_made_for_its_owner_only_and_rotates(place: Place) -> None:
     place.server()
-    place.extra = "[LOGGING]\nmax_bytes = 1000\nbackup_count = 2\n"
+    place.extra = "[LOGGING]\nmax_bytes = 1000\nbackup_count = 9\n"
     for _ in range(3):
         assert place.run(preexec_fn=lambda: os.umask(0))[0] == 0
+    written = "".join(path.read_text() for path in (place.folder / "logs").glob("*.log*"))
+    assert written.count(" | SUMMARY: 1 succeeded") == written.count(" begins: 1 server\n") == 3
     logs = sorted(path.name for path in (place.folder / "logs").iterdir())
     assert logs[:3] == ["snapshots.lock", "snapshots.log", "snapshots.log.1"]
     for path in (place.folder / "logs").iterdir():
@@ -1077,10 +1079,13 @@ def test_a_log_of_which_no_old_ones_are_kept_begins_anew(project: Project) -> No
     project.server("hetzner", 11)
     project.config["LOGGING"] = {"max_bytes": 1000, "backup_count": 0}
     for _ in range(3):
-        assert project.run().code == 0
+        result = project.run()
+        assert (result.code, result.err) == (0, "")
     log = project.folder / "logs" / "snapshots.log"
     assert log.stat().st_size <= 1000
-    assert "SUMMARY: 1 succeeded" in log.read_text(encoding="utf-8")
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert all(LOG_LINE.fullmatch(line) for line in lines)
+    assert lines[-1].endswith("SUMMARY: 1 succeeded, 0 failed out of 1 total")
     assert [path.name for path in sorted(log.parent.iterdir())] == [
         "snapshots.lock",
         "snapshots.log",
