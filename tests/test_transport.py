@@ -242,6 +242,17 @@ def test_a_retry_after_of_nothing_is_no_leave_to_hammer(
     assert project.cloud.count() < 500
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_an_error_says_how_often_and_how_long_it_was_tried(project: Project, again: bool) -> None:
+    project.server("hetzner", 31, "web", duration_seconds=20)
+    answers = [fake.status(503, headers={"Retry-After": "5"})] if again else []
+    project.cloud.fault("GET /hz/images", *answers, fake.status(403), times=1)
+    result = project.run()
+    assert result.code == 1
+    assert (" (tried 2 times in 5 s)" in result.err) is again
+    assert ("tried" in result.err) is again
+
+
 @pytest.mark.parametrize("what", ["body", "head"])
 def test_a_trickling_answer_ends_with_the_deadline(project: Project, what: str) -> None:
     server = project.server("hetzner", 31, "web", duration_seconds=20)
