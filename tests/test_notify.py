@@ -1733,6 +1733,27 @@ def test_a_message_that_a_429_holds_back_gets_its_try_at_a_stop(project: Project
     assert len(texts(project)) == 2
 
 
+def test_a_message_that_waits_for_anothers_429_gets_its_try_at_a_stop(project: Project) -> None:
+    """The first is lost with it; the bot's pause holds the second one back."""
+    telegram(project, retries=1)
+    fleet(project, 2, duration_seconds=1)
+    project.server("digitalocean", 30, "long", duration_seconds=3000)
+    stopped: list[float] = []
+
+    def stop(request: fake.Request) -> bool:
+        if not stopped and project.clock.elapsed > 20:
+            stopped.append(project.clock.elapsed)
+            assert project.cloud.count(SEND) == 1
+            project.interrupt()
+        return False
+
+    project.cloud.fault("GET /do/*", fake.status(500), times=None, when=stop)
+    project.cloud.fault(SEND, too_many(200))
+    assert project.run().code == 2
+    assert stopped
+    assert len(texts(project)) == project.cloud.count(SEND) - 1 == 2
+
+
 def test_a_server_decides_for_itself_whether_it_is_told_of(project: Project) -> None:
     bot = telegram(project)
     path = webhook(project)
