@@ -2573,10 +2573,11 @@ class Api:
                 if reply.asked_seconds is not None:  # which may be 0, time after time
                     pause = max(reply.asked_seconds, pause)
                 in_time = clock.monotonic() + pause <= (rate_deadline if limited else deadline)
-                if attempt < tries and in_time and pause <= MAX_RETRY_AFTER_SECONDS:
+                is_short = pause <= MAX_RETRY_AFTER_SECONDS
+                if limited and is_short:  # for the others as well, whether this one goes on or not
+                    self.pace.pause(pause)
+                if attempt < tries and in_time and is_short:
                     log.debug("%s: %s; again in %s", doing, reply.reason, span(pause))
-                    if limited:
-                        self.pace.pause(pause)
                     self._pause(act, pause)
                     if self.world.stopping:  # a message's last chance
                         tries = attempt + 1
