@@ -967,6 +967,25 @@ def test_an_action_without_a_usable_id_spoils_one_poll_and_no_more(
     assert (project.cloud.count("GET /do/droplets/{id}/actions/{aid}") > 0) is (times != 1)
 
 
+@pytest.mark.parametrize(("broken", "singles"), [({1, 3, 5}, 0), ({1, 2}, 3), ({1, 2, 3, 5}, 6)])
+def test_each_action_is_asked_for_from_the_second_broken_list_in_a_row_on(
+    project: Project, broken: set[int], singles: int
+) -> None:
+    roomy(project)
+    add(project, "digitalocean", 3, duration_seconds=300)
+    asked: list[Request] = []
+
+    def is_broken(request: Request) -> bool:
+        asked.append(request)
+        return len(asked) in broken
+
+    nameless = fake.edit(lambda content: {**content, "actions": [{}]})
+    project.cloud.fault("GET /do/actions", nameless, times=None, when=is_broken)
+    assert project.run().code == 0
+    assert len(asked) > 5
+    assert project.cloud.count("GET /do/droplets/{id}/actions/{aid}") == singles
+
+
 @pytest.mark.parametrize("answer", [fake.status(500), fake.status(404), fake.garbage()])
 @pytest.mark.parametrize("times", [12, None])
 def test_an_action_list_that_fails_is_asked_for_again_and_then_done_without(
