@@ -1105,6 +1105,42 @@ def test_where_a_late_look_is_unclear_no_room_is_made(project: Project) -> None:
     assert set(old) <= set(project.own(server))
 
 
+def test_a_limit_after_a_create_that_certainly_was_not_carried_out_makes_room(
+    project: Project,
+) -> None:
+    server = project.server(
+        "contabo",
+        31,
+        "web",
+        retain=1,
+        slots=1,
+        duration_seconds=5,
+        file={"replace_when_full": True},
+    )
+    project.history(server, 1)
+    project.cloud.fault(CREATE["contabo"], fake.status(504))
+    assert project.run().code == 0
+    assert project.own(server) == [s.name for s in project.cloud.created]
+
+
+def test_a_server_that_is_busy_after_a_lost_create_is_waited_for_whatever_the_look_shows(
+    project: Project,
+) -> None:
+    """Nothing is deleted for it, and the next request is refused just as surely."""
+    server = project.server("hetzner", 31, "web", retain=2, duration_seconds=5)
+    project.history(server, 2)
+    locked = fake.status(423, json={"error": {"code": "locked", "message": "server is locked"}})
+    project.cloud.fault(CREATE["hetzner"], fake.status(504), locked)
+    project.cloud.fault(
+        LIST["hetzner"],
+        fake.status(403),
+        when=lambda r: project.cloud.count(CREATE["hetzner"]) == 2,
+    )
+    assert project.run().code == 0
+    assert len(project.cloud.created) == 1
+    assert len(project.own(server)) == 2
+
+
 def test_a_402_without_words_frees_no_slot(project: Project) -> None:
     server = project.server(
         "contabo",
