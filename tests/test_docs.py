@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mutants import DAMAGES, Damage
 
 import snapshots
 
@@ -582,3 +583,9 @@ def test_every_test_that_the_table_of_proofs_names_exists() -> None:
     }
     for file, test in named:
         assert (file, test) in known or test == "test_nights_in_sequence", f"{file}::{test}"
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.title)
+def test_every_damage_on_purpose_finds_its_place(damage: Damage) -> None:
+    """Whether it is noticed, tests/mutants.py tries."""
+    assert Path(snapshots.__file__).read_text(encoding="utf-8").count(damage.old) == 1
