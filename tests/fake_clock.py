@@ -17,6 +17,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import snapshots
+
 REAL_SECONDS_UNTIL_STUCK = 60.0
 
 
@@ -209,25 +211,16 @@ class CountingCondition(threading.Condition):
             self.waiting -= 1
 
 
-class CountingClock:
+class CountingClock(snapshots.SystemClock):
     """The real time, and how many threads wait for it or for each other."""
 
     def __init__(self) -> None:
         self.conditions: list[CountingCondition] = []
 
-    def now(self) -> datetime:
-        return datetime.now(timezone.utc)
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
     def condition(self) -> threading.Condition:
         condition = CountingCondition()
         self.conditions.append(condition)
         return condition
-
-    def start(self, target: Callable[[], Any], name: str) -> None:
-        threading.Thread(target=target, name=name, daemon=True).start()
 
     def until_waiting(self, count: int) -> None:
         """Return when so many wait."""

@@ -1022,6 +1022,19 @@ def test_contabo_room_is_not_made_before_all_is_checked(project: Project) -> Non
     assert project.own(server) == old
 
 
+def small_instance(project: Project, slots: int = 1, retain: int = 1, seconds: float = 5) -> Any:
+    """An instance with few slots, of which the oldest snapshot may be freed first."""
+    return project.server(
+        "contabo",
+        31,
+        "web",
+        retain=retain,
+        slots=slots,
+        duration_seconds=seconds,
+        file={"replace_when_full": True},
+    )
+
+
 BUSY_FOR_NOW = fake.status(
     429, json={"message": "Too many requests"}, headers={"Retry-After": "20"}
 )
@@ -1034,15 +1047,7 @@ def test_a_limit_that_a_late_create_has_used_up_makes_no_room(
     """The first create comes through after all looks for it, and takes the last slot: what refuses
     the second one is the first, and nothing has to go for it."""
     retain = 1 + history
-    server = project.server(
-        "contabo",
-        31,
-        "web",
-        retain=retain,
-        slots=retain,
-        duration_seconds=5,
-        file={"replace_when_full": True},
-    )
+    server = small_instance(project, retain, retain)
     old = project.history(server, history)
     project.cloud.fault(CREATE["contabo"], fake.late(35), BUSY_FOR_NOW)
     result = project.run()
@@ -1052,15 +1057,7 @@ def test_a_limit_that_a_late_create_has_used_up_makes_no_room(
 
 
 def test_a_slot_freed_for_a_create_that_comes_late_is_used_by_it(project: Project) -> None:
-    server = project.server(
-        "contabo",
-        31,
-        "web",
-        retain=1,
-        slots=1,
-        duration_seconds=5,
-        file={"replace_when_full": True},
-    )
+    server = small_instance(project)
     project.history(server, 1)
     asked: list[int] = []
 
@@ -1084,15 +1081,7 @@ def test_a_shared_limit_that_a_late_create_has_used_up_is_no_failure(project: Pr
 
 
 def test_where_a_late_look_is_unclear_no_room_is_made(project: Project) -> None:
-    server = project.server(
-        "contabo",
-        31,
-        "web",
-        retain=2,
-        slots=2,
-        duration_seconds=5,
-        file={"replace_when_full": True},
-    )
+    server = small_instance(project, 2, 2)
     old = project.history(server, 1)
     project.cloud.fault(CREATE["contabo"], fake.late(35), BUSY_FOR_NOW)
     refused = fake.status(403)
@@ -1108,15 +1097,7 @@ def test_where_a_late_look_is_unclear_no_room_is_made(project: Project) -> None:
 def test_a_limit_after_a_create_that_certainly_was_not_carried_out_makes_room(
     project: Project,
 ) -> None:
-    server = project.server(
-        "contabo",
-        31,
-        "web",
-        retain=1,
-        slots=1,
-        duration_seconds=5,
-        file={"replace_when_full": True},
-    )
+    server = small_instance(project)
     project.history(server, 1)
     project.cloud.fault(CREATE["contabo"], fake.status(504))
     assert project.run().code == 0
@@ -1142,15 +1123,7 @@ def test_a_server_that_is_busy_after_a_lost_create_is_waited_for_whatever_the_lo
 
 
 def test_a_402_without_words_frees_no_slot(project: Project) -> None:
-    server = project.server(
-        "contabo",
-        31,
-        "web",
-        retain=1,
-        slots=1,
-        duration_seconds=5,
-        file={"replace_when_full": True},
-    )
+    server = small_instance(project)
     old = project.history(server, 1)
     html = fake.status(402, body=b"<html>Payment Required")
     project.cloud.fault(CREATE["contabo"], html, times=None)
@@ -1159,15 +1132,7 @@ def test_a_402_without_words_frees_no_slot(project: Project) -> None:
 
 
 def test_a_slot_that_was_freed_without_an_answer_counts_for_the_brake(project: Project) -> None:
-    server = project.server(
-        "contabo",
-        31,
-        "web",
-        retain=1,
-        slots=3,
-        duration_seconds=10,
-        file={"replace_when_full": True},
-    )
+    server = small_instance(project, 3, 1)
     project.history(server, 3)
     project.config["RETENTION"] = {"max_deletes_per_run": 1}
     project.cloud.fault(DELETE["contabo"], fake.status(500, act=True))

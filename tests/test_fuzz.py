@@ -304,13 +304,21 @@ def check_text(code: int, out: str, err: str) -> None:
 
 
 @contextlib.contextmanager
-def night(*, more: bool = False, full: bool = False, parallel: int = 10) -> Iterator[Night]:
-    """Far from everything: deep in a directory of its own, and with no way to the network."""
+def night(
+    *, more: bool = False, full: bool = False, parallel: int = 10, per_page: int = 200
+) -> Iterator[Night]:
+    """Far from everything: deep in a directory of its own, and with no way to the network.
+
+    per_page: where listings have many pages, single reads take their place.
+    """
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
         folder = Path(temporary) / "a" / "b"
         folder.mkdir(parents=True)
         clock = FakeClock()
         cloud = stack.enter_context(FakeCloud(clock))
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for provider in (snapshots.DigitalOcean, snapshots.Hetzner):
+            patch.setattr(provider, "PER_PAGE", min(per_page, provider.PER_PAGE))
         stack.enter_context(environment(https_proxy="http://127.0.0.1:9", no_proxy="127.0.0.1"))
         yield Night(folder, cloud, clock, more=more, full=full, parallel=parallel)
 
@@ -394,13 +402,7 @@ def test_any_answer_is_survived(
     per_page: int,
     dry: bool,
 ) -> None:
-    """per_page: where listings have many pages, single reads take their place."""
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        night(more=True, full=full, parallel=parallel) as made,
-    ):
-        for provider in (snapshots.DigitalOcean, snapshots.Hetzner):
-            patch.setattr(provider, "PER_PAGE", min(per_page, provider.PER_PAGE))
+    with night(more=True, full=full, parallel=parallel, per_page=per_page) as made:
         for method, fault, times, skip in faults:
             waiting = [skip]
 
@@ -421,12 +423,7 @@ def test_every_endpoint_is_reached_by_some_of_these_nights() -> None:
     reached: set[str] = set()
     for full, parallel, per_page in itertools.product([False, True], [1, 2, 10], [2, 200]):
         for arguments in ([], ["-n"]):
-            with (
-                pytest.MonkeyPatch.context() as patch,
-                night(more=True, full=full, parallel=parallel) as made,
-            ):
-                for provider in (snapshots.DigitalOcean, snapshots.Hetzner):
-                    patch.setattr(provider, "PER_PAGE", min(per_page, provider.PER_PAGE))
+            with night(more=True, full=full, parallel=parallel, per_page=per_page) as made:
                 for route in ("POST /do*", "POST /hz*", "POST /cb/*") if per_page > 2 else ():
                     made.cloud.fault(route, fake.hang_up(act=full))
                 made.run("--config", str(made.config), *arguments)

@@ -1686,21 +1686,28 @@ def test_the_queue_has_ten_minutes_after_the_last_turn(project: Project) -> None
     assert project.clock.monotonic() - last <= 601
 
 
+def stop_at_a_poll(project: Project, is_due: Callable[[], object]) -> list[float]:
+    """A signal arrives at the first poll of a droplet at which this holds; returns when, in a list
+    that is filled then."""
+    stopped: list[float] = []
+
+    def look(_request: fake.Request) -> bool:
+        if not stopped and is_due():
+            stopped.append(project.clock.elapsed)
+            project.interrupt()
+        return False
+
+    project.cloud.fault("GET /do/*", fake.status(500), times=None, when=look)  # which never comes
+    return stopped
+
+
 def test_after_a_stop_each_message_gets_one_try(project: Project) -> None:
     """The one that is being tried again, and those that were not even begun."""
     webhook(project, base_delay_between_retries=60, retries=5)
     project.server("hetzner", 11, "first", duration_seconds=1)
     project.server("digitalocean", 12, "second", duration_seconds=3000)
     project.server("digitalocean", 13, "third", duration_seconds=3000)
-    stopped: list[float] = []
-
-    def stop(request: fake.Request) -> bool:
-        if not stopped and project.cloud.count(HOOK):
-            stopped.append(project.clock.elapsed)
-            project.interrupt()
-        return False
-
-    project.cloud.fault("GET /do/*", fake.status(500), times=None, when=stop)
+    stopped = stop_at_a_poll(project, lambda: project.cloud.count(HOOK))
     project.cloud.fault(HOOK, fake.status(500), times=None)
     result = project.run()
     assert result.code == 2
@@ -1716,15 +1723,7 @@ def test_a_message_that_a_429_holds_back_gets_its_try_at_a_stop(project: Project
     telegram(project)
     project.server("hetzner", 11, "first", duration_seconds=1)
     project.server("digitalocean", 12, "second", duration_seconds=3000)
-    stopped: list[float] = []
-
-    def stop(request: fake.Request) -> bool:
-        if not stopped and project.cloud.count(SEND):
-            stopped.append(project.clock.elapsed)
-            project.interrupt()
-        return False
-
-    project.cloud.fault("GET /do/*", fake.status(500), times=None, when=stop)
+    stopped = stop_at_a_poll(project, lambda: project.cloud.count(SEND))
     project.cloud.fault(SEND, too_many(30))
     assert project.run().code == 2
     assert stopped
@@ -1737,20 +1736,11 @@ def test_a_message_that_waits_for_anothers_429_gets_its_try_at_a_stop(project: P
     telegram(project, retries=1)
     fleet(project, 2, duration_seconds=1)
     project.server("digitalocean", 30, "long", duration_seconds=3000)
-    stopped: list[float] = []
-
-    def stop(request: fake.Request) -> bool:
-        if not stopped and project.clock.elapsed > 20:
-            stopped.append(project.clock.elapsed)
-            assert project.cloud.count(SEND) == 1
-            project.interrupt()
-        return False
-
-    project.cloud.fault("GET /do/*", fake.status(500), times=None, when=stop)
+    stopped = stop_at_a_poll(project, lambda: project.clock.elapsed > 20)
     project.cloud.fault(SEND, too_many(200))
     assert project.run().code == 2
     assert stopped
-    assert len(texts(project)) == project.cloud.count(SEND) - 1 == 2
+    assert len(texts(project)) == project.cloud.count(SEND) - 1 == 2  # the first was refused
 
 
 def test_a_server_decides_for_itself_whether_it_is_told_of(project: Project) -> None:
