@@ -1703,11 +1703,11 @@ def stop_at_a_poll(project: Project, is_due: Callable[[], object]) -> list[float
 
 def test_after_a_stop_each_message_gets_one_try(project: Project) -> None:
     """The one that is being tried again, and those that were not even begun."""
-    webhook(project, base_delay_between_retries=60, retries=5)
+    webhook(project, base_delay_between_retries=200, retries=5)
     project.server("hetzner", 11, "first", duration_seconds=1)
     project.server("digitalocean", 12, "second", duration_seconds=3000)
     project.server("digitalocean", 13, "third", duration_seconds=3000)
-    stopped = stop_at_a_poll(project, lambda: project.cloud.count(HOOK))
+    stopped = stop_at_a_poll(project, lambda: project.clock.elapsed > 15)
     project.cloud.fault(HOOK, fake.status(500), times=None)
     result = project.run()
     assert result.code == 2
@@ -1723,7 +1723,7 @@ def test_a_message_that_a_429_holds_back_gets_its_try_at_a_stop(project: Project
     telegram(project)
     project.server("hetzner", 11, "first", duration_seconds=1)
     project.server("digitalocean", 12, "second", duration_seconds=3000)
-    stopped = stop_at_a_poll(project, lambda: project.cloud.count(SEND))
+    stopped = stop_at_a_poll(project, lambda: project.clock.elapsed > 15)
     project.cloud.fault(SEND, too_many(30))
     assert project.run().code == 2
     assert stopped
