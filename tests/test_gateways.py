@@ -232,7 +232,11 @@ class Nginx:
 
     def kill_worker(self) -> None:
         """The worker dies at once, with all its connections; nginx replaces it."""
-        found = re.findall(r"start worker process (\d+)", (self.folder / "error.log").read_text())
+        found: list[str] = []
+        while not found:  # it may serve before its beginning is in the log
+            text = (self.folder / "error.log").read_text()
+            found = re.findall(r"start worker process (\d+)\n", text)
+            time.sleep(0.01)
         os.kill(int(found[-1]), signal.SIGKILL)
 
     def stop(self) -> None:
