@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import leak_scan
 import pytest
-from fake_clock import FakeClock
-from fake_cloud import Account, FakeCloud, Server
+from fakes import Account, FakeCloud, Server
+from fakes.clock import FakeClock
 from hypothesis import HealthCheck, settings
-from leak_scan import forms_of as forms_of
+from tools import leak_scan
+from tools.leak_scan import forms_of as forms_of
 
 import snapshots
 
@@ -313,3 +313,28 @@ def project(
         "TELEGRAM": {"enabled": "false"},
     }
     return made
+
+
+# === What several files of tests use ==============================================================
+
+POLL_AGAIN = {"digitalocean": "GET /do/droplets/{id}/actions/{aid}", "hetzner": "GET /hz/actions"}
+TOKEN = "POST /cb-auth/token"
+not_contabo = pytest.mark.parametrize("provider", ["digitalocean", "hetzner"])
+
+
+def outside(clock: snapshots.Clock) -> snapshots.World:
+    redact = snapshots.Redactor()
+    return snapshots.World(clock, redact, snapshots.Screen(redact))
+
+
+def real_account(project: Project, owner: Account) -> snapshots.Account:
+    """What the turns of an account share, with the real clock."""
+    settings = snapshots.load_settings(project.write_config(), required=True)
+    world = outside(snapshots.SystemClock())
+    return snapshots.Account(world, owner.provider, [owner.token], settings)
+
+
+def gaps(project: Project, route: str) -> list[float]:
+    """The times between the requests of a route."""
+    at = [r.monotonic for r in project.cloud.requests(route)]
+    return [later - earlier for earlier, later in zip(at, at[1:])]

@@ -10,4 +10,4 @@ fi
 if ! .venv/bin/python -c 'import requests, dateutil' 2>/dev/null; then
   .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 fi
-exec .venv/bin/python tests/demo.py
+exec .venv/bin/python tests/tools/demo.py

@@ -16,4 +16,4 @@ fi
 if ! .venv/bin/python -c 'import requests, dateutil' 2>/dev/null; then
   .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 fi
-exec .venv/bin/python tests/sweep.py "$@"
+exec .venv/bin/python tests/tools/sweep.py "$@"

@@ -28,15 +28,15 @@ from pathlib import Path
 from typing import Any, Optional
 from urllib.parse import quote, quote_plus
 
-import fake_cloud as fake
+import fakes as fake
 import pyte
 import pytest
 import requests
 import trustme
 from conftest import TOP_KEYS, Project
-from fake_clock import Shifted
-from fake_cloud import FakeCloud, Server
-from fake_mail import HttpsServer
+from fakes import FakeCloud, Server
+from fakes.clock import Shifted
+from fakes.mail import HttpsServer
 from test_crash import fleet, start
 from test_faults import CREATE as ANY_CREATE
 

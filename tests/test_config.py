@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fake_cloud as fake
+import fakes as fake
 import pytest
 from conftest import Project
 from hypothesis import given

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import TOP_KEYS
-from fake_cloud import FakeCloud, Server
+from fakes import FakeCloud, Server
 
 import snapshots
 

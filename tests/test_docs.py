@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mutants import DAMAGES, Damage
+from tools.damages import DAMAGES, Damage
 
 import snapshots
 
@@ -587,5 +587,5 @@ def test_every_test_that_the_table_of_proofs_names_exists() -> None:
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.title)
 def test_every_damage_on_purpose_finds_its_place(damage: Damage) -> None:
-    """Whether it is noticed, tests/mutants.py tries."""
+    """Whether it is noticed, tests/tools/damages.py tries."""
     assert Path(snapshots.__file__).read_text(encoding="utf-8").count(damage.old) == 1

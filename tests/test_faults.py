@@ -6,11 +6,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-import fake_cloud as fake
+import fakes as fake
 import pytest
 from conftest import Project
-from fake_clock import KilledError, Shifted
-from fake_cloud import Fault
+from fakes import Fault
+from fakes.clock import KilledError, Shifted
 
 import snapshots
 

@@ -7,14 +7,14 @@ import itertools
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
+import fakes as fake
 import pytest
-from conftest import Project, Result
-from fake_clock import CountingClock, FakeClock
-from fake_cloud import (
+from conftest import Project, Result, outside
+from fakes import (
     Account,
     FakeCloud,
     Request,
@@ -25,6 +25,8 @@ from fake_cloud import (
     iso_seconds,
     status,
 )
+from fakes.clock import CountingClock, FakeClock
+from test_faults import CREATE, LIST
 
 import snapshots
 
@@ -1167,3 +1169,232 @@ def test_a_droplet_whose_action_cannot_be_read_does_not_hold_up_the_others(
     others = [at for name, at in ended.items() if name != failed]
     assert max(others) < ended[failed]
     assert max(others) < "2025-06-01 05:03:00"
+
+
+# === The fleet =================================================================================
+
+
+@pytest.mark.parametrize(
+    ("waiting", "under_way", "age", "patience"),
+    [
+        (0, 1, 0, 30),
+        (0, 1, 1000, 30),
+        (1, 15, 100, 0),
+        (1, 16, 0, 0),
+        (1, 16, 100, 10),
+        (9, 20, 299, 29.9),
+        (9, 20, 1000, 30),
+    ],
+)
+def test_a_turn_waits_for_company_but_not_at_the_cost_of_those_that_wait_for_its_slot(
+    project: Project, waiting: int, under_way: int, age: float, patience: float
+) -> None:
+    project.server("hetzner", 31, "web")
+    settings = snapshots.load_settings(project.write_config(), required=True)
+    (server,), _ = snapshots.load_servers([], settings)
+    assert isinstance(server, snapshots.Server)
+    world = outside(project.clock)
+    fleet = snapshots.Fleet(world, settings, lambda report: None)
+    account = fleet.account_of(server)
+    turn = snapshots.Turn(server, account, settings, world, fleet)
+    for _ in range(under_way):
+        account.enter()
+    fleet.waiting = waiting
+    project.clock.advance(age)
+    assert fleet.patience(turn) == pytest.approx(patience)
+
+
+@pytest.mark.parametrize(
+    ("successes", "failures", "code"),
+    [(0, 0, 0), (1, 0, 0), (2, 1, 2), (1, 1, 2), (0, 1, 1), (0, 3, 1)],
+)
+def test_the_exit_status_says_how_many_have_failed(
+    successes: int, failures: int, code: int
+) -> None:
+    reports = [
+        snapshots.Report("hetzner", "web", "1", success=well)
+        for well in [True] * successes + [False] * failures
+    ]
+    assert snapshots.exit_status(reports) == code
+    line = snapshots.summary_line(reports, 0)
+    total = successes + failures
+    assert line == f"SUMMARY: {successes} succeeded, {failures} failed out of {total} total"
+    assert snapshots.summary_line(reports, 1) == line + "; 1 notification not delivered"
+
+
+@pytest.mark.parametrize(("delay", "begun"), [(99, 2), (100, 1), (150, 1)])
+def test_no_turn_begins_at_the_end_of_the_run_or_later(
+    project: Project, delay: int, begun: int
+) -> None:
+    """Though its slot is free, and only the delay between starts has kept it waiting."""
+    add(project, "hetzner", 2, duration_seconds=5)
+    timing(project, delay_between_servers=delay, run_timeout=100)
+    result = project.run()
+    assert len(project.cloud.created) == begun
+    assert result.code == (0 if begun == 2 else 2)
+    assert ("its turn could not begin within 1 min 40 s" in result.err) is (begun == 1)
+
+
+def test_the_line_of_progress_counts_all_and_names_the_one_that_takes_longest(
+    project: Project,
+) -> None:
+    for number in range(31, 40):
+        project.server("hetzner", number, f"s{number}")
+    settings = snapshots.load_settings(project.write_config(), required=True)
+    servers, _ = snapshots.load_servers([], settings)
+    world = outside(project.clock)
+    fleet = snapshots.Fleet(world, settings, lambda report: None)
+    assert snapshots.progress_line(fleet) == "0 done, 0 running, 0 waiting, 0 failed, 0 s"
+    for index, success in enumerate([True, False, False, True, False]):
+        fleet.reports[index] = snapshots.Report("hetzner", "x", "1", success=success)
+    project.clock.advance(100)
+    for index in (7, 8):
+        server = servers[index]
+        assert isinstance(server, snapshots.Server)
+        account = fleet.account_of(server)
+        fleet.running[index] = snapshots.Turn(server, account, settings, world, fleet)
+        project.clock.advance(50)
+    fleet.waiting = 5
+    line = "2 done, 2 running, 5 waiting, 3 failed, 3 min 20 s; longest: s38 (creating)"
+    assert snapshots.progress_line(fleet) == line
+    fleet.running[7].doing, fleet.running[7].percent = "verifying", 0
+    assert snapshots.progress_line(fleet).endswith("; longest: s38 (verifying 0 %)")
+
+
+def test_a_turn_that_does_not_heed_a_stop_is_reported_without_it(project: Project) -> None:
+    """Five seconds are given to end; what comes later is not heard any more."""
+    for number, name in ((31, "stops"), (32, "hangs"), (33, "waits")):
+        project.server("hetzner", number, name)
+    project.config["TIMING"]["max_parallel"] = 2
+    settings = snapshots.load_settings(project.write_config(), required=True)
+    servers, _ = snapshots.load_servers([], settings)
+    clock = project.clock
+    heard: list[tuple[str, bool, float]] = []
+    world = outside(clock)
+    deaf = clock.condition()  # not one of the world's: a stop does not wake it
+
+    def act(turn: snapshots.Turn) -> snapshots.Report:
+        if turn.server.name == "stops":
+            world.pause(10)
+            world.stop("interrupted by SIGTERM")
+        else:
+            with deaf:
+                deaf.wait(1000)
+        return snapshots.Report("hetzner", turn.server.name, turn.server.id, success=True)
+
+    def listen(report: snapshots.Report) -> None:
+        heard.append((report.server_name, report.success, clock.elapsed))
+
+    reports = snapshots.Fleet(world, settings, listen).run(servers, act)
+    assert clock.elapsed == pytest.approx(15)
+    assert [report.error for report in reports] == [
+        "",
+        "interrupted by SIGTERM; Hetzner may still finish it; nothing more was deleted",
+        "interrupted by SIGTERM before its turn",
+    ]
+    later = clock.condition()
+    with later:
+        later.wait(2000)  # the turn that hung has ended meanwhile
+    assert clock.elapsed == pytest.approx(2015)
+    assert [(name, success, round(at)) for name, success, at in heard] == [
+        ("stops", True, 10),
+        ("hangs", False, 15),
+        ("waits", False, 15),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("success", "line"),
+    [(True, "web: SUCCESS: web-1, 3 snapshots exist"), (False, "web: FAILURE: it broke")],
+)
+def test_the_line_of_a_turn_says_how_it_ended(success: bool, line: str) -> None:
+    report = snapshots.Report(
+        "hetzner",
+        "web",
+        "1",
+        success=success,
+        snapshot_name="web-1",
+        total_snapshots=3,
+        error="" if success else "it broke",
+    )
+    assert snapshots.result_line(report) == line
+
+
+def test_a_bar_in_a_name_does_not_make_a_field_of_its_own() -> None:
+    report = snapshots.Report("hetzner", "a|b | c", "1", success=True, snapshot_name="a|b-x")
+    fields = snapshots.final_status_line(report, "host|name").split(" | ")
+    assert len(fields) == 9
+    assert (fields[3], fields[5], fields[7]) == ("a/b / c", "host/name", "a/b-x")
+
+
+def test_two_turns_that_cannot_prune_are_both_told_that_there_is_no_room(project: Project) -> None:
+    """One after the other, in the order of the configuration, and none waits for the other."""
+    servers = [
+        *add(project, "hetzner", 2, 101, nights=0, retain=5, duration_seconds=30),
+        *add(project, "hetzner", 1, 103, nights=2, retain=5, duration_seconds=30),
+    ]
+    project.account("hetzner").limit = 3
+    result = project.run()
+    assert result.code == 2
+    assert [len(project.own(server)) for server in servers] == [1, 0, 2]
+    assert project.clock.elapsed < 100
+
+
+def test_where_it_is_unknown_who_grows_the_first_in_the_configuration_goes_first(
+    project: Project,
+) -> None:
+    """The listing to guess by cannot be had, there is room for one at a time, and the first
+    server's create arrives last."""
+    add(project, "hetzner", 1, 101, nights=2, duration_seconds=30)
+    add(project, "hetzner", 1, 102, nights=0, duration_seconds=30)
+    project.account("hetzner").limit = 3
+    project.cloud.fault(LIST["hetzner"], fake.status(403))
+
+    def delay() -> None:
+        if project.cloud.journal[1].ids == ("101",):
+            time.sleep(0.3)
+
+    project.cloud.stop_at(2, delay)
+    result = project.run()
+    assert (result.code, errors(result)) == (0, [])
+
+
+def test_a_turn_waits_for_those_before_it_only_until_their_create_is_taken_on(
+    project: Project,
+) -> None:
+    """Each of them makes the project grow, so they go in order; but none waits for an end."""
+    add(project, "hetzner", 4, nights=0, duration_seconds=300)
+    assert project.run().code == 0
+    asked = project.cloud.requests(CREATE["hetzner"])
+    assert [r.ids[0] for r in asked] == ["101", "102", "103", "104"]
+    assert asked[-1].monotonic - asked[0].monotonic < 1
+
+
+def test_room_is_not_waited_for_where_the_end_of_the_run_has_passed(project: Project) -> None:
+    """Another turn is under way that may make room; there is no time left to see it."""
+    for number in (31, 32):
+        project.server("hetzner", number, f"s{number}")
+    settings = snapshots.load_settings(project.write_config(), required=True)
+    servers, _ = snapshots.load_servers([], settings)
+    world = outside(project.clock)
+    fleet = snapshots.Fleet(world, settings, lambda report: None)
+    for index, server in enumerate(servers):
+        assert isinstance(server, snapshots.Server)
+        account = fleet.account_of(server)
+        fleet.running[index] = snapshots.Turn(server, account, settings, world, fleet)
+    project.clock.advance(settings.timing.run_timeout + 5)
+    began = project.clock.elapsed
+    assert not fleet.wait_for_room(fleet.running[1])
+    assert project.clock.elapsed == began
+
+
+def test_room_is_not_waited_for_beyond_the_end_of_the_run(project: Project) -> None:
+    add(project, "hetzner", 1, 101, never_finishes=True)
+    add(project, "hetzner", 1, 102)
+    project.account("hetzner").limit = 5
+    timing(project, run_timeout=500, snapshot_creation_timeout=2000, delay_between_servers=1)
+    result = project.run()
+    assert result.code == 1
+    ended = {line[3]: line[6] for line in result.final}
+    assert ended["he-102"] == "2025-06-01 05:08:20"  # 500 seconds after the beginning
+    assert "this project holds 5 snapshots" in result.err

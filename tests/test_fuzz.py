@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
-import fake_cloud as fake
+import fakes as fake
 import pytest
 from conftest import Project
-from fake_clock import FakeClock
-from fake_cloud import FakeCloud, Server
+from fakes import FakeCloud, Server
+from fakes.clock import FakeClock
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_stateful import Output

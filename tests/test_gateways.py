@@ -27,12 +27,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-import fake_cloud as fake
+import fakes as fake
 import pytest
 import trustme
 from conftest import Project, Result, forms_of
-from fake_clock import FakeClock
-from fake_cloud import Server
+from fakes import Server
+from fakes.clock import FakeClock
 
 import snapshots
 

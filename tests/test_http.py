@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
+from collections.abc import Callable
 from datetime import datetime, timezone
+from http import HTTPStatus
+from typing import Any
 
+import fakes as fake
 import pytest
+from conftest import TOKEN, Project, gaps, outside
+from fakes import FakeCloud, Request
+from fakes.clock import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
+from test_faults import CREATE, LIST, each_provider
 
 import snapshots
 from snapshots import Act, Answer, Next, Outcome
@@ -239,3 +249,393 @@ def test_the_hourly_window_and_the_bucket_hold_their_limits() -> None:
 )
 def test_a_next_link_counts_only_on_the_configured_host(url: object, same: bool) -> None:
     assert snapshots.same_origin(url, "https://api.example.org/v2") is same
+
+
+# === What an answer means ======================================================================
+
+NAMED = {
+    204: Outcome.EMPTY,
+    401: Outcome.UNAUTHORIZED,
+    402: Outcome.LOST,
+    403: Outcome.FORBIDDEN,
+    404: Outcome.GONE,
+    408: Outcome.SERVER_ERROR,
+    409: Outcome.LOST,
+    410: Outcome.GONE,
+    423: Outcome.LOST,
+    425: Outcome.RATE_LIMITED,
+    429: Outcome.RATE_LIMITED,
+    503: Outcome.UNAVAILABLE,
+}
+CLASSES = {
+    2: Outcome.GOOD,
+    3: Outcome.REDIRECT,
+    4: Outcome.REJECTED,
+    5: Outcome.SERVER_ERROR,
+}
+
+
+def test_every_status_has_its_outcome() -> None:
+    for status in range(100, 700):
+        expected = NAMED.get(status, CLASSES.get(status // 100, Outcome.LOST))
+        assert snapshots.outcome_of(status) is expected, status
+
+
+@pytest.mark.parametrize(
+    ("own", "code", "message", "outcome"),
+    [
+        (403, "resource_limit_exceeded", "", Outcome.LIMIT),
+        (409, "uniqueness_error", "", Outcome.NOT_UNIQUE),
+        (423, "protected", "", Outcome.PROTECTED),
+        (422, "", "Droplet already has a pending event.", Outcome.BUSY),
+    ],
+)
+def test_a_code_counts_with_its_own_status_only(
+    own: int, code: str, message: str, outcome: Outcome
+) -> None:
+    code = str(json.loads(json.dumps(code)))  # a text of its own, as out of an answer
+    for status in (s.value for s in HTTPStatus if s >= 200):
+        found = snapshots.outcome_of(status, code, message)
+        assert found is (outcome if status == own else snapshots.outcome_of(status, "x")), status
+
+
+@pytest.mark.parametrize("status", [403, 409, 422, 423])
+@pytest.mark.parametrize("code", ["aaa", "zzz"])
+def test_a_code_that_nobody_knows_changes_nothing(status: int, code: str) -> None:
+    assert snapshots.outcome_of(status, code, "x") is snapshots.outcome_of(status, "x")
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b'{"error": 5, "message": "x"}', ""),
+        (b'{"error": ["locked"], "message": "x"}', ""),
+        (b'{"error": "locked", "message": "x"}', "locked"),
+    ],
+)
+def test_a_code_is_a_text_or_it_is_none(body: bytes, code: str) -> None:
+    assert snapshots.explain(Answer(409, {}, body)) == (code, "x")
+
+
+@pytest.mark.parametrize(
+    ("date", "seconds"),
+    [
+        ("Sun, 01 Jun 2025 12:00:01 GMT", 1.0),
+        ("Sun, 01 Jun 2025 12:00:00 GMT", None),
+        ("Sun, 01 Jun 2025 11:59:59 GMT", None),
+    ],
+)
+def test_a_moment_to_wait_for_lies_ahead(date: str, seconds: float | None) -> None:
+    assert snapshots.retry_after_seconds(Answer(429, {"retry-after": date}, b""), NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    ("status", "value", "seconds"),
+    [
+        (429, 2, 2.0),
+        (429, 1, 1.0),
+        (429, 0, None),
+        (429, -1, None),
+        (428, 2, None),
+        (430, 2, None),
+        (503, 2, None),
+    ],
+)
+def test_only_a_429_says_in_its_body_how_long_to_wait(
+    status: int, value: int, seconds: float | None
+) -> None:
+    body = b'{"parameters": {"retry_after": %d}}' % value
+    assert snapshots.retry_after_seconds(Answer(status, {}, body), NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    ("attempt", "base", "longest"),
+    [(1, 1.0, 1.0), (2, 1.0, 2.0), (5, 1.0, 16.0), (6, 1.0, 30.0), (99, 1.0, 30.0), (2, 5.0, 10.0)],
+)
+def test_a_pause_is_between_half_and_all_of_its_length(
+    attempt: int, base: float, longest: float
+) -> None:
+    pauses = [snapshots.pause_before(attempt, base) for _ in range(200)]
+    assert longest / 2 <= min(pauses) < 0.6 * longest
+    assert 0.9 * longest < max(pauses) <= longest
+
+
+def test_the_pause_before_a_first_retry_is_a_second_at_most() -> None:
+    assert 0.5 <= snapshots.pause_before(1) <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("content", "path", "kind", "trouble"),
+    [
+        ({"a": {"b": 1}}, ("a", "b"), int, ""),
+        ({"a": [{"b": {}}]}, ("a", 0, "b"), dict, ""),
+        ({"a": True}, ("a",), bool, ""),
+        ({"a": True}, ("a",), int, "a is of the wrong type"),
+        ({"a": 5}, ("a",), dict, "a is of the wrong type"),
+        ({"a": 5}, ("a",), (list, str), "a is of the wrong type"),
+        ({"a": {"b": "x"}}, ("a", "b"), list, "a.b is of the wrong type"),
+        (5, (), dict, "the answer is of the wrong type"),
+        ({"a": []}, ("a", 0), dict, "the answer lacks a.0"),
+        ({}, ("a", "b"), dict, "the answer lacks a.b"),
+        (None, ("a",), dict, "the answer lacks a"),
+    ],
+)
+def test_what_is_taken_from_an_answer_is_of_the_promised_kind(
+    content: Any, path: tuple[Any, ...], kind: Any, trouble: str
+) -> None:
+    if trouble:
+        with pytest.raises(snapshots.GarbledError) as caught:
+            snapshots.take(content, *path, kind=kind)
+        assert str(caught.value) == trouble
+    else:
+        snapshots.take(content, *path, kind=kind)
+
+
+def test_an_answer_whose_time_is_up_is_not_read_any_further() -> None:
+    """Though there is something to read: else each byte would buy another wait."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"x" * 100)
+        ours.settimeout(0.5)
+        with ours.makefile("rb", buffering=0) as raw:
+            reader = snapshots.TimedReader(raw, ours)
+            assert reader.readinto(bytearray(10)) == 10
+            time.sleep(0.5)
+            with pytest.raises(socket.timeout):
+                reader.readinto(bytearray(10))
+
+
+@pytest.mark.parametrize("fault", [fake.huge(17 * 1024 * 1024), fake.gzip_bomb()])
+@each_provider
+def test_an_answer_beyond_all_bounds_is_cut_off(
+    project: Project, provider: str, fault: fake.Fault
+) -> None:
+    """It is sound JSON, and only its size is wrong, be it as it comes or unpacked."""
+    server = project.server(provider, 31, "web", duration_seconds=20)
+    old = project.history(server, 2)
+    project.cloud.fault(LIST[provider], fault, times=None)
+    result = project.run()
+    assert result.code == 1
+    assert "its answer is larger than 16777216 bytes" in result.err
+    assert set(old) <= set(project.own(server))
+
+
+# === An account's pace =========================================================================
+
+
+def ask(api: snapshots.Api, act: Act = Act.READ) -> Any:
+    return api.call(act, "GET", "/images", "look", lambda content: content)
+
+
+def test_where_the_rate_limit_leaves_no_room_in_time_nothing_is_sent(
+    cloud: FakeCloud, clock: FakeClock
+) -> None:
+    world = outside(clock)
+    api = snapshots.Api(
+        world,
+        f"{cloud.url}/hz/v1",
+        snapshots.FixedToken(cloud.add_account("hetzner").token),
+        timeout=5,
+        limits=[snapshots.Window(2, 3600)],
+    )
+    for _ in range(2):
+        ask(api)
+    with pytest.raises(snapshots.ApiError, match="the rate limit leaves no room in time") as caught:
+        ask(api)
+    assert (caught.value.outcome, caught.value.next_step) == (Outcome.RATE_LIMITED, Next.FAIL)
+    assert cloud.count() == 2
+    assert clock.elapsed == 0  # it is not waited for either
+    clock.advance(3600 - snapshots.RATE_SECONDS)
+    ask(api)
+    assert cloud.count() == 3
+    assert clock.elapsed == pytest.approx(3600)
+
+
+def test_a_pause_of_an_account_is_not_shortened_by_a_later_one(clock: FakeClock) -> None:
+    pace = snapshots.Pace(outside(clock))
+    pace.pause(60)
+    pace.pause(10)
+    assert not pace.wait(clock.monotonic() + 59)
+    assert clock.elapsed == 0
+    assert pace.wait(clock.monotonic() + 61)
+    assert clock.elapsed == pytest.approx(60)
+
+
+def test_even_a_short_pause_of_an_account_is_kept(clock: FakeClock) -> None:
+    pace = snapshots.Pace(outside(clock))
+    pace.pause(0.5)
+    assert pace.wait(clock.monotonic() + 60)
+    assert clock.elapsed == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("length", range(1, 12))
+def test_a_short_credential_is_masked_in_texts_about_its_own_connection(
+    clock: FakeClock, length: int
+) -> None:
+    """A longer one is masked everywhere, once it has been made known."""
+    world = outside(clock)
+    source = snapshots.FixedToken("x")
+    secret = "%#!?$&*+~^=@"[:length]
+    api = snapshots.Api(world, "http://127.0.0.1", source, timeout=5, secrets=["", secret])
+    text = f"bad {secret} thing"
+    assert api.shown(text) == ("bad [hidden] thing" if length < 8 else text)
+    world.redact.add(secret)
+    assert api.shown(text) == "bad [hidden] thing"
+
+
+@each_provider
+def test_a_read_is_tried_again_after_pauses_that_double(project: Project, provider: str) -> None:
+    project.server(provider, 31, "web")
+    project.cloud.fault(LIST[provider], fake.status(500), times=5)
+    assert project.run("-n").code == 0
+    for number, gap in enumerate(gaps(project, LIST[provider])[:5]):
+        assert 2**number / 2 <= gap <= 2**number
+
+
+@each_provider
+@pytest.mark.parametrize(("times", "code"), [(1, 0), (2, 1)])
+def test_a_read_that_is_damaged_is_tried_again_once(
+    project: Project, provider: str, times: int, code: int
+) -> None:
+    project.server(provider, 31, "web")
+    project.cloud.fault(LIST[provider], fake.garbage(), times=times)
+    assert project.run("-n").code == code
+    assert project.cloud.count(LIST[provider]) == 2
+
+
+def test_contabos_token_is_not_renewed_again_and_again(project: Project) -> None:
+    server = project.server("contabo", 31, "web")
+    old = project.history(server, 2)
+    project.cloud.fault(CREATE["contabo"], fake.status(401), times=None)
+    result = project.run()
+    assert result.code == 1
+    assert "HTTP 401" in result.err
+    assert project.cloud.count(CREATE["contabo"]) == 2
+    assert project.cloud.count("POST /cb-auth/token") == 2
+    assert project.own(server) == old
+
+
+def test_a_bucket_refills_steadily_and_not_beyond_its_size() -> None:
+    bucket = snapshots.Bucket(3, 0.5)
+    for _ in range(3):
+        assert bucket.wait_seconds(100.0) == 0
+        bucket.spend(100.0)
+    assert bucket.wait_seconds(100.0) == 2.0
+    assert bucket.wait_seconds(100.5) == 1.5
+    assert bucket.wait_seconds(101.0) == 1.0
+    assert bucket.wait_seconds(102.0) == 0
+    bucket.spend(102.0)
+    for _ in range(3):
+        assert bucket.wait_seconds(9000.0) == 0
+        bucket.spend(9000.0)
+    assert bucket.wait_seconds(9000.0) == 2.0
+
+
+def test_a_large_window_holds_its_limit_as_well() -> None:
+    window = snapshots.Window(5000, 3600)
+    for number in range(5000):
+        assert window.wait_seconds(number / 10) == 0
+        window.spend(number / 10)
+    assert window.wait_seconds(600.0) == 3000.0
+    assert window.wait_seconds(3600.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("told", "left"),
+    [("1", 1.0), ("0", 0.0), ("99", 10), ("-1", 10), ("x", 10), ("1.5", 10), ("9" * 10, 10)],
+)
+def test_a_provider_that_says_what_is_left_is_believed_downwards(
+    clock: FakeClock, told: str, left: float
+) -> None:
+    bucket = snapshots.Bucket(10, 1.0)
+    pace = snapshots.Pace(outside(clock), snapshots.Window(100, 60), bucket)
+    pace.learn(Answer(200, {"ratelimit-remaining": told}, b""))
+    assert bucket.tokens == left
+
+
+@pytest.mark.parametrize(
+    ("provider", "windows"), [("digitalocean", [(250, 60), (5000, 3600)]), ("hetzner", [])]
+)
+def test_the_pace_keeps_the_documented_limits(
+    clock: FakeClock, provider: str, windows: list[tuple[int, float]]
+) -> None:
+    """So many in any stretch of time; Hetzner's 3,600 are refilled one a second."""
+    pace = snapshots.Pace(outside(clock), *snapshots.PROVIDERS[provider].limits())
+    at: list[float] = []
+    for _ in range(6000):
+        assert pace.wait(1e9)
+        at.append(clock.monotonic())
+    for count, seconds in windows:
+        assert min(later - earlier for earlier, later in zip(at, at[count:])) > seconds
+    if provider == "hetzner":
+        left, before = 3600.0, at[0]
+        for moment in at:
+            left, before = min(3600.0, left + moment - before) - 1, moment
+            assert left >= 0
+        assert at[3000] == at[0]  # a burst is allowed
+    assert at[-1] - at[0] < 7300
+
+
+@pytest.mark.parametrize(("left", "seconds"), [("0", 2), ("1", 0), ("4000", 0)])
+def test_after_an_answer_that_nothing_is_left_nothing_is_sent_for_a_moment(
+    clock: FakeClock, left: str, seconds: float
+) -> None:
+    """DigitalOcean's header: it does not say of which limit, nor until when."""
+    pace = snapshots.Pace(outside(clock), *snapshots.DigitalOcean.limits())
+    pace.learn(Answer(200, {"ratelimit-remaining": left}, b""))
+    assert pace.wait(1e9)
+    assert clock.elapsed == pytest.approx(seconds)
+
+
+def stop_now(project: Project) -> Callable[[Request], bool]:
+    """For `when`: a signal arrives while the request is being answered."""
+
+    def when(_request: Request) -> bool:
+        project.interrupt()
+        return True
+
+    return when
+
+
+@each_provider
+def test_a_stop_during_the_pause_before_a_retry_ends_the_turn(
+    project: Project, provider: str
+) -> None:
+    server = project.server(provider, 31, "web", duration_seconds=20)
+    old = project.history(server, 2)
+    again = fake.status(429, headers={"Retry-After": "400"})
+    project.cloud.fault(CREATE[provider], again, when=stop_now(project))
+    result = project.run()
+    assert result.code == 1
+    assert "interrupted by SIGTERM" in result.err
+    assert "may still finish it; nothing more was deleted" in result.err
+    assert project.cloud.count(CREATE[provider]) == 1
+    assert project.clock.elapsed < 10
+    assert project.own(server) == old
+
+
+def test_a_stop_while_a_token_is_fetched_keeps_the_create_from_being_sent(project: Project) -> None:
+    server = project.server("contabo", 31, "web", duration_seconds=20)
+    old = project.history(server, 2)
+    token = fake.edit(lambda content: project.interrupt() or content)  # type: ignore[func-returns-value]
+    project.cloud.fault(TOKEN, token)
+    result = project.run()
+    assert result.code == 1
+    assert "interrupted by SIGTERM" in result.err
+    assert project.cloud.count(TOKEN) == project.cloud.count() == 1
+    assert project.own(server) == old
+
+
+def test_a_notification_under_way_is_tried_again_though_a_stop_arrives(project: Project) -> None:
+    """At once, and not after the pause that it would take otherwise."""
+    project.server("hetzner", 31, "web")
+    project.server("hetzner", 32, "db", duration_seconds=3000)
+    url = f"{project.cloud.url}/hook/x"
+    project.config["WEBHOOK"] = {"enabled": "true", "url": url, "base_delay_between_retries": 60}
+    project.cloud.fault(CREATE["hetzner"], fake.status(400), when=lambda r: r.ids[0] == "31")
+    project.cloud.fault("POST /hook", fake.status(500), when=stop_now(project))
+    result = project.run()
+    assert result.code == 1
+    assert [hook.json["server"] for hook in project.cloud.hooks] == ["web", "db"]
+    assert "not delivered" not in result.out + result.err
+    assert project.clock.elapsed < 20

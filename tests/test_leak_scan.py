@@ -7,9 +7,9 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-import planted_leaks
 import pytest
-from planted_leaks import FORMS, PLACES, SOURCES
+from tools import planted_leaks
+from tools.planted_leaks import FORMS, PLACES, SOURCES
 
 LEAKS = [
     *(f"test_leak_in_a_form[{form}]" for form in FORMS),

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Optional
 
-import fake_cloud as fake
+import fakes as fake
 import pytest
 import trustme
 from conftest import Project, Result, forms_of
-from fake_mail import HttpsServer, MailServer
+from fakes.mail import HttpsServer, MailServer
 from hypothesis import example, given
 from hypothesis import strategies as st
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import datetime, timedelta, timezone
 
+import fakes as fake
 import pytest
+from conftest import POLL_AGAIN, Project, not_contabo
 from hypothesis import given
 from hypothesis import strategies as st
+from test_fleet import timing
 
 import snapshots
 from snapshots import Snapshot
@@ -197,7 +201,6 @@ def test_a_contabo_label_is_mapped_and_shortened(name: str, label: str) -> None:
 
 
 def test_a_snapshot_is_named_in_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    import time
 
     monkeypatch.setenv("TZ", "Europe/Berlin")
     time.tzset()
@@ -206,3 +209,92 @@ def test_a_snapshot_is_named_in_local_time(monkeypatch: pytest.MonkeyPatch) -> N
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+# === What is ours, and what stays ==============================================================
+
+
+@pytest.mark.parametrize("server_id", ["6", "8", "70", "07", "", None])
+def test_a_snapshot_of_any_other_server_is_not_ours(server_id: str | None) -> None:
+    snapshot = Snapshot("1", "web-20250101030000", START, server_id)
+    assert snapshots.why_not_ours(snapshot, "7", "web") == "not made from this server"
+
+
+@pytest.mark.parametrize(("brake", "deleted"), [(-1, 0), (0, 0), (1, 1), (5, 2)])
+def test_the_brake_may_forbid_every_deletion(brake: int, deleted: int) -> None:
+    history = [Snapshot(str(n), "web-x", START + timedelta(days=n), "1") for n in range(4)]
+    plan = snapshots.plan_retention(history, 2, brake)
+    assert [s.id for s in plan.delete] == ["0", "1"][:deleted]
+    assert [s.id for s in plan.postponed] == ["0", "1"][deleted:]
+    assert len(plan.keep) == 2
+
+
+@pytest.mark.parametrize(
+    ("retain", "pending", "stay"), [(1, 1, 0), (2, 1, 1), (3, 2, 1), (1, 2, 0)]
+)
+def test_those_about_to_be_made_take_places_among_those_that_stay(
+    retain: int, pending: int, stay: int
+) -> None:
+    history = [Snapshot(str(n), "web-x", START + timedelta(days=n), "1") for n in range(5)]
+    plan = snapshots.plan_retention(history, retain, 99, pending=pending)
+    assert len(plan.keep) == stay
+    assert len(plan.delete) == 5 - stay
+
+
+@not_contabo
+@pytest.mark.parametrize("late", ["41", "42", "43"])
+def test_a_twin_of_the_same_name_is_never_taken_for_the_new_one(
+    project: Project, provider: str, late: str
+) -> None:
+    """Three servers of one name are snapshotted in the same second; one's never shows."""
+    servers = [
+        project.server(
+            provider,
+            number,
+            "web",
+            duration_seconds=40,
+            lists_late_seconds=1e9 if str(number) == late else 0,
+        )
+        for number in (41, 42, 43)
+    ]
+    old = {server.id: project.history(server, 2) for server in servers}
+    project.cloud.fault(POLL_AGAIN[provider], fake.status(404), times=None)
+    timing(project, snapshot_creation_timeout=600)
+    result = project.run()
+    assert result.code == 2
+    for server in servers:
+        if server.id == late:
+            assert set(old[server.id]) <= set(project.own(server))
+        else:
+            assert old[server.id][1:] == project.own(server)[:1]
+            assert len(project.own(server)) == 2
+
+
+@pytest.mark.parametrize(("name", "hours"), [("by hand", 0.001), ("", -1)])
+def test_nothing_else_on_the_server_is_taken_for_the_new_one(
+    project: Project, name: str, hours: float
+) -> None:
+    """Neither one made by hand meanwhile nor an old one of the same name, if ours never shows."""
+    server = project.server(
+        "digitalocean", 31, "web", retain=1, duration_seconds=40, lists_late_seconds=1e9
+    )
+    old = project.history(server, 2)
+    own = snapshots.snapshot_name("web", project.clock.now())
+    at = project.clock.now() + timedelta(hours=hours)
+    project.cloud.add_snapshot(server, name or own, at)
+    result = project.run()
+    assert result.code == 1
+    assert "was reported done, but is not yet in the listing" in result.err
+    assert set(old) <= set(project.own(server))
+
+
+def test_contabo_what_is_made_by_hand_meanwhile_is_not_taken_for_the_new_one(
+    project: Project,
+) -> None:
+    """Whatever ids they have, and in whatever order they are listed."""
+    server = project.server("contabo", 31, "web", retain=1, slots=20, duration_seconds=40)
+    for number in range(12):
+        project.cloud.add_snapshot(server, f"by hand {number}", id=f"snap{number * 10**8}")
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    assert len(project.own(server)) == 13

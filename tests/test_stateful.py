@@ -10,10 +10,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import fake_cloud as fake
+import fakes as fake
 from conftest import Project
-from fake_clock import FakeClock, KilledError
-from fake_cloud import FakeCloud, Server
+from fakes import FakeCloud, Server
+from fakes.clock import FakeClock, KilledError
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule

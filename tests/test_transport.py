@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-import fake_cloud as fake
+import fakes as fake
 import pytest
 import trustme
 from conftest import Project

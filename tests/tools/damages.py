@@ -4,7 +4,7 @@ They are the mistakes that would cost somebody a snapshot, a secret or a night's
 an exact text of snapshots.py and what stands there instead; if the text is not found exactly
 once, the tool has changed and the damage must be written anew: that fails as well.
 
-usage: python tests/mutants.py [WORD ...]     all, or those in whose title a word occurs
+usage: python tests/tools/damages.py [WORD ...]     all, or those in whose title a word occurs
 Exit status 0 if every damage was noticed.
 """
 
@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parent.parent
+TOP = Path(__file__).resolve().parent.parent.parent
 PATIENCE_SECONDS = 120.0
 
 
@@ -133,7 +133,7 @@ DAMAGES = [
         "a lost create is sent again without a look",
         "                found = look_for_lost(turn, error)\n",
         "                found = None\n",
-        "test_mutants.py::test_a_create_that_was_done_at_once_but_got_no_answer_is_adopted",
+        "test_providers.py::test_a_create_that_was_done_at_once_but_got_no_answer_is_adopted",
     ),
     damage(
         "a lost create is adopted by its name, however old it is",
@@ -200,7 +200,7 @@ DAMAGES = [
         "things are deleted while a listing is read",
         "            while self._listing:\n",
         "            while False:\n",
-        "test_mutants.py::test_a_delete_waits_until_the_listing_under_way_has_been_read",
+        "test_listings.py::test_a_delete_waits_until_the_listing_under_way_has_been_read",
     ),
     damage(
         "any text is an id",
@@ -268,7 +268,7 @@ DAMAGES = [
         "a trickle has all the time in the world",
         "self._deadline = None if timeout is None else time.monotonic() + timeout",
         "self._deadline = None",
-        "test_mutants.py::test_an_answer_whose_time_is_up_is_not_read_any_further",
+        "test_http.py::test_an_answer_whose_time_is_up_is_not_read_any_further",
     ),
     damage(
         "the other side may have us wait as long as it likes",

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote, quote_plus, urlsplit
 
-from fake_cloud import FakeCloud
-from fake_mail import HttpsServer, Mail, MailServer
+from fakes import FakeCloud
+from fakes.mail import HttpsServer, Mail, MailServer
 
 import snapshots
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The long run of the tests that try random things: other examples each time, and many of them.
 # One kind on each core; takes about an hour on two. A failure is printed with what repeats it.
-# usage: tests/soak.sh [NIGHTS [INPUTS]]     default: 2000 fleets of nights, 10000 inputs of a kind
+# usage: tests/tools/soak.sh [NIGHTS [INPUTS]]     default: 2000 fleets of nights, 10000 inputs of a kind
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 nights=${1:-2000} inputs=${2:-10000}
 export SNAPSHOTS_PROFILE=soak

@@ -6,10 +6,10 @@ process, answers each request after 50 ms, enforces the documented rate limits a
 documented page sizes. Every server has three snapshots of its own of the nights before and keeps
 three, so its turn is a create, a wait, a listing, a deletion and a listing.
 
-    python tests/bench.py                  all cases, some 12 minutes
-    python tests/bench.py hetzner-100      one of them
-    python tests/bench.py --list
-    python tests/bench.py --readme         all cases, and the table goes into the README
+    python tests/tools/bench.py                  all cases, some 12 minutes
+    python tests/tools/bench.py hetzner-100      one of them
+    python tests/tools/bench.py --list
+    python tests/tools/bench.py --readme         all cases, and the table goes into the README
 
 It measures, it is no test: on a busy machine the times are worth little. Exit status 1 if a
 case misses what it is to reach.
@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent.parent  # tests/
 SCRIPT = HERE.parent / "snapshots.py"
 README = HERE.parent / "README.md"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -399,7 +399,7 @@ def measure(case: Case) -> Result:
         cloud = subprocess.Popen(
             [
                 sys.executable,
-                str(HERE / "fake_cloud.py"),
+                str(HERE / "fakes"),
                 *("--scenario", str(scenario), "--latency", str(LATENCY_SECONDS)),
                 "--rate-limits",
             ],

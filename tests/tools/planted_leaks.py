@@ -17,7 +17,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 import requests
 from conftest import Project
-from fake_mail import MailServer
+from fakes.mail import MailServer
 
 AWKWARD = 'S3cr%t/"pa+ss\\w0rd ü'
 RAW = AWKWARD.encode()
@@ -112,7 +112,7 @@ def in_a_file_of_its_own(project: Project) -> str:
 
 
 def of_another_cloud(project: Project) -> str:
-    from fake_cloud import FakeCloud
+    from fakes import FakeCloud
 
     return FakeCloud(project.clock).add_account("hetzner", token="token-elsewhere").token
 

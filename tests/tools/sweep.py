@@ -10,8 +10,8 @@ without faults must end with exactly the snapshots that retention asks for.
 strace counts calls per thread, so with several servers the one that comes first is hit. It must
 trace every call: with --seccomp-bpf, strace 6.1 takes injections and does nothing.
 
-    python tests/sweep.py                                        everything, some minutes
-    python tests/sweep.py --fleet hetzner --call sendto --at 3   one point; its files are kept
+    python tests/tools/sweep.py                                        everything, some minutes
+    python tests/tools/sweep.py --fleet hetzner --call sendto --at 3   one point; its files are kept
 
 Exit status 1 if anything does not hold; each failure is shown with what repeats it.
 """
@@ -41,10 +41,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent.parent  # tests/
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from fake_cloud import FakeCloud, RealClock, Server, Snapshot  # noqa: E402
+from fakes import FakeCloud, RealClock, Server, Snapshot  # noqa: E402
 
 import snapshots  # noqa: E402
 

@@ -10,9 +10,11 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from fake_cloud import FakeCloud, Server
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-SCRIPT = Path(__file__).resolve().parent.parent / "snapshots.py"
+from fakes import FakeCloud, Server
+
+SCRIPT = Path(__file__).resolve().parent.parent.parent / "snapshots.py"
 
 
 def build(cloud: FakeCloud) -> list[tuple[Server, str, dict[str, Any]]]:

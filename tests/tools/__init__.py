@@ -1,0 +1,1 @@
+"""What measures, sweeps and damages the tool, beside the tests."""
