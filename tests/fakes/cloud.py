@@ -540,6 +540,16 @@ class FakeCloud:
             self.at(action.due, lambda: self._finish(action))
         return snapshot, action
 
+    def note_action(self, server: Server, type: str, snapshot: Snapshot) -> Action:
+        """Something that was done to a snapshot at once."""
+        now, account = self.time, server.account
+        action = Action(
+            next(self._action_ids), type, server, now, "success", now, snapshot=snapshot
+        )
+        account.actions.append(action)
+        account.actions_by_id[action.id] = action
+        return action
+
     def _finish(self, action: Action) -> None:
         server, snapshot = action.server, action.snapshot
         server.busy.remove(action)

@@ -101,11 +101,14 @@ class Contabo(Api):
         route, pages, instance = self.route, "page size orderBy*", "/cb/compute/instances/{id}"
         audits, snapshot = " requestId instanceId snapshotId", instance + "/snapshots/{sid}"
         return [
-            route("GET /cb/compute/instances", self.instances, pages + " name instanceId"),
+            route(
+                "GET /cb/compute/instances", self.instances, pages + " name displayName instanceId"
+            ),
             route(f"GET {instance}", self.instance),
             route(f"GET {instance}/snapshots", self.snapshots, pages + " name"),
             route(f"POST {instance}/snapshots", self.create),
             route(f"GET {snapshot}", self.snapshot),
+            route(f"PATCH {snapshot}", self.update),
             route(f"DELETE {snapshot}", self.delete),
             route("GET /cb/compute/snapshots/audits", self.audits, pages + audits),
         ]
@@ -229,12 +232,17 @@ class Contabo(Api):
         return server
 
     def instances(self, request: Request) -> Answer:
-        name, id = request.one("name"), request.one("instanceId")
+        name, shown, id = map(request.one, ("name", "displayName", "instanceId"))
         free = self.cloud.ignore_filters
         found = [
             self._instance_json(server)
             for server in self.account(request).servers.values()
-            if free or ((not name or name in f"vmi{server.id}") and id in (None, server.id))
+            if free
+            or (
+                (not name or name in f"vmi{server.id}")
+                and (not shown or shown in server.name)
+                and id in (None, server.id)
+            )
         ]
         return self._page(request, self._arranged(request, found, "instanceId"))
 
@@ -276,11 +284,11 @@ class Contabo(Api):
         )
         return self._page(request, list(map(self._snapshot_json, shown)))
 
-    def create(self, request: Request, id: str) -> Answer:
-        server, body = self.server(request, id), request.json
+    def _check_texts(self, request: Request, body: Any) -> None:
+        """A snapshot's name and description, as far as they are given."""
         if not isinstance(body, dict):
             raise self.fail(request, 400, ["the body must be an object"])
-        name, description = body.get("name"), body.get("description", "-")
+        name, description = body.get("name", "-"), body.get("description", "-")
         faults = [f"property {key} should not exist" for key in set(body) - {"name", "description"}]
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9 -]{1,30}", name):
             faults.append("name must be 1 to 30 letters, numbers, spaces, dashes")
@@ -288,6 +296,10 @@ class Contabo(Api):
             faults.append("description must be 1 to 255 characters")
         if faults:
             raise self.fail(request, 400, faults)
+
+    def create(self, request: Request, id: str) -> Answer:
+        server, body = self.server(request, id), request.json
+        self._check_texts(request, {"name": None, **body} if isinstance(body, dict) else body)
         if server.busy:
             raise self.refuse(409, "Another operation is running on the instance")
         if len(server.snapshots) + server.lingering >= server.slots:
@@ -296,7 +308,7 @@ class Contabo(Api):
                 f"Total snapshots exceed the total max limit of {server.slots} snapshots",
             )
         snapshot, _ = self.cloud.start_snapshot(
-            server, str(name), description=body.get("description", "")
+            server, body["name"], description=body.get("description", "")
         )
         self.cloud.created.append(snapshot)
         self._audit(request, "CREATED", snapshot)
@@ -312,6 +324,16 @@ class Contabo(Api):
     def snapshot(self, request: Request, id: str, sid: str) -> Answer:
         found = self._snapshot_json(self._find(request, id, sid))
         return Answer(200, {"data": [found], "_links": {"self": self._own(request)}})
+
+    def update(self, request: Request, id: str, sid: str) -> Answer:
+        snapshot, body = self._find(request, id, sid), request.json
+        self._check_texts(request, body)
+        snapshot.name = body.get("name", snapshot.name)
+        snapshot.description = body.get("description", snapshot.description)
+        self._audit(request, "UPDATED", snapshot)
+        return Answer(
+            200, {"data": [self._snapshot_json(snapshot)], "_links": {"self": self._own(request)}}
+        )
 
     def delete(self, request: Request, id: str, sid: str) -> Answer:
         snapshot = self._find(request, id, sid)

@@ -16,6 +16,7 @@ from fakes.base import (
     Json,
     Request,
     Route,
+    Server,
     Snapshot,
     T,
     created_text,
@@ -51,6 +52,7 @@ class DigitalOcean(Api):
         droplet = "/do/droplets/{id}"
         return [
             route("GET /do/account", self.whoami, "", "account:read"),
+            route("GET /do/droplets", self.droplets, pages + " tag_name name type", read),
             route(f"GET {droplet}", self.droplet, "", read),
             route(f"GET {droplet}/snapshots", self.droplet_snapshots, pages, read),
             route(f"GET {droplet}/actions", self.droplet_actions, pages, read),
@@ -187,12 +189,27 @@ class DigitalOcean(Api):
         return Answer(200, {"account": account})
 
     def droplet(self, request: Request, id: str) -> Answer:
-        server = self.server(request, id)
+        return Answer(200, {"droplet": self._droplet(self.server(request, id))})
+
+    def droplets(self, request: Request) -> Answer:
+        tag, name, kind = map(request.one, ("tag_name", "name", "type"))
+        if kind not in (None, "droplets", "gpus"):
+            raise self.fail(request, 422, f"type={kind} is unknown")
+        if tag is not None and (name is not None or kind is not None):
+            raise self.fail(request, 422, "tag_name goes with neither name nor type")
+        found = [
+            s
+            for s in self.account(request).servers.values()
+            if tag is None and kind != "gpus" and (name is None or name.lower() == s.name.lower())
+        ]
+        return self._page(request, "droplets", found, self._droplet)
+
+    def _droplet(self, server: Server) -> Json:
         of_kind = {
             kind: [int(s.id) for s in server.snapshots.values() if s.kind == kind and self.seen(s)]
             for kind in ("snapshot", "backup")
         }
-        droplet = {
+        return {
             "id": int(server.id),
             "name": server.name,
             "memory": 1024,
@@ -224,7 +241,6 @@ class DigitalOcean(Api):
             "region": self.REGION,
             "tags": [],
         }
-        return Answer(200, {"droplet": droplet})
 
     def droplet_snapshots(self, request: Request, id: str) -> Answer:
         server = self.server(request, id)

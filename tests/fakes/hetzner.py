@@ -16,6 +16,7 @@ from fakes.base import (
     Json,
     Request,
     Route,
+    Server,
     Snapshot,
     T,
     created_text,
@@ -89,9 +90,13 @@ class Hetzner(Api):
         return [
             route("GET /hz/images", self.images, pages + filters),
             route("GET /hz/images/{id}", self.image),
+            route("PUT /hz/images/{id}", self.update),
             route("DELETE /hz/images/{id}", self.delete),
+            route("GET /hz/images/{id}/actions", self.image_actions, pages),
+            route("POST /hz/images/{id}/actions/change_protection", self.change_protection),
             route("GET /hz/actions", self.actions, "id*"),
             route("GET /hz/actions/{id}", self.action),
+            route("GET /hz/servers", self.servers, pages + " name label_selector"),
             route(f"GET {server}", self.get_server),
             route(f"GET {server}/actions", self.server_actions, pages),
             route(f"GET {server}/actions/{{aid}}", self.deprecated),
@@ -172,7 +177,9 @@ class Hetzner(Api):
             known = action.due != NEVER
             total = (action.due - action.started).total_seconds() if known else 86400.0
             progress = max(0, min(99, int(100 * spent / total))) if total > 0 else 0
-        resources: list[Json] = [{"id": int(action.server.id), "type": "server"}]
+        resources: list[Json] = []
+        if action.type != "change_protection":
+            resources.append({"id": int(action.server.id), "type": "server"})
         if action.snapshot is not None:
             resources.append({"id": int(action.snapshot.id), "type": "image"})
         failure = {"code": "action_failed", "message": "Action failed"}
@@ -255,6 +262,32 @@ class Hetzner(Api):
     def image(self, request: Request, id: str) -> Answer:
         return Answer(200, {"image": self._image(self._find(request, id))})
 
+    def update(self, request: Request, id: str) -> Answer:
+        snapshot, body = self._find(request, id), request.json
+        if not isinstance(body, dict) or set(body) - {"description", "labels", "type"}:
+            raise self.fail(request, 422, f"a description, labels or a type: {body!r}")
+        if snapshot.kind == "system":
+            raise self.refuse(403, "a system image cannot be changed")
+        if body.get("type", "snapshot") != "snapshot":
+            raise self.fail(request, 422, f"an image cannot become a {body['type']!r}")
+        name, labels = self._named(request, body, snapshot.name, snapshot.labels)
+        snapshot.name, snapshot.labels, snapshot.kind = (
+            name,
+            labels,
+            body.get("type", snapshot.kind),
+        )
+        return Answer(200, {"image": self._image(snapshot)})
+
+    def change_protection(self, request: Request, id: str) -> Answer:
+        snapshot, body = self._find(request, id), request.json
+        if not isinstance(body, dict) or set(body) - {"delete"}:
+            raise self.fail(request, 422, f"only delete is expected: {body!r}")
+        if snapshot.kind != "snapshot" or snapshot.server is None:
+            raise self.refuse(422, "only snapshots can be protected")
+        snapshot.protected = bool(body.get("delete", snapshot.protected))
+        action = self.cloud.note_action(snapshot.server, "change_protection", snapshot)
+        return Answer(201, {"action": self._action(action)})
+
     def delete(self, request: Request, id: str) -> Answer:
         snapshot = self._find(request, id)
         if snapshot.kind == "system":
@@ -287,16 +320,20 @@ class Hetzner(Api):
         return Answer(200, {"action": self._action(action)})
 
     def server_actions(self, request: Request, id: str) -> Answer:
-        server, states = self.server(request, id), set(request.query.get("status", ()))
+        return self._actions(request, self.server(request, id).actions)
+
+    def image_actions(self, request: Request, id: str) -> Answer:
+        snapshot = self._find(request, id)
+        own = [a for a in self.account(request).actions if a.snapshot is snapshot]
+        return self._actions(request, own)
+
+    def _actions(self, request: Request, actions: Sequence[Action]) -> Answer:
+        states = set(request.query.get("status", ()))
         if states - {"running", "success", "error"}:
             raise self.fail(request, 422, f"status={states} is unknown")
         shown = self.ordered(
             request,
-            (
-                a
-                for a in server.actions
-                if not states or self.cloud.ignore_filters or a.status in states
-            ),
+            (a for a in actions if not states or self.cloud.ignore_filters or a.status in states),
             lambda a: scrambled(a.id),
             "sort",
             {
@@ -313,11 +350,34 @@ class Hetzner(Api):
         raise self.fail(request, 410, "this endpoint is deprecated")
 
     def get_server(self, request: Request, id: str) -> Answer:
-        server = self.server(request, id)
+        return Answer(200, {"server": self._server(self.server(request, id))})
+
+    def servers(self, request: Request) -> Answer:
+        name, selector = request.one("name"), request.one("label_selector")
+        states = set(request.query.get("status", ()))
+        shown = self.ordered(
+            request,
+            (
+                s
+                for s in self.account(request).servers.values()
+                if self.cloud.ignore_filters
+                or (
+                    name in (None, s.name)
+                    and (selector is None or selects(selector, {}))
+                    and (not states or "running" in states)
+                )
+            ),
+            lambda s: scrambled(int(s.id)),
+            "sort",
+            {"id": lambda s: int(s.id), "name": lambda s: s.name},
+        )
+        return self._page(request, "servers", shown, self._server)
+
+    def _server(self, server: Server) -> Json:
         size = {"id": 1, "name": "cpx22", "description": "CPX22", "cores": 2, "memory": 4}
         size.update({"disk": 80, "deprecated": False, "prices": [], "storage_type": "local"})
         size.update({"cpu_type": "shared", "architecture": "x86", "locations": []})
-        shown = {
+        return {
             "id": int(server.id),
             "name": server.name,
             "status": "running",
@@ -339,7 +399,17 @@ class Hetzner(Api):
             "volumes": [],
             "primary_disk_size": 50,
         }
-        return Answer(200, {"server": shown})
+
+    def _named(self, request: Request, body: Json, name: str, labels: Json) -> tuple[str, Json]:
+        """The description and the labels that a body asks for, or these."""
+        name, labels = body.get("description", name), body.get("labels", labels)
+        if not isinstance(name, str) or not isinstance(labels, dict):
+            raise self.fail(request, 422, "invalid input in description or labels")
+        for key, value in labels.items():
+            well = isinstance(value, str) and LABEL_VALUE.fullmatch(value)
+            if not well or not LABEL_KEY.fullmatch(key) or key.startswith("hetzner.cloud/"):
+                raise self.fail(request, 422, f"invalid label {key!r}: {value!r}")
+        return name, labels
 
     def create(self, request: Request, id: str) -> Answer:
         server = self.server(request, id)
@@ -350,13 +420,7 @@ class Hetzner(Api):
             raise self.fail(request, 422, f"invalid input: unknown field name '{key}'")
         if body.get("type", "snapshot") != "snapshot":
             raise self.fail(request, 422, f"type {body['type']!r} is not modelled")
-        name, labels = body.get("description", f"snapshot of {server.name}"), body.get("labels", {})
-        if not isinstance(name, str) or not isinstance(labels, dict):
-            raise self.fail(request, 422, "invalid input in description or labels")
-        for key, value in labels.items():
-            well = isinstance(value, str) and LABEL_VALUE.fullmatch(value)
-            if not well or not LABEL_KEY.fullmatch(key) or key.startswith("hetzner.cloud/"):
-                raise self.fail(request, 422, f"invalid label {key!r}: {value!r}")
+        name, labels = self._named(request, body, f"snapshot of {server.name}", {})
         if server.busy:
             raise self.refuse(423, "server is locked: an action is running")
         account = server.account
