@@ -33,6 +33,7 @@ import email.message
 import email.policy
 import email.utils
 import enum
+import functools
 import html
 import http.client
 import http.cookiejar
@@ -1898,7 +1899,6 @@ class Act(enum.Enum):
     CREATE = "create"
     DELETE = "delete"
     TOKEN = "token"  # noqa: S105  (the act, not a token)
-    NOTIFY = "notify"
 
 
 class Outcome(enum.Enum):
@@ -1940,27 +1940,26 @@ class Next(enum.Enum):
 
 NEXT: Mapping[Outcome, Mapping[Act, Next]] = MappingProxyType(
     {
-        outcome: dict(zip((Act.READ, Act.CREATE, Act.DELETE, Act.TOKEN, Act.NOTIFY), row))
+        outcome: dict(zip((Act.READ, Act.CREATE, Act.DELETE, Act.TOKEN), row))
         for outcome, row in {
-            Outcome.NOT_SENT: (Next.RETRY,) * 5,
-            Outcome.UNTRUSTED: (Next.FAIL,) * 5,
-            # a message is not repeated where nobody knows whether it arrived
-            Outcome.LOST: (Next.RETRY, Next.LOOK, Next.RETRY, Next.RETRY, Next.FAIL),
-            Outcome.GOOD: (Next.DONE,) * 5,
-            Outcome.EMPTY: (Next.FAIL, Next.LOOK, Next.DONE, Next.FAIL, Next.DONE),
-            Outcome.GARBLED: (Next.RETRY_ONCE, Next.LOOK, Next.RETRY_ONCE, Next.FAIL, Next.DONE),
-            Outcome.REDIRECT: (Next.FAIL, Next.LOOK, Next.FAIL, Next.FAIL, Next.FAIL),
-            Outcome.REJECTED: (Next.FAIL,) * 5,
-            Outcome.UNAUTHORIZED: (Next.RENEW, Next.RENEW, Next.RENEW, Next.FAIL, Next.FAIL),
-            Outcome.LIMIT: (Next.FAIL, Next.ROOM, Next.FAIL, Next.FAIL, Next.FAIL),
-            Outcome.FORBIDDEN: (Next.FAIL,) * 5,
-            Outcome.GONE: (Next.FAIL, Next.FAIL, Next.DONE, Next.FAIL, Next.FAIL),
-            Outcome.BUSY: (Next.RETRY, Next.WAIT, Next.RETRY, Next.RETRY, Next.FAIL),
-            Outcome.PROTECTED: (Next.FAIL, Next.FAIL, Next.LEAVE, Next.FAIL, Next.FAIL),
-            Outcome.NOT_UNIQUE: (Next.FAIL,) * 5,
-            Outcome.RATE_LIMITED: (Next.RETRY,) * 5,
-            Outcome.SERVER_ERROR: (Next.RETRY, Next.LOOK, Next.RETRY, Next.RETRY, Next.RETRY),
-            Outcome.UNAVAILABLE: (Next.RETRY, Next.LOOK, Next.RETRY, Next.RETRY, Next.RETRY),
+            Outcome.NOT_SENT: (Next.RETRY,) * 4,
+            Outcome.UNTRUSTED: (Next.FAIL,) * 4,
+            Outcome.LOST: (Next.RETRY, Next.LOOK, Next.RETRY, Next.RETRY),
+            Outcome.GOOD: (Next.DONE,) * 4,
+            Outcome.EMPTY: (Next.FAIL, Next.LOOK, Next.DONE, Next.FAIL),
+            Outcome.GARBLED: (Next.RETRY_ONCE, Next.LOOK, Next.RETRY_ONCE, Next.FAIL),
+            Outcome.REDIRECT: (Next.FAIL, Next.LOOK, Next.FAIL, Next.FAIL),
+            Outcome.REJECTED: (Next.FAIL,) * 4,
+            Outcome.UNAUTHORIZED: (Next.RENEW, Next.RENEW, Next.RENEW, Next.FAIL),
+            Outcome.LIMIT: (Next.FAIL, Next.ROOM, Next.FAIL, Next.FAIL),
+            Outcome.FORBIDDEN: (Next.FAIL,) * 4,
+            Outcome.GONE: (Next.FAIL, Next.FAIL, Next.DONE, Next.FAIL),
+            Outcome.BUSY: (Next.RETRY, Next.WAIT, Next.RETRY, Next.RETRY),
+            Outcome.PROTECTED: (Next.FAIL, Next.FAIL, Next.LEAVE, Next.FAIL),
+            Outcome.NOT_UNIQUE: (Next.FAIL,) * 4,
+            Outcome.RATE_LIMITED: (Next.RETRY,) * 4,
+            Outcome.SERVER_ERROR: (Next.RETRY, Next.LOOK, Next.RETRY, Next.RETRY),
+            Outcome.UNAVAILABLE: (Next.RETRY, Next.LOOK, Next.RETRY, Next.RETRY),
         }.items()
     }
 )
@@ -2459,9 +2458,6 @@ class FixedToken:
         return False
 
 
-BARE_ACTS = frozenset({Act.DELETE, Act.NOTIFY})  # their answers need not be JSON
-
-
 @dataclass
 class Reply:
     """How one try of a call came out."""
@@ -2521,27 +2517,24 @@ class Api:
         form: Optional[Mapping[str, str]] = None,
         headers: Optional[Callable[[], dict[str, str]]] = None,
         within: float = RETRY_SECONDS,
-        tries: int = 1000,
-        base_delay: float = 1.0,
     ) -> T:
         """Send a request, as often as the table allows, and parse the JSON of its answer.
 
         doing: the act in words, quoted in errors: "list snapshots of droplet 1".
-        parse: JSON -> result, or GarbledError; for a delete or a notification: Answer -> result.
-        headers: made anew for each try. within: seconds, waiting for a rate limit not counted;
-        tries: how often at the most.
+        parse: JSON -> result, or GarbledError; for a delete: Answer -> result.
+        headers: made anew for each try. within: seconds, waiting for a rate limit not counted.
         Raises ApiError, or InterruptedRunError before anything is sent.
         """
         clock = self.world.clock
         began = clock.monotonic()
         deadline = began + within
-        rate_deadline = began + (within if act is Act.NOTIFY else RATE_SECONDS)
+        rate_deadline = began + RATE_SECONDS
         attempt, renewed, garbled = 0, False, False
         while True:
             attempt += 1
-            self._admit(act, doing, rate_deadline)
+            self._admit(doing, rate_deadline)
             auth = self.source.auth()
-            self._heed_stop(act)  # a login takes its time
+            self.world.check()  # a login takes its time
             extra = headers() if headers else {}
             answer = send(
                 self.session,
@@ -2569,25 +2562,23 @@ class Api:
             if step is Next.RETRY:
                 step = Next.FAIL
                 limited = reply.outcome is Outcome.RATE_LIMITED
-                pause = pause_before(attempt, base_delay)
+                pause = pause_before(attempt)
                 if reply.asked_seconds is not None:  # which may be 0, time after time
                     pause = max(reply.asked_seconds, pause)
                 in_time = clock.monotonic() + pause <= (rate_deadline if limited else deadline)
                 is_short = pause <= MAX_RETRY_AFTER_SECONDS
                 if limited and is_short:  # for the others as well, whether this one goes on or not
                     self.pace.pause(pause)
-                if attempt < tries and in_time and is_short:
+                if in_time and is_short:
                     log.debug("%s: %s; again in %s", doing, reply.reason, span(pause))
-                    self._pause(act, pause)
-                    if self.world.stopping:  # a message's last chance
-                        tries = attempt + 1
+                    self.world.pause(pause)
                     continue
             took = clock.monotonic() - began
             if attempt > 1 and took >= 1:
                 reply.reason += f" (tried {attempt} times in {span(took)})"
             if reply.asked_seconds is not None:
                 reply.reason += f" (it asks to wait {span(reply.asked_seconds)})"
-            if reply.outcome is Outcome.UNAUTHORIZED and act is not Act.NOTIFY:
+            if reply.outcome is Outcome.UNAUTHORIZED:
                 self.refused = reply.reason
             raise ApiError(
                 doing,
@@ -2596,39 +2587,25 @@ class Api:
                 step,
                 message=reply.message,
                 request_id=extra.get("x-request-id", ""),
-                hint="" if act is Act.NOTIFY else HINTS.get(reply.outcome, ""),
+                hint=HINTS.get(reply.outcome, ""),
             )
 
-    def _admit(self, act: Act, doing: str, deadline: float) -> None:
+    def _admit(self, doing: str, deadline: float) -> None:
         """Wait for the account's pace. Raises where nothing must be sent, or not in time."""
-        self._heed_stop(act)
-        if self.world.stopping:  # a message's last chance
-            return
+        self.world.check()
         if self.refused:
             hint = HINTS[Outcome.UNAUTHORIZED]
             raise ApiError(doing, self.refused, Outcome.UNAUTHORIZED, Next.FAIL, hint=hint)
-        try:
-            has_place = self.pace.wait(deadline)
-        except InterruptedRunError:
-            if act is not Act.NOTIFY:
-                raise
-            has_place = True  # a message's last chance
-        if not has_place:
+        if not self.pace.wait(deadline):
             reason = "the rate limit leaves no room in time"
             raise ApiError(doing, reason, Outcome.RATE_LIMITED, Next.FAIL)
-
-    def _heed_stop(self, act: Act) -> None:
-        """After a stop signal nothing is sent any more but notifications."""
-        if act is not Act.NOTIFY:
-            self.world.check()
 
     def _judge(
         self, act: Act, answer: Union[Answer, Trouble], parse: Callable[[Any], Any]
     ) -> Reply:
         """What an answer is, by the table's rows, and what it holds if it is good."""
         if isinstance(answer, Trouble):
-            where = "" if act is Act.NOTIFY else f"{self.host}: "
-            return Reply(answer.outcome, where + answer.reason)
+            return Reply(answer.outcome, f"{self.host}: {answer.reason}")
         self._note_time(answer)
         self.pace.learn(answer)
         code, message = explain(answer)
@@ -2642,18 +2619,10 @@ class Api:
             reply.asked_seconds = retry_after_seconds(answer, self.world.clock.now())
         if NEXT[outcome][act] is Next.DONE:
             try:
-                reply.result = parse(answer if act in BARE_ACTS else answer.json())
+                reply.result = parse(answer if act is Act.DELETE else answer.json())
             except GarbledError as error:
                 return Reply(Outcome.GARBLED, self.shown(f"HTTP {answer.status}: {error}"))
         return reply
-
-    def _pause(self, act: Act, seconds: float) -> None:
-        """A pause between two tries. A stop ends it, and all trying but a notification's."""
-        try:
-            self.world.pause(seconds)
-        except InterruptedRunError:
-            if act is not Act.NOTIFY:
-                raise
 
     def _note_time(self, answer: Answer) -> None:
         with contextlib.suppress(TypeError, ValueError, IndexError, OverflowError):
@@ -4140,11 +4109,35 @@ def mail_of(
 
 
 class DeliveryError(SnapshotsError):
-    """A notification could not be delivered; `again` tells whether another try makes sense."""
+    """One try to deliver a notification has failed.
 
-    def __init__(self, reason: str, again: bool = False) -> None:
+    again: another one may succeed. simpler: a shorter or plainer version of the message may.
+    asked_seconds: how long the receiver asks us to wait.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        again: bool = False,
+        *,
+        simpler: bool = False,
+        asked_seconds: Optional[float] = None,
+    ) -> None:
         super().__init__(reason)
-        self.again = again
+        self.again, self.simpler, self.asked_seconds = again, simpler, asked_seconds
+
+
+class RefusedError(DeliveryError):
+    """An HTTP answer that is no success."""
+
+    def __init__(self, answer: Answer, reason: str, asked_seconds: Optional[float]) -> None:
+        again = answer.status in (408, 425, 429) or 500 <= answer.status < 600
+        super().__init__(reason, again, asked_seconds=asked_seconds if again else None)
+        self.answer = answer
+
+    def hint(self, text: str) -> None:
+        """Say what to do about it."""
+        self.args = (f"{self} ({text})",)
 
 
 def smtp_reason(code: int, text: Union[bytes, str]) -> str:
@@ -4227,119 +4220,133 @@ class Sender:
 
     def __init__(self, world: World, settings: Settings, hostname: str) -> None:
         self.world, self.settings, self.hostname = world, settings, hostname
-        self._apis: dict[str, Api] = {}
-
-    def _api(self, base_url: str, timeout: float) -> Api:
-        """One Api for each base URL, so that connections and pauses are shared."""
-        if base_url not in self._apis:
-            self._apis[base_url] = Api(
-                self.world, base_url, FixedToken(), timeout=timeout, connections=2
-            )
-        return self._apis[base_url]
+        self._sessions: dict[str, requests.Session] = {}
+        self._held_until: dict[tuple[str, ...], float] = {}  # monotonic, as receivers asked
 
     def deliver(self, destination: Destination, report: Report, tries: int, within: float) -> None:
-        """Raises DeliveryError with the reason."""
-        try:
-            if isinstance(destination, TelegramSection):
-                self._telegram(destination, report, tries, within)
-            elif isinstance(destination, WebhookSection):
-                self._webhook(destination, report, tries, within)
-            else:
-                self._mail(destination, report, tries, within)
-        except ApiError as error:
-            raise DeliveryError(str(error)) from None
+        """Try as often as allowed, for at most so many seconds. Raises DeliveryError.
 
-    def _telegram(
-        self, section: TelegramSection, report: Report, tries: int, within: float
-    ) -> None:
+        A stop signal ends every pause; what has not been delivered then gets one short try.
+        """
+        clock, receiver = self.world.clock, destination.address[:2]
+        doing, versions = self._versions(destination, report)
+        began = clock.monotonic()
+        deadline, attempt = began + within, 0
+        held_until = self._held_until.get(receiver, -math.inf)
+        if held_until > deadline and not self.world.stopping:
+            raise DeliveryError(f"cannot {doing}: the receiver has asked for a longer pause")
+        self._pause(held_until - began)
+        while True:
+            if self.world.stopping:
+                deadline = min(deadline, clock.monotonic() + DRAIN_STOPPED_SECONDS)
+                tries = attempt + 1
+            attempt += 1
+            try:
+                versions[0](min(destination.timeout, max(0.5, deadline - clock.monotonic())))
+                return
+            except DeliveryError as error:
+                if error.simpler and len(versions) > 1:
+                    name = report.server_name
+                    log.warning("%s: cannot %s: %s; sending a simpler version", name, doing, error)
+                    versions, tries = versions[1:], max(tries, attempt + 1)
+                    continue
+                pause = pause_before(attempt, destination.base_delay_between_retries)
+                if error.asked_seconds is not None:  # which may be 0, time after time
+                    pause = max(error.asked_seconds, pause)
+                    if pause <= MAX_RETRY_AFTER_SECONDS:
+                        self._held_until[receiver] = clock.monotonic() + pause
+                now = clock.monotonic()
+                is_late = now + pause > deadline or pause > MAX_RETRY_AFTER_SECONDS
+                if not error.again or attempt >= tries or is_late:
+                    text = f"cannot {doing}: {error}"
+                    if attempt > 1 and now - began >= 1:
+                        text += f" (tried {attempt} times in {span(now - began)})"
+                    if error.asked_seconds is not None:
+                        text += f" (it asks to wait {span(error.asked_seconds)})"
+                    raise DeliveryError(text) from None
+                log.debug("%s: %s; again in %s", doing, error, span(pause))
+            self._pause(pause)
+
+    def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(InterruptedRunError):
+            self.world.pause(seconds)
+
+    def _versions(
+        self, destination: Destination, report: Report
+    ) -> tuple[str, Sequence[Callable[[float], None]]]:
+        """What is done, in words, and how: functions of a timeout that try it once, the best
+        version of the message first."""
+        if isinstance(destination, TelegramSection):
+            bodies = telegram_bodies(destination, report, self.hostname)
+            versions = [functools.partial(self._telegram, destination, body) for body in bodies]
+            return "send a Telegram message", versions
+        if isinstance(destination, WebhookSection):
+            payload = webhook_payload(destination, report, self.hostname)
+            event_id = str(uuid.uuid4())  # the same for each try, so that a receiver can tell
+            return "post to the webhook", [
+                functools.partial(self._webhook, destination, payload, event_id)
+            ]
+        message = mail_of(destination, report, self.hostname, self.world.clock.now())
+        return f"send mail through {destination.server}", [
+            functools.partial(self._mail, destination, message)
+        ]
+
+    def _post(self, url: str, body: Any, timeout: float, **headers: str) -> Answer:
+        """A 2xx answer to one POST. Raises DeliveryError."""
+        session = self._sessions.setdefault(url, new_session(2))
+        answer = send(session, "POST", url, timeout, json=body, headers=headers, auth=NoAuth())
+        if isinstance(answer, Trouble):  # not repeated where nobody knows whether it arrived
+            raise DeliveryError(answer.reason, answer.outcome is Outcome.NOT_SENT)
+        if 200 <= answer.status < 300:
+            return answer
+        code, message = explain(answer)
+        reason = " ".join(filter(None, (f"HTTP {answer.status}", self.world.redact.line(code, 60))))
+        if message:
+            reason += f": {self.world.redact.line(message, 300)}"
+        raise RefusedError(answer, reason, retry_after_seconds(answer, self.world.clock.now()))
+
+    def _telegram(self, section: TelegramSection, body: Any, timeout: float) -> None:
         """Source: https://core.telegram.org/bots/api#sendmessage (Bot API 10.1, read 2026-11)."""
         token = quote(section.bot_token, safe=":")
-        api = self._api(
-            f"{self.settings.api.telegram_url}/bot{token}", min(section.timeout, within)
-        )
-
-        def parse(answer: Answer) -> None:
-            with contextlib.suppress(GarbledError):
-                if take(answer.json(), "ok", kind=bool):
-                    return
-            why = api.shown(explain(answer)[1])
-            raise DeliveryError(f"Telegram answers {answer.status}, but not ok: {why}")
-
-        bodies = telegram_bodies(section, report, self.hostname)
-        for body in bodies:
-            try:
-                api.call(
-                    Act.NOTIFY,
-                    "POST",
-                    "/sendMessage",
-                    "send a Telegram message",
-                    parse,
-                    json_body=body,
-                    within=within,
-                    tries=tries,
-                    base_delay=section.base_delay_between_retries,
-                )
-            except ApiError as error:
-                if "can't parse" in error.message.lower() and body is not bodies[-1]:
-                    log.warning("Telegram cannot parse the message; sending it unformatted")
-                    continue
-                hint = ""
-                if error.outcome in (Outcome.UNAUTHORIZED, Outcome.GONE):
-                    hint = " (check bot_token)"
-                elif "chat not found" in error.message.lower():
-                    hint = " (check chat_id; somebody must write to the bot first)"
-                raise DeliveryError(f"{error}{hint}") from None
-            return
-
-    def _webhook(self, section: WebhookSection, report: Report, tries: int, within: float) -> None:
-        payload = webhook_payload(section, report, self.hostname)
-        event_id = str(uuid.uuid4())  # the same for each try, so that a receiver can tell
         try:
-            self._api(section.url, min(section.timeout, within)).call(
-                Act.NOTIFY,
-                "POST",
-                "",
-                "post to the webhook",
-                lambda answer: None,
-                json_body=payload,
-                headers=lambda: {"Idempotency-Key": event_id},
-                within=within,
-                tries=tries,
-                base_delay=section.base_delay_between_retries,
+            answer = self._post(
+                f"{self.settings.api.telegram_url}/bot{token}/sendMessage", body, timeout
             )
-        except ApiError as error:
-            if error.outcome is Outcome.GONE:
-                raise DeliveryError(
-                    f"{error} (n8n: is the workflow active, and not its test URL used?)"
-                ) from None
+        except RefusedError as error:
+            why = explain(error.answer)[1].lower()
+            if "can't parse" in why:
+                error.simpler = True
+            elif error.answer.status in (401, 404):
+                error.hint("check bot_token")
+            elif "chat not found" in why:
+                error.hint("check chat_id; somebody must write to the bot first")
+            raise
+        with contextlib.suppress(GarbledError):
+            if take(answer.json(), "ok", kind=bool):
+                return
+        why = self.world.redact.line(explain(answer)[1], 300)
+        raise DeliveryError(f"Telegram answers {answer.status}, but not ok: {why}")
+
+    def _webhook(
+        self, section: WebhookSection, payload: Any, event_id: str, timeout: float
+    ) -> None:
+        try:
+            self._post(section.url, payload, timeout, **{"Idempotency-Key": event_id})
+        except RefusedError as error:
+            if error.answer.status in (404, 410):
+                error.hint("n8n: is the workflow active, and not its test URL used?")
             raise
 
-    def _mail(self, section: SmtpSection, report: Report, tries: int, within: float) -> None:
-        message = mail_of(section, report, self.hostname, self.world.clock.now())
-        deadline = self.world.clock.monotonic() + within
-        for attempt in itertools.count(1):
-            try:
-                send_mail(section, message, min(section.timeout, within))
-            except DeliveryError as error:
-                pause = pause_before(attempt, section.base_delay_between_retries)
-                if (
-                    not error.again
-                    or attempt >= tries
-                    or self.world.clock.monotonic() + pause > deadline
-                ):
-                    text = str(error)
-                    if 0 < len(section.password) < SHORT_SECRET:
-                        text = text.replace(section.password, MASK)
-                    reason = self.world.redact.line(text, 300)
-                    raise DeliveryError(
-                        f"cannot send mail through {section.server}: {reason}"
-                    ) from None
-                with contextlib.suppress(InterruptedRunError):
-                    self.world.pause(pause)
-                if self.world.stopping:  # a message's last chance
-                    tries = attempt + 1
-            else:
-                return
+    def _mail(
+        self, section: SmtpSection, message: email.message.EmailMessage, timeout: float
+    ) -> None:
+        try:
+            send_mail(section, message, timeout)
+        except DeliveryError as error:
+            text = str(error)
+            if 0 < len(section.password) < SHORT_SECRET:
+                text = text.replace(section.password, MASK)
+            raise DeliveryError(self.world.redact.line(text, 300), error.again) from None
 
 
 def wants(destination: Destination, report: Report) -> bool:
@@ -4445,7 +4452,9 @@ class Queue:
         self._keep_pace(destination)
         in_vain = self._lost_in_a_row.get(destination.address, 0) >= GIVE_UP_AFTER
         tries = 1 if self.world.stopping or in_vain else max(1, destination.retries)
-        left = math.inf if self._closing_at is None else self._closing_at - clock.monotonic()
+        left = DRAIN_STOPPED_SECONDS if self.world.stopping else math.inf
+        if self._closing_at is not None:
+            left = self._closing_at - clock.monotonic()
         within = max(0.5, min(left, 10 * destination.timeout + 300))
         problem = ""
         try:

@@ -1743,6 +1743,28 @@ def test_a_message_that_waits_for_anothers_429_gets_its_try_at_a_stop(project: P
     assert len(texts(project)) == project.cloud.count(SEND) - 1 == 2  # the first was refused
 
 
+@pytest.mark.proves("W11.9")
+@pytest.mark.parametrize("route", [SEND, HOOK])
+def test_after_a_stop_no_receiver_gets_the_long_timeout_of_before(
+    project: Project, monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    """The first message goes out in time, with the timeout that is configured; then, after a
+    signal, the receiver says nothing any more."""
+    monkeypatch.setattr(snapshots, "DRAIN_STOPPED_SECONDS", 1.0)
+    switch_on = telegram if route == SEND else webhook
+    switch_on(project, timeout=60)
+    project.server("hetzner", 11, "first", duration_seconds=1)
+    project.server("digitalocean", 12, "second", duration_seconds=3000)
+    stopped = stop_at_a_poll(project, lambda: project.clock.elapsed > 15)
+    project.cloud.fault(route, fake.stall(50), times=None, when=lambda _request: bool(stopped))
+    began = time.monotonic()
+    result = project.run()
+    assert_undelivered(result, 1, code=2)
+    assert "timed out" in result.err
+    assert time.monotonic() - began < 30  # and not fifty seconds
+    assert statuses(project, route) == [200, None]
+
+
 def test_a_server_decides_for_itself_whether_it_is_told_of(project: Project) -> None:
     bot = telegram(project)
     path = webhook(project)
