@@ -312,9 +312,7 @@ LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 class Report:
     """How one server's turn ended: what the log, the summary and the notifications tell."""
 
-    provider: str
-    server_name: str
-    server_id: str
+    server: Union[Server, BadServer]
     success: bool
     snapshot_name: str = "none"
     snapshot_id: str = "none"
@@ -324,7 +322,6 @@ class Report:
     error: str = ""
     seconds: float = 0.0
     ended: datetime = LONG_AGO
-    destinations: tuple[Destination, ...] = field(default=(), repr=False)
 
     @property
     def status(self) -> str:
@@ -3778,11 +3775,11 @@ def values_of(report: Report, hostname: str) -> dict[str, str]:
     total = "unknown" if report.total_snapshots is None else str(report.total_snapshots)
     return {
         "script": SCRIPT,
-        "provider": report.provider,
-        "server_name": report.server_name,
-        "server_id": report.server_id,
-        "droplet_name": report.server_name,
-        "droplet_id": report.server_id,
+        "provider": report.server.provider,
+        "server_name": report.server.name,
+        "server_id": report.server.id,
+        "droplet_name": report.server.name,
+        "droplet_id": report.server.id,
         "snapshot_name": report.snapshot_name,
         "snapshot_id": report.snapshot_id,
         "total_snapshots": total,
@@ -4359,19 +4356,18 @@ def wants(destination: Destination, report: Report) -> bool:
 def joined(reports: Sequence[Report]) -> Report:
     """Many reports as one: when so many wait that one by one they would never arrive."""
     failed = [report for report in reports if not report.success]
-    lines = [f"{r.server_name}: {r.error}" for r in failed]
-    names = ", ".join(report.server_name for report in reports)
+    lines = [f"{r.server.name}: {r.error}" for r in failed]
+    names = ", ".join(report.server.name for report in reports)
+    title = f"{counted(len(reports), 'server')} ({len(failed)} failed)"
     return dataclasses.replace(
         reports[-1],
-        provider="several",
-        server_name=f"{counted(len(reports), 'server')} ({len(failed)} failed)",
-        server_id="several",
+        server=BadServer(title, "", "", provider="several", id="several"),
         success=not failed,
         snapshot_name="several",
         snapshot_id="several",
         total_snapshots=None,
         deleted=tuple(name for report in reports for name in report.deleted),
-        warnings=tuple(f"{r.server_name}: {w}" for r in reports for w in r.warnings),
+        warnings=tuple(f"{r.server.name}: {w}" for r in reports for w in r.warnings),
         error="; ".join(lines) or f"servers: {names}",
         seconds=max(report.seconds for report in reports),
     )
@@ -4479,10 +4475,10 @@ class Queue:
         self._lost_in_a_row[destination.address] = lost_before + 1 if problem else 0
         if problem:
             self.world.warn(
-                f"{report.server_name}: {self.name} notification not delivered: {problem}"
+                f"{report.server.name}: {self.name} notification not delivered: {problem}"
             )
         else:
-            log.info("%s: %s notification sent", report.server_name, self.name)
+            log.info("%s: %s notification sent", report.server.name, self.name)
 
     def _keep_pace(self, destination: Destination) -> None:
         """Telegram: one message a second for each chat, 20 a minute for a group."""
@@ -4512,7 +4508,7 @@ class Notifier:
 
     def tell(self, report: Report) -> None:
         """Queue a report on all its channels; returns at once."""
-        for destination in report.destinations:
+        for destination in report.server.destinations:
             if wants(destination, report):
                 self.channels[destination.channel].put(destination, report)
 
@@ -5056,9 +5052,7 @@ def take_turn(turn: Turn) -> Report:
     if error_text:
         error_text = count_what_is_left(turn, error_text, reachable)
     return Report(
-        provider=turn.server.provider,
-        server_name=turn.server.name,
-        server_id=turn.server.id,
+        turn.server,
         success=not error_text,
         snapshot_name=turn.verified.name or "none" if turn.verified else "none",
         snapshot_id=turn.verified.id if turn.verified else "none",
@@ -5068,7 +5062,6 @@ def take_turn(turn: Turn) -> Report:
         error=turn.world.redact.line(error_text, ERROR_LIMIT),
         seconds=turn.world.clock.monotonic() - turn.began,
         ended=turn.world.clock.now(),
-        destinations=turn.server.destinations,
     )
 
 
@@ -5253,15 +5246,8 @@ class Fleet:
         self.on_report(report)
 
     def _failed(self, entry: Union[Server, BadServer], error: str) -> Report:
-        return Report(
-            entry.provider,
-            entry.name,
-            entry.id,
-            success=False,
-            error=self.world.redact.line(error, ERROR_LIMIT),
-            ended=self.world.clock.now(),
-            destinations=entry.destinations,
-        )
+        text = self.world.redact.line(error, ERROR_LIMIT)
+        return Report(entry, success=False, error=text, ended=self.world.clock.now())
 
     def _why_unfinished(self, index: int) -> str:
         turn = self.running.get(index)  # which may end just now
@@ -5390,8 +5376,8 @@ def final_status_line(report: Report, hostname: str) -> str:
     cells = [
         "FINAL_STATUS",
         SCRIPT,
-        report.provider,
-        report.server_name,
+        report.server.provider,
+        report.server.name,
         report.status,
         hostname,
         clock_time(report.ended),
@@ -5404,8 +5390,8 @@ def final_status_line(report: Report, hostname: str) -> str:
 def result_line(report: Report) -> str:
     """How a turn ended, for people."""
     if report.success:
-        return f"{report.server_name}: SUCCESS: {report.snapshot_name}, {report.snapshot_info}"
-    return f"{report.server_name}: FAILURE: {report.error}"
+        return f"{report.server.name}: SUCCESS: {report.snapshot_name}, {report.snapshot_info}"
+    return f"{report.server.name}: FAILURE: {report.error}"
 
 
 def summary_line(reports: Sequence[Report], undelivered: int) -> str:
@@ -5565,18 +5551,10 @@ def tell_run_failure(error: str, settings: Settings, world: World, hostname: str
     destinations = everywhere(settings)
     needs = {"Telegram": {"TELEGRAM", "API"}, "webhook": {"WEBHOOK"}, "e-mail": {"SMTP"}}
     destinations = tuple(d for d in destinations if not settings.unsound & needs[d.channel])
+    text = world.redact.line(error, ERROR_LIMIT)
+    whole = BadServer("the whole run", "", text, destinations, provider="none", id="none")
     notifier = Notifier(world, settings, hostname)
-    notifier.tell(
-        Report(
-            "none",
-            "the whole run",
-            "none",
-            success=False,
-            error=world.redact.line(error, ERROR_LIMIT),
-            ended=world.clock.now(),
-            destinations=destinations,
-        )
-    )
+    notifier.tell(Report(whole, success=False, error=text, ended=world.clock.now()))
     notifier.finish()
 
 
@@ -5592,8 +5570,8 @@ def run(
 
     def on_report(report: Report) -> None:
         if not report.success:
-            log.error("%s: %s", report.server_name, report.error)
-            world.screen.problem(f"{report.server_name}: {report.error}")
+            log.error("%s: %s", report.server.name, report.error)
+            world.screen.problem(f"{report.server.name}: {report.error}")
         log.info("%s", final_status_line(report, hostname), extra=ALWAYS)
         notifier.tell(report)
 
@@ -5636,7 +5614,7 @@ def dry_run(
     lines: dict[str, list[str]] = {}
 
     def act(turn: Turn) -> Report:
-        report = Report(turn.server.provider, turn.server.name, turn.server.id, success=True)
+        report = Report(turn.server, success=True)
         try:
             lines[turn.server.source] = describe_plan(turn)
         except SnapshotsError as error:
@@ -5654,7 +5632,7 @@ def dry_run(
         for line in lines.get(entry.source, []):
             world.screen.out(line)
         if not report.success:
-            world.screen.problem(f"{report.server_name}: {report.error}")
+            world.screen.problem(f"{report.server.name}: {report.error}")
     world.screen.out(summary_line(reports, 0) + " (dry run: nothing was changed)")
     return exit_status(reports)
 

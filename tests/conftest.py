@@ -327,6 +327,11 @@ def outside(clock: snapshots.Clock) -> snapshots.World:
     return snapshots.World(clock, redact, snapshots.Screen(redact))
 
 
+def a_server(name: str, id: str = "1", provider: str = "hetzner") -> snapshots.Server:
+    """A server as its file tells of it, for what needs no more than its name."""
+    return snapshots.Server(provider, id, name, retain=2, credentials=())
+
+
 def real_account(project: Project, owner: Account) -> snapshots.Account:
     """What the turns of an account share, with the real clock."""
     settings = snapshots.load_settings(project.write_config(), required=True)

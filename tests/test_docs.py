@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import a_server
 from tools.damages import DAMAGES, Damage
 
 import snapshots
@@ -147,9 +148,7 @@ def test_readme_names_every_top_key() -> None:
 
 def report(success: bool = True) -> snapshots.Report:
     return snapshots.Report(
-        provider="hetzner",
-        server_name="web",
-        server_id="12345678",
+        a_server("web", "12345678"),
         success=success,
         snapshot_name="web-20260301031500",
         total_snapshots=3,

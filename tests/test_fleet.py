@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 import fakes as fake
 import pytest
-from conftest import Project, Result, outside
+from conftest import Project, Result, a_server, outside
 from fakes import (
     Account,
     FakeCloud,
@@ -937,7 +937,7 @@ def test_where_a_slot_was_freed_what_is_left_is_counted_though_nothing_answered(
         assert turn.total is None
         turn.replaced_at = turn.began
         text = snapshots.count_what_is_left(turn, "nobody there", reachable=False)
-        return snapshots.Report("contabo", str(turn), "1", success=False, error=text)
+        return snapshots.Report(turn.server, success=False, error=text)
 
     (report,) = run_fleet(project, act)
     left = "the server has 2 snapshots" if nights else "THIS SERVER NOW HAS NO SNAPSHOT AT ALL"
@@ -1212,7 +1212,7 @@ def test_the_exit_status_says_how_many_have_failed(
     successes: int, failures: int, code: int
 ) -> None:
     reports = [
-        snapshots.Report("hetzner", "web", "1", success=well)
+        snapshots.Report(a_server("web"), success=well)
         for well in [True] * successes + [False] * failures
     ]
     assert snapshots.exit_status(reports) == code
@@ -1246,7 +1246,7 @@ def test_the_line_of_progress_counts_all_and_names_the_one_that_takes_longest(
     fleet = snapshots.Fleet(world, settings, lambda report: None)
     assert snapshots.progress_line(fleet) == "0 done, 0 running, 0 waiting, 0 failed, 0 s"
     for index, success in enumerate([True, False, False, True, False]):
-        fleet.reports[index] = snapshots.Report("hetzner", "x", "1", success=success)
+        fleet.reports[index] = snapshots.Report(a_server("x"), success=success)
     project.clock.advance(100)
     for index in (7, 8):
         server = servers[index]
@@ -1280,10 +1280,10 @@ def test_a_turn_that_does_not_heed_a_stop_is_reported_without_it(project: Projec
         else:
             with deaf:
                 deaf.wait(1000)
-        return snapshots.Report("hetzner", turn.server.name, turn.server.id, success=True)
+        return snapshots.Report(turn.server, success=True)
 
     def listen(report: snapshots.Report) -> None:
-        heard.append((report.server_name, report.success, clock.elapsed))
+        heard.append((report.server.name, report.success, clock.elapsed))
 
     reports = snapshots.Fleet(world, settings, listen).run(servers, act)
     assert clock.elapsed == pytest.approx(15)
@@ -1309,9 +1309,7 @@ def test_a_turn_that_does_not_heed_a_stop_is_reported_without_it(project: Projec
 )
 def test_the_line_of_a_turn_says_how_it_ended(success: bool, line: str) -> None:
     report = snapshots.Report(
-        "hetzner",
-        "web",
-        "1",
+        a_server("web"),
         success=success,
         snapshot_name="web-1",
         total_snapshots=3,
@@ -1321,7 +1319,7 @@ def test_the_line_of_a_turn_says_how_it_ended(success: bool, line: str) -> None:
 
 
 def test_a_bar_in_a_name_does_not_make_a_field_of_its_own() -> None:
-    report = snapshots.Report("hetzner", "a|b | c", "1", success=True, snapshot_name="a|b-x")
+    report = snapshots.Report(a_server("a|b | c"), success=True, snapshot_name="a|b-x")
     fields = snapshots.final_status_line(report, "host|name").split(" | ")
     assert len(fields) == 9
     assert (fields[3], fields[5], fields[7]) == ("a/b / c", "host/name", "a/b-x")

@@ -22,7 +22,7 @@ from typing import Any, Optional
 import fakes as fake
 import pytest
 import trustme
-from conftest import Project, Result, forms_of
+from conftest import Project, Result, a_server, forms_of
 from fakes.mail import HttpsServer, MailServer
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -355,7 +355,7 @@ def a_report(success: bool = True, **more: Any) -> snapshots.Report:
         **more,
     }
     name = fields.pop("server_name", "my_server")
-    return snapshots.Report("hetzner", name, "11", success=success, **fields)
+    return snapshots.Report(a_server(name, "11"), success=success, **fields)
 
 
 def telegram_section(**more: Any) -> TelegramSection:
@@ -486,7 +486,7 @@ def test_a_thousand_failures_in_one_message_are_cut_but_counted() -> None:
 def test_joined_messages_name_the_servers_that_failed() -> None:
     reports = [a_report(server_name="good"), a_report(False, server_name="bad", error="no room")]
     joined = snapshots.joined([*reports, a_report(server_name="fine", warnings=("the brake",))])
-    assert (joined.success, joined.server_name) == (False, "3 servers (1 failed)")
+    assert (joined.success, joined.server.name) == (False, "3 servers (1 failed)")
     assert joined.error == "bad: no room"
     assert joined.warnings == ("fine: the brake",)
 
