@@ -4557,6 +4557,7 @@ class Turn:
         self.room_seen = 0  # what the fleet knew of freed room before the last create
         self.grows = True  # will there be one snapshot more after this turn?
         self.settled = False  # the create has been taken on, or waits for a busy server
+        self.delete_sent = False  # from then on nobody can say that nothing was pruned
 
     def __str__(self) -> str:
         return self.server.name
@@ -4633,9 +4634,7 @@ def have_taken_on(turn: Turn) -> Ticket:
                 if found is not None:
                     return found
                 if lost is not None:
-                    raise TurnError(
-                        f"{error}; it was not carried out, twice; nothing was pruned"
-                    ) from None
+                    raise TurnError(f"{error}; it was not carried out, twice") from None
                 lost = error
                 turn.say("it was not carried out; asking once more")
                 continue
@@ -4650,7 +4649,7 @@ def have_taken_on(turn: Turn) -> Ticket:
                 if clock.monotonic() + pause > deadline:
                     raise TurnError(
                         f"{error}; the server was busy for all of {span(patience)}"
-                        " ([TIMING] snapshot_creation_timeout); nothing was pruned"
+                        " ([TIMING] snapshot_creation_timeout)"
                     ) from None
                 if busy_for == 1:
                     turn.say("the server is busy (%s); waiting until it is free", error)
@@ -4734,8 +4733,8 @@ def look_for_late(turn: Turn, lost: ApiError, refusal: ApiError) -> Optional[Tic
 def outcome_unknown(turn: Turn, lost: ApiError) -> TurnError:
     """A create may have been carried out or not, and no look has shown which."""
     return TurnError(
-        f"{lost}; outcome unknown: the snapshot {turn.name} may or may not appear;"
-        " nothing was pruned (the next run puts it right)"
+        f"{lost}; outcome unknown: the snapshot {turn.name} may or may not appear"
+        " (the next run puts it right)"
     )
 
 
@@ -4753,9 +4752,7 @@ def wait_until_done(turn: Turn, ticket: Ticket) -> Ticket:
 
     progress = turn.account.wait_until_done(ticket, clock.monotonic() + timeout, tell)
     if progress.state is State.FAILED:
-        raise TurnError(
-            f"creating snapshot {turn.name} failed: {progress.reason}; nothing was pruned"
-        )
+        raise TurnError(f"creating snapshot {turn.name} failed: {progress.reason}")
     if progress.state is State.RUNNING:
         raise overdue(turn)
     return (
@@ -4769,7 +4766,7 @@ def overdue(turn: Turn) -> TurnError:
     return TurnError(
         f"snapshot {turn.name} is still not finished after {span(timeout)}"
         f" ([TIMING] snapshot_creation_timeout = {timeout:g}; {turn.provider.duration_rule});"
-        f" {turn.provider.title} may still finish it; nothing was pruned"
+        f" {turn.provider.title} may still finish it"
     )
 
 
@@ -4799,10 +4796,7 @@ def verify(turn: Turn, ticket: Ticket) -> tuple[Snapshot, ...]:
                 )
             return listing
         if new is not None and new.state != "creating":
-            raise TurnError(
-                f"snapshot {turn.name} (id {new.id}) cannot be used: it is {new.state};"
-                " nothing was pruned"
-            )
+            raise TurnError(f"snapshot {turn.name} (id {new.id}) cannot be used: it is {new.state}")
         attempt += 1
         left = until - clock.monotonic()
         if left <= 0:
@@ -4810,8 +4804,7 @@ def verify(turn: Turn, ticket: Ticket) -> tuple[Snapshot, ...]:
                 raise overdue(turn)
             what = "is still being created" if new is not None else "is not yet in the listing"
             raise TurnError(
-                f"snapshot {turn.name} was reported done, but {what} after"
-                f" {span(LAG_SECONDS)}; nothing was pruned"
+                f"snapshot {turn.name} was reported done, but {what} after {span(LAG_SECONDS)}"
             )
         turn.world.pause(min(timing.poll_interval * attempt, MAX_POLL_SECONDS, left))
 
@@ -4829,8 +4822,7 @@ def find_new(turn: Turn, ticket: Ticket, listing: Iterable[Snapshot]) -> Optiona
             if snapshot.id == ticket.snapshot_id:
                 if snapshot.name != turn.name:
                     raise TurnError(
-                        f"snapshot {snapshot.id} is listed under another name than {turn.name};"
-                        " nothing was pruned"
+                        f"snapshot {snapshot.id} is listed under another name than {turn.name}"
                     )
                 return snapshot
         elif snapshot.name == turn.name:
@@ -4855,6 +4847,7 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
     gone: dict[str, Snapshot] = {}
     for snapshot in plan.delete:
         turn.world.check()
+        turn.delete_sent = True
         try:
             was_there = turn.account.delete(snapshot)
         except ApiError as error:
@@ -4964,7 +4957,7 @@ def wait_for_room(turn: Turn, error: ApiError) -> None:
     raise TurnError(
         f"{error}; this project holds {held}; the limit counts all projects of the customer"
         " (delete snapshots, lower retain_last_snapshots, or ask for a higher limit at"
-        " https://console.hetzner.cloud/limits); nothing was pruned"
+        " https://console.hetzner.cloud/limits)"
     )
 
 
@@ -5000,30 +4993,29 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
         wanted = "all" if retain is None else str(retain)
         raise TurnError(
             f"{error}; retain_last_snapshots is {wanted}, but the plan has {counted(slots, 'slot')}"
-            f" (set it to {max(slots - 1, 1)}{', with replace_when_full' if slots == 1 else ''});"
-            " nothing was pruned"
+            f" (set it to {max(slots - 1, 1)}{', with replace_when_full' if slots == 1 else ''})"
         )
     if slots is not None and len(listing) < slots:
         raise TurnError(
             f"{error}; {counted(slots - len(listing), 'slot')} of {slots} counted as used, but not"
-            " listed: a deletion or another snapshot is not through yet (run again later);"
-            " nothing was pruned"
+            " listed: a deletion or another snapshot has not completed (run again later)"
         )
     if not plan.delete:
         raise TurnError(
             f"{error}; {counted(others, 'slot')} of {slots or len(listing)} held by snapshots that"
-            " this tool did not make or may not delete (delete one by hand); nothing was pruned"
+            " this tool did not make or may not delete (delete one by hand)"
         )
     oldest = plan.delete[0]
     if not turn.server.replace_when_full:
         raise TurnError(
             f"{error}; all slots are full (set replace_when_full to true in {turn.server.source}"
             f" to have the oldest, {oldest.name}, deleted first; the risk: if the new snapshot then"
-            f" fails, {counted(len(ours) - 1, 'older one')} remain); nothing was pruned"
+            f" fails, {counted(len(ours) - 1, 'older one')} remain)"
         )
     turn.world.check()
     text = f"all slots are full: deleting {oldest.name} (id {oldest.id}) before the new one"
     turn.warn(text, expected=True)
+    turn.delete_sent = True
     if turn.account.delete(oldest):
         turn.deleted.append(oldest.name or oldest.id)
     turn.replaced, turn.replaced_at = oldest, clock.monotonic()
@@ -5043,6 +5035,8 @@ def take_turn(turn: Turn) -> Report:
         error_text = f"{error}{may}; nothing more was deleted"
     except SnapshotsError as error:
         error_text = str(error)
+        if isinstance(error, TurnError) and not turn.delete_sent:
+            error_text += "; nothing was pruned"
         in_vain = (Outcome.NOT_SENT, Outcome.RATE_LIMITED)
         reachable = not (isinstance(error, ApiError) and error.outcome in in_vain)
     except Exception as error:  # noqa: BLE001  (a bug costs one server its turn, not the run)
@@ -5234,7 +5228,7 @@ class Fleet:
             self.world.clock.start(lambda: go(act), f"turn-{index}")
         except RuntimeError as error:  # the machine allows no more threads
             reason = f"{error} (lower [TIMING] max_parallel, or allow this user more processes)"
-            report = self._failed(server, f"its turn could not begin: {reason}")
+            report = self._failed(server, f"could not be started: {reason}")
             go(lambda turn: report)
 
     def _finish(self, index: int, report: Report) -> None:
@@ -5258,7 +5252,7 @@ class Fleet:
         if self.world.stopping:
             return f"{self.world.stopping} before its turn"
         limit = self.settings.timing.run_timeout
-        return f"its turn could not begin within {span(limit)} ([TIMING] run_timeout = {limit:g})"
+        return f"was not started within {span(limit)} ([TIMING] run_timeout = {limit:g})"
 
     def patience(self, turn: Turn) -> float:
         """How long a turn may wait for others before a listing. Not at the cost of those that

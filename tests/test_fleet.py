@@ -547,7 +547,7 @@ def test_a_machine_out_of_threads_costs_the_servers_that_got_none_alone(project:
         "FAILURE",
         "SUCCESS",
     ]
-    assert "s2: its turn could not begin: can't start new thread (lower [TIMING]" in result.err
+    assert "s2: could not be started: can't start new thread (lower [TIMING]" in result.err
     assert [len(project.own(server)) for server in servers] == [1, 0, 1]
 
 
@@ -1232,7 +1232,7 @@ def test_no_turn_begins_at_the_end_of_the_run_or_later(
     result = project.run()
     assert len(project.cloud.created) == begun
     assert result.code == (0 if begun == 2 else 2)
-    assert ("its turn could not begin within 1 min 40 s" in result.err) is (begun == 1)
+    assert ("was not started within 1 min 40 s" in result.err) is (begun == 1)
 
 
 def test_the_line_of_progress_counts_all_and_names_the_one_that_takes_longest(
