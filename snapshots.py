@@ -4243,7 +4243,7 @@ class Sender:
                 return
             except DeliveryError as error:
                 if error.simpler and len(versions) > 1:
-                    name = report.server_name
+                    name = report.server.name
                     log.warning("%s: cannot %s: %s; sending a simpler version", name, doing, error)
                     versions, tries = versions[1:], max(tries, attempt + 1)
                     continue
