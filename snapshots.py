@@ -33,6 +33,7 @@ import email.message
 import email.policy
 import email.utils
 import enum
+import errno
 import functools
 import html
 import http.client
@@ -47,6 +48,7 @@ import math
 import os
 import random
 import re
+import selectors
 import signal
 import smtplib
 import socket
@@ -57,7 +59,7 @@ import time
 import traceback
 import unicodedata
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -2147,7 +2149,7 @@ def moment_of(value: Any) -> Optional[datetime]:
 
 # --- one request, bounded in time and size ---
 
-_sending = threading.local()  # has this thread's request begun to leave us?
+_sending = threading.local()  # what is known of this thread's request; see `send`
 
 
 class TimedReader(io.RawIOBase):
@@ -2183,46 +2185,154 @@ class TimedResponse(http.client.HTTPResponse):
         self.fp = io.BufferedReader(TimedReader(raw, sock))
 
 
-class NotesSending:
-    """Notes when the first byte of a request leaves, to tell 'not sent' from 'lost' for sure."""
+HEAD_START_SECONDS = 0.25  # RFC 8305's "connection attempt delay"
+IDLE_SECONDS = 1.0  # a connection that has been idle for longer may be dead without our knowing
 
-    sock: Any
 
-    def connect(self) -> None:
+def addresses_of(host: str, port: int) -> list[Any]:
+    """What getaddrinfo says of a host, in the order of preference. Raises OSError, UnicodeError."""
+    return socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+
+
+def connect_first(
+    addresses: Iterable[Any],
+    timeout_seconds: float,
+    avoid: Collection[Any] = (),
+    options: Iterable[Any] = (),
+) -> socket.socket:
+    """A connection to the first of these addresses that takes one, all within the timeout.
+
+    As RFC 8305 has it: who has not answered after a moment gets the next one as a competitor,
+    so that an address that leads nowhere costs no more than that moment, and a slow one is still
+    waited for. avoid: addresses that get their chance in the last half of the time.
+    The socket's timeout is the one given. Raises OSError with the reasons of all.
+    """
+    waiting = collections.deque(sorted(addresses, key=lambda item: item[4] in avoid))
+    deadline = time.monotonic() + timeout_seconds
+    next_at = -math.inf
+    reasons: dict[str, OSError] = {}
+
+    def begin(family: int, kind: int, protocol: int, _name: str, address: Any) -> None:
+        sock = socket.socket(family, kind, protocol)
         try:
-            super().connect()  # type: ignore[misc]
-        finally:  # what a proxy was told to get here is not the request
-            _sending.begun = False
+            for option in options:
+                sock.setsockopt(*option)
+            sock.setblocking(False)
+            number = sock.connect_ex(address)
+            if number not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
+                raise OSError(number, os.strerror(number))
+            attempts.register(sock, selectors.EVENT_WRITE)
+        except BaseException:
+            sock.close()
+            raise
 
-    def send(self, data: Any) -> None:
-        if self.sock is None:
-            self.connect()
-        _sending.begun = True
-        super().send(data)  # type: ignore[misc]
+    with selectors.DefaultSelector() as attempts:
+        try:
+            while waiting or attempts.get_map():
+                now = time.monotonic()
+                if now >= deadline:
+                    reasons["timed out"] = socket.timeout(errno.ETIMEDOUT, "timed out")
+                    break
+                if waiting and (now >= next_at or not attempts.get_map()):
+                    try:
+                        begin(*waiting.popleft())
+                    except OSError as error:
+                        reasons[str(error.strerror)] = error
+                    else:
+                        is_last_resort = waiting and waiting[0][4] in avoid
+                        next_at = now + (
+                            (deadline - now) / 2 if is_last_resort else HEAD_START_SECONDS
+                        )
+                    continue
+                until = min(deadline, next_at) if waiting else deadline
+                for key, _ in attempts.select(until - now):
+                    sock: Any = key.fileobj
+                    attempts.unregister(sock)
+                    number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                    if number == 0:
+                        sock.settimeout(timeout_seconds)
+                        return sock  # type: ignore[no-any-return]
+                    sock.close()
+                    reasons[os.strerror(number)] = OSError(number, os.strerror(number))
+        finally:
+            for key in list(attempts.get_map().values()):
+                key.fileobj.close()  # type: ignore[union-attr]
+    if len(reasons) == 1:
+        raise next(iter(reasons.values()))
+    raise OSError(errno.EHOSTUNREACH, "; ".join(reasons) or "the host has no address")
 
 
-class TimedHTTPConnection(NotesSending, urllib3.connection.HTTPConnection):
-    """http, timed."""
+def connect_to(host: str, port: int, timeout_seconds: float) -> socket.socket:
+    """A connection to a host, whichever of its addresses answers; its timeout is the one given.
 
-    response_class = TimedResponse
-
-
-class TimedHTTPSConnection(NotesSending, urllib3.connection.HTTPSConnection):
-    """https, timed."""
-
-    response_class = TimedResponse
+    Raises OSError (socket.gaierror, socket.timeout) or UnicodeError.
+    """
+    return connect_first(addresses_of(host, port), timeout_seconds)
 
 
-class TimedHTTPPool(urllib3.HTTPConnectionPool):
-    """A pool of http connections, timed."""
+def timed(pool: Any) -> Any:
+    """A class of urllib3's connection pools, made to keep to our times and to note what it does.
 
-    ConnectionCls = TimedHTTPConnection
+    An answer has to be complete in time; an address that leads nowhere costs little of it; what
+    must not be sent twice does not go out on a connection that has been idle; and whether the
+    first byte of a request has left tells "not sent" from "lost" for sure.
+    """
+    failed: set[Any] = set()  # addresses that took a connection, but no request could follow
 
+    class Connection(pool.ConnectionCls):  # type: ignore[misc]
+        response_class = TimedResponse
 
-class TimedHTTPSPool(urllib3.HTTPSConnectionPool):
-    """A pool of https connections, timed."""
+        def _new_conn(self) -> Any:
+            if hasattr(self, "_socks_options"):  # PySocks does that itself
+                return super()._new_conn()
+            try:
+                addresses = addresses_of(self._dns_host, self.port)
+                deadline = time.monotonic() + self.timeout
+                options = self.socket_options or ()
+                sock = connect_first(addresses, self.timeout, failed, options)
+            except OSError as error:
+                raise urllib3.exceptions.NewConnectionError(self, "not connected") from error
+            self.address = sock.getpeername()
+            self.has_others = any(item[4] not in {self.address, *failed} for item in addresses)
+            left = (deadline - time.monotonic()) / (2 if self.has_others else 1)
+            sock.settimeout(max(left, 0.1))  # for a proxy's answer and the TLS handshake
+            return sock
 
-    ConnectionCls = TimedHTTPSConnection
+        def connect(self) -> None:
+            self.address, self.has_others = None, False
+            try:
+                super().connect()
+            except BaseException:
+                failed.add(self.address)
+                _sending.has_another_address = self.has_others
+                raise
+            finally:  # what a proxy was told to get here is not the request
+                _sending.begun = False
+
+        def send(self, data: Any) -> None:
+            if self.sock is None:
+                self.connect()
+            _sending.begun = True
+            super().send(data)
+
+    class Pool(pool):  # type: ignore[misc]
+        ConnectionCls = Connection
+        is_timed = True
+
+        def _get_conn(self, timeout: Optional[float] = None) -> Any:
+            connection = super()._get_conn(timeout)
+            idle_since = getattr(connection, "idle_since", math.inf)
+            if _sending.only_once and time.monotonic() - idle_since > IDLE_SECONDS:
+                connection.close()
+                return self._new_conn()
+            return connection
+
+        def _put_conn(self, connection: Any) -> None:
+            if connection is not None:
+                connection.idle_since = time.monotonic()
+            super()._put_conn(connection)
+
+    return Pool
 
 
 class TimedAdapter(requests.adapters.HTTPAdapter):
@@ -2231,13 +2341,19 @@ class TimedAdapter(requests.adapters.HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         parent: Any = super()  # typed in some versions of the stubs only
         parent.init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": TimedHTTPPool, "https": TimedHTTPSPool}
+        self._make_timed(self.poolmanager)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         parent: Any = super()
         manager = parent.proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = {"http": TimedHTTPPool, "https": TimedHTTPSPool}
+        self._make_timed(manager)
         return manager
+
+    @staticmethod
+    def _make_timed(manager: Any) -> None:
+        pools = manager.pool_classes_by_scheme
+        if not all(hasattr(pool, "is_timed") for pool in pools.values()):
+            manager.pool_classes_by_scheme = {scheme: timed(pools[scheme]) for scheme in pools}
 
 
 class NoAuth(requests.auth.AuthBase):
@@ -2309,39 +2425,52 @@ def network_reason(error: BaseException) -> str:
 def send(
     session: requests.Session, method: str, url: str, timeout: float, **options: Any
 ) -> Union[Answer, Trouble]:
-    """One request and its whole answer within timeout seconds, or how it went wrong.
+    """One request and its answer, or how it went wrong.
 
-    Whatever requests raises is judged by one fact: had a byte of the request left us?
+    timeout: seconds to get connected (to whichever address of the host), and as many again for
+    the whole answer. Whatever requests raises is judged by one fact: had a byte of the request
+    left us?
     """
-    _sending.begun = False
-    try:
-        with session.request(
-            method,
-            url,
-            timeout=urllib3.Timeout(total=timeout),  # type: ignore[arg-type]
-            stream=True,
-            allow_redirects=False,
-            **options,
-        ) as response:
-            body = io.BytesIO()
-            while body.tell() <= MAX_ANSWER_BYTES:
-                chunk = response.raw.read(65536, decode_content=True)
-                if not chunk:
-                    headers = {name.lower(): value for name, value in response.headers.items()}
-                    return Answer(response.status_code, headers, body.getvalue())
-                body.write(chunk)
-            return Trouble(Outcome.LOST, f"its answer is larger than {MAX_ANSWER_BYTES} bytes")
-    except (
-        requests.exceptions.RequestException,
-        urllib3.exceptions.HTTPError,
-        http.client.HTTPException,
-        OSError,
-        ValueError,  # a header that is no header, an answer that is no number
-    ) as error:
-        reason = network_reason(error)
-        if reason.startswith("its certificate"):
-            return Trouble(Outcome.UNTRUSTED, reason)
-        return Trouble(Outcome.LOST if _sending.begun else Outcome.NOT_SENT, reason)
+    deadline = time.monotonic() + timeout
+    _sending.only_once = method == "POST"
+    while True:
+        _sending.begun = _sending.has_another_address = False
+        to_connect = max(deadline - time.monotonic(), 0.1)
+        try:
+            with session.request(
+                method,
+                url,
+                timeout=urllib3.Timeout(connect=to_connect, read=timeout),  # type: ignore[arg-type]
+                stream=True,
+                allow_redirects=False,
+                **options,
+            ) as response:
+                return read_answer(response)
+        except (
+            requests.exceptions.RequestException,
+            urllib3.exceptions.HTTPError,
+            http.client.HTTPException,
+            OSError,
+            ValueError,  # a header that is no header, an answer that is no number
+        ) as error:
+            if _sending.has_another_address and time.monotonic() < deadline:
+                continue
+            reason = network_reason(error)
+            if reason.startswith("its certificate"):
+                return Trouble(Outcome.UNTRUSTED, reason)
+            return Trouble(Outcome.LOST if _sending.begun else Outcome.NOT_SENT, reason)
+
+
+def read_answer(response: requests.Response) -> Union[Answer, Trouble]:
+    """The whole answer, unless it is too large."""
+    body = io.BytesIO()
+    while body.tell() <= MAX_ANSWER_BYTES:
+        chunk = response.raw.read(65536, decode_content=True)
+        if not chunk:
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return Answer(response.status_code, headers, body.getvalue())
+        body.write(chunk)
+    return Trouble(Outcome.LOST, f"its answer is larger than {MAX_ANSWER_BYTES} bytes")
 
 
 # --- an account's pace ---

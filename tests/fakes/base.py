@@ -326,6 +326,11 @@ def stall(seconds: float, act: bool = False) -> Fault:
     return Fault("stall", act, seconds=seconds)
 
 
+def slow(seconds: float) -> Fault:
+    """Do what is asked, and answer so many real seconds later."""
+    return Fault("slow", True, seconds=seconds)
+
+
 def huge(bytes_total: int, act: bool = False) -> Fault:
     """Answer this many bytes of JSON."""
     return Fault("huge", act, size=bytes_total)

@@ -29,6 +29,7 @@ import heapq
 import http.client
 import itertools
 import json
+import math
 import os
 import signal
 import socket
@@ -118,6 +119,7 @@ class FakeCloud:
         self.ignore_filters = False
         self.slot_lingers_seconds = 0.0
         self.telegram_pace = False
+        self.idle_seconds = math.inf  # a connection idle for longer (real time) is reset when used
         # What happened.
         self.journal: list[Request] = []
         self.problems: list[str] = []
@@ -737,6 +739,10 @@ class FakeCloud:
             elif fault.when == "body":
                 wire.send(head + body[: len(body) // 2])
             return wire.reset()
+        if kind == "slow":
+            self._stopping.wait(fault.seconds)
+            request.status = answer.status
+            return wire.answer(self, answer)
         if kind == "stall":
             self._stopping.wait(fault.seconds)
             return wire.end()
@@ -841,7 +847,10 @@ class Wire(socketserver.StreamRequestHandler):
                 pass
 
     def _one(self) -> bool:
+        idle_since = time.monotonic()
         words = self.rfile.readline(65537).decode("latin-1").split()
+        if time.monotonic() - idle_since > self.server.cloud.idle_seconds:
+            return self.reset()
         if len(words) != 3:
             return False
         headers: dict[str, str] = {}
