@@ -234,6 +234,7 @@ class Snapshot:
     state: str = "available"  # "available", "creating", or the provider's word for broken
     protected: bool = False
     expires: Optional[datetime] = None  # when the provider deletes it by itself
+    size_gb: Optional[float] = None  # as billed; None: the provider does not say
 
     @property
     def usable(self) -> bool:
@@ -280,16 +281,29 @@ class Sighting(enum.Enum):
 
 
 @dataclass(frozen=True)
+class Policy:
+    """What stays of a server's snapshots. A snapshot that any of these keeps stays."""
+
+    last: Optional[int]  # so many of the newest, at least 1; None: all
+    daily: int = 0  # the newest one of each of the last so many days that hold one, in UTC
+    weekly: int = 0  # the same of ISO weeks
+    monthly: int = 0
+    yearly: int = 0
+    within_days: int = 0  # all that are less than so many days older than the newest
+
+
+@dataclass(frozen=True)
 class Server:
     """One server file, checked."""
 
     provider: str  # a key of PROVIDERS
     id: str  # digits
     name: str
-    retain: Optional[int]  # how many snapshots of ours stay; None: all
+    policy: Policy
     credentials: tuple[str, ...] = field(repr=False)  # in the order of the provider's keys
     source: str = ""  # the file it stands in
     replace_when_full: bool = False
+    former_names: tuple[str, ...] = ()  # its snapshots under these names are its own as well
     destinations: tuple[Destination, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()  # what is allowed but worth a line of the log
     lacking: tuple[str, ...] = ()  # channels that somebody set up, but not so that they can work
@@ -319,7 +333,8 @@ class Report:
     snapshot_name: str = "none"
     snapshot_id: str = "none"
     total_snapshots: Optional[int] = None  # ours, after the prune; None: unknown
-    deleted: tuple[str, ...] = ()  # names
+    kept: tuple[tuple[Snapshot, tuple[str, ...]], ...] = ()  # newest first, with the reasons
+    deleted: tuple[Snapshot, ...] = ()
     warnings: tuple[str, ...] = ()
     error: str = ""
     seconds: float = 0.0
@@ -370,13 +385,14 @@ def is_named_like_ours(name: str, label: str) -> bool:
     return re.fullmatch(re.escape(label) + r"-[0-9]{14}", name) is not None
 
 
-def why_not_ours(snapshot: Snapshot, server_id: str, label: str) -> str:
-    """Why a snapshot is neither counted nor ever deleted; '' if it is ours."""
+def why_not_ours(snapshot: Snapshot, server_id: str, *labels: str) -> str:
+    """Why a snapshot is neither counted nor ever deleted; '' if it is ours. labels: what the
+    server's snapshots are named after, now and formerly."""
     if snapshot.server_id != server_id:
         return "not made from this server"
     if snapshot.name is None:
         return "its name is unreadable"
-    if not is_named_like_ours(snapshot.name, label):
+    if not any(is_named_like_ours(snapshot.name, label) for label in labels):
         return "not named as this tool names them"
     if snapshot.protected:
         return "delete-protected"
@@ -387,9 +403,9 @@ def why_not_ours(snapshot: Snapshot, server_id: str, label: str) -> str:
     return ""
 
 
-def owned(snapshots: Iterable[Snapshot], server_id: str, label: str) -> list[Snapshot]:
+def owned(snapshots: Iterable[Snapshot], server_id: str, *labels: str) -> list[Snapshot]:
     """Exactly the snapshots that this tool made from this server and may count and delete."""
-    return [s for s in snapshots if not why_not_ours(s, server_id, label)]
+    return [s for s in snapshots if not why_not_ours(s, server_id, *labels)]
 
 
 def age_key(snapshot: Snapshot) -> tuple[datetime, int, str]:
@@ -398,40 +414,104 @@ def age_key(snapshot: Snapshot) -> tuple[datetime, int, str]:
     return (snapshot.created, len(snapshot.id), snapshot.id)
 
 
+def total_gb(sizes: Iterable[Optional[float]]) -> str:
+    """'31.2', 'at least 31.2' where a size is not known, 'unknown' where none is."""
+    every = list(sizes)
+    known = [size for size in every if size is not None]
+    if every and not known:
+        return "unknown"
+    return f"{'' if len(known) == len(every) else 'at least '}{sum(known):.1f}"
+
+
+SLOT_OF: Mapping[str, Callable[[datetime], tuple[int, ...]]] = MappingProxyType(
+    {
+        "daily": lambda at: (at.year, at.month, at.day),
+        "weekly": lambda at: tuple(at.isocalendar()[:2]),  # 2024-12-30 is in week 1 of 2025
+        "monthly": lambda at: (at.year, at.month),
+        "yearly": lambda at: (at.year,),
+    }
+)
+
+
+def reasons_to_stay(moments: Sequence[datetime], policy: Policy) -> list[tuple[str, ...]]:
+    """The words for why each snapshot stays, () for one that does not; given when they were
+    created, the newest first, UTC.
+
+    As `restic forget` since 0.16: a slot (day, week, ...) counts only if it holds a snapshot, and
+    while a tier has places left the oldest snapshot stays, so that a history can grow long.
+    https://restic.readthedocs.io/en/stable/060_forget.html
+    """
+    found: list[list[str]] = [[] for _ in moments]
+    oldest: list[str] = []
+    for index, why in enumerate(found):
+        if policy.last is None or index < policy.last:
+            why.append("last")
+    for tier, slot_of in SLOT_OF.items():
+        left, taken = getattr(policy, tier), set()
+        for index, moment in enumerate(moments):
+            if not left:
+                break
+            if slot_of(moment) not in taken:
+                taken.add(slot_of(moment))
+                found[index].append(tier)
+                left -= 1
+            elif index == len(moments) - 1:
+                oldest.append(f"oldest (keep_{tier} has {counted(left, 'place')} left)")
+    for why, moment in zip(found, moments):
+        if policy.within_days and moments[0] - moment < timedelta(days=policy.within_days):
+            why.append("within")
+    if oldest:
+        found[-1] += oldest
+    return [tuple(why) for why in found]
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What retention decides, with the reason for each; the four parts are all of the input."""
+    """What retention decides, with the reasons for each; the three parts are all of the input."""
 
-    keep: tuple[tuple[Snapshot, str], ...]  # newest first
+    keep: tuple[tuple[Snapshot, tuple[str, ...]], ...]  # newest first
     delete: tuple[Snapshot, ...]  # oldest first, so that any part of it is safe
     postponed: tuple[Snapshot, ...]  # due as well, but over the brake
 
 
 def plan_retention(
     ours: Iterable[Snapshot],
-    retain: Optional[int],
+    policy: Policy,
     max_deletes: int,
     new_id: Optional[str] = None,
-    pending: int = 0,
+    pending: Optional[datetime] = None,
 ) -> Plan:
     """Decide what stays and what goes.
 
-    ours: snapshots with a date. retain: how many stay, at least 1; None keeps all.
+    ours: snapshots with a date. max_deletes: at most so many go at once, oldest first; the rest
+    is postponed.
     new_id: the snapshot just verified; it stays whatever its date says (provider clocks err).
-    pending: how many snapshots are about to be made and will count among those that stay.
-    max_deletes: at most so many go at once, oldest first; the rest is postponed.
-    Raises ValueError if retain is below 1.
+    pending: when one more is about to be made, which takes its places among those that stay.
+    Raises ValueError if the policy would keep nothing.
     """
-    if retain is not None and retain < 1:
+    if policy.last is not None and policy.last < 1:
         raise ValueError("retention would delete every snapshot")
     newest_first = sorted(ours, key=age_key, reverse=True)
     newest_first.sort(key=lambda s: s.id != new_id)  # stable: the new one first
-    stay = len(newest_first) if retain is None else max(retain - pending, 0)
-    reason = "all stay" if retain is None else f"among the newest {retain}"
-    keep = tuple((s, "the new one" if s.id == new_id else reason) for s in newest_first[:stay])
-    due = tuple(reversed(newest_first[stay:]))
+    moments = [s.created for s in newest_first if s.created is not None]
+    coming = [] if pending is None else [pending]
+    reasons = reasons_to_stay([*coming, *moments], policy)[len(coming) :]
+    if reasons and reasons[0]:
+        reasons[0] = ("newest", *reasons[0])
+    keep = tuple((s, why) for s, why in zip(newest_first, reasons) if why)
+    due = tuple(s for s, why in reversed(list(zip(newest_first, reasons))) if not why)
     brake = max(max_deletes, 0)
     return Plan(keep, due[:brake], due[brake:])
+
+
+def plan_in_words(plan: Plan) -> Iterator[tuple[Snapshot, str, tuple[str, ...]]]:
+    """Each snapshot's fate and the reasons for it, for people and programs alike."""
+    for snapshot, why in plan.keep:
+        yield snapshot, "stays", why
+    for snapshot in plan.delete:
+        yield snapshot, "next to go", ()
+    for snapshot in plan.postponed:
+        yield snapshot, "next to go", ("in a later run: max_deletes_per_run",)
 
 
 # === Configuration ============================================================================
@@ -760,6 +840,22 @@ def check_retain(value: Any) -> Optional[int]:
     raise ValueError(f'must be a whole number from 1 to {MAX_RETAIN}, or "all"')
 
 
+read_keep = read_count(0, MAX_RETAIN)
+
+
+def check_keep(value: Any) -> Any:
+    """How many days, weeks, ...: an integer of at least 0, or its digits."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return read_keep(text.strip() if isinstance(text, str) else "", Path())
+
+
+def check_former_names(value: Any) -> tuple[str, ...]:
+    """A list of names."""
+    if not isinstance(value, list):
+        raise ValueError('must be a list of names, as in ["old-name"]')
+    return tuple(check_name(name) for name in value)
+
+
 def check_chat_id(value: Any) -> str:
     """A Telegram chat: a number (groups are negative) or @name."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -825,6 +921,11 @@ class Retention:
     """[RETENTION]"""
 
     max_deletes_per_run: int = option(10, read_count(1, 100000))
+    keep_daily: int = option(0, read_keep, check_keep)
+    keep_weekly: int = option(0, read_keep, check_keep)
+    keep_monthly: int = option(0, read_keep, check_keep)
+    keep_yearly: int = option(0, read_keep, check_keep)
+    keep_within_days: int = option(0, read_keep, check_keep)
 
 
 @dataclass(frozen=True)
@@ -1305,7 +1406,15 @@ def load_server(path: Path, settings: Settings) -> tuple[Server, tuple[str, ...]
     server_id = fields.take("id", check_id, "", required=True)
     name = fields.take("name", check_name, "", required=True)
     unset: Optional[int] = None
-    retain = fields.take("retain_last_snapshots", check_retain, unset, required=True)
+    last = fields.take("retain_last_snapshots", check_retain, unset, required=True)
+    tiers = {
+        key.name: fields.take(key.name, check_keep, getattr(settings.retention, key.name))
+        for key in dataclasses.fields(settings.retention)
+        if key.metadata["own"]
+    }
+    policy = Policy(last, **{key[len("keep_") :]: count for key, count in tiers.items()})
+    nobody: tuple[str, ...] = ()
+    former_names = fields.take("former_names", check_former_names, nobody)
     credentials: list[SecretText] = []
     for key in CREDENTIAL_KEYS[provider]:
         read = read_token if key in ("api_token", "client_id") else read_password
@@ -1327,7 +1436,8 @@ def load_server(path: Path, settings: Settings) -> tuple[Server, tuple[str, ...]
         raise ConfigError(problems)
     inherited = (settings.telegram.bot_token, settings.webhook.url)
     secrets = [v for v in (telegram.bot_token, webhook.url) if v not in inherited] + credentials
-    warnings = open_to_others(path) if any(v and v.literal for v in secrets) else ()
+    warnings = [*open_to_others(path)] if any(v and v.literal for v in secrets) else []
+    warnings += [f"{path}: {problem}" for problem in ineffective_rules(policy, provider)]
     channels = channels_of([telegram, webhook, smtp])
     notes = channels.unused
     if webhook.enabled and webhook.url not in inherited and in_the_clear(webhook.url):
@@ -1336,15 +1446,37 @@ def load_server(path: Path, settings: Settings) -> tuple[Server, tuple[str, ...]
         provider,
         server_id,
         name,
-        retain,
+        policy,
         tuple(credentials),
         str(path),
         replace_when_full,
+        former_names,
         channels.destinations,
         notes,
         channels.lacking,
     )
     return server, tuple(warnings)
+
+
+CONTABO_KEEPS_DAYS = 30
+DAYS_OF = MappingProxyType({"daily": 1, "weekly": 7, "monthly": 31, "yearly": 366})
+
+
+def ineffective_rules(policy: Policy, provider: str) -> Iterator[str]:
+    """Rules that cannot do what they say, and why."""
+    for tier in (*SLOT_OF, "within_days"):
+        number = getattr(policy, tier)
+        reach = number if tier == "within_days" else (number - 1) * DAYS_OF[tier] + 1
+        if number and policy.last is None:
+            yield (
+                f'keep_{tier} has no effect: retain_last_snapshots is "all", so that everything'
+                f" stays (set keep_{tier} to 0 here, or retain_last_snapshots to a number)"
+            )
+        elif provider == "contabo" and reach > CONTABO_KEEPS_DAYS:
+            yield (
+                f"keep_{tier} = {number} has no effect beyond {CONTABO_KEEPS_DAYS} days: Contabo"
+                " deletes each snapshot at that age by itself (lower it)"
+            )
 
 
 def everywhere(settings: Settings) -> tuple[Destination, ...]:
@@ -2913,6 +3045,11 @@ def name_of(item: Mapping[str, Any], key: str) -> Optional[str]:
     return value if isinstance(value, str) and len(value) <= 10_000 else None
 
 
+def size_of(value: Any) -> Optional[float]:
+    """A size in GB, or None where the provider sent null or something else."""
+    return float(value) if type(value) in (int, float) and 0 <= value < 1e9 else None
+
+
 def flag_of(item: Any, *path: str) -> bool:
     """True at a path; anything but a clear False counts as True (it is about protection)."""
     try:
@@ -3126,7 +3263,11 @@ class DigitalOcean:
     @staticmethod
     def _snapshot(item_id: str, item: Mapping[str, Any], server_id: Optional[str]) -> Snapshot:
         return Snapshot(
-            item_id, name_of(item, "name"), moment_of(item.get("created_at")), server_id
+            item_id,
+            name_of(item, "name"),
+            moment_of(item.get("created_at")),
+            server_id,
+            size_gb=size_of(item.get("size_gigabytes")),
         )
 
     def delete(self, snapshot: Snapshot) -> bool:
@@ -3315,6 +3456,7 @@ class Hetzner:
             str(server_id) if type(server_id) is int else None,
             state=str(item.get("status")),
             protected=flag_of(item, "protection", "delete"),
+            size_gb=size_of(item.get("image_size")),
         )
 
     def delete(self, snapshot: Snapshot) -> bool:
@@ -3918,7 +4060,10 @@ def values_of(report: Report, hostname: str) -> dict[str, str]:
         "timestamp": clock_time(report.ended),
         "error": report.error,
         "duration": span(report.seconds),
-        "deleted_snapshots": ", ".join(report.deleted) or "none",
+        "deleted_snapshots": ", ".join(s.name or s.id for s in report.deleted) or "none",
+        "freed_gb": total_gb(s.size_gb for s in report.deleted),
+        "kept_reasons": "; ".join(f"{s.name}: {', '.join(why)}" for s, why in report.kept)
+        or "none",
         "warnings": "; ".join(report.warnings) or "none",
     }
 
@@ -4495,7 +4640,8 @@ def joined(reports: Sequence[Report]) -> Report:
         snapshot_name="several",
         snapshot_id="several",
         total_snapshots=None,
-        deleted=tuple(name for report in reports for name in report.deleted),
+        kept=tuple(kept for report in reports for kept in report.kept),
+        deleted=tuple(snapshot for report in reports for snapshot in report.deleted),
         warnings=tuple(f"{r.server.name}: {w}" for r in reports for w in r.warnings),
         error="; ".join(lines) or f"servers: {names}",
         seconds=max(report.seconds for report in reports),
@@ -4657,7 +4803,6 @@ LAG_SECONDS = 120.0  # how long a listing may lag behind, and a freed slot may s
 LOST_SECONDS = 30.0  # how long a create without an answer is looked for
 LOST_INTERVAL_SECONDS = 5.0
 CLOCK_TOLERANCE_SECONDS = 5.0  # between the provider's Date header and its timestamps
-CONTABO_KEEPS_DAYS = 30
 CONTABO_OLD_DAYS = 25
 
 
@@ -4674,9 +4819,11 @@ class Turn:
         self.asked = self.began  # monotonic: when the create went out that was not refused
         self.moved = self.began  # monotonic: when it last came forward on its way to the create
         self.label = self.provider.label(server.name)
+        self.labels = (self.label, *map(self.provider.label, server.former_names))
         self.name = snapshot_name(self.label, world.clock.now())
         self.warnings: list[str] = []
-        self.deleted: list[str] = []
+        self.kept: tuple[tuple[Snapshot, tuple[str, ...]], ...] = ()
+        self.deleted: list[Snapshot] = []
         self.verified: Optional[Snapshot] = None
         self.total: Optional[int] = None
         self.doing = "creating"
@@ -4715,7 +4862,12 @@ class Turn:
 
     def owned(self, listing: Iterable[Snapshot]) -> list[Snapshot]:
         """This server's own snapshots in a listing."""
-        return owned(listing, self.server.id, self.label)
+        return owned(listing, self.server.id, *self.labels)
+
+    def plan_before(self, listing: Iterable[Snapshot], max_deletes: int) -> Plan:
+        """What retention will decide once this turn's snapshot is there, if that is soon."""
+        now = self.world.clock.now()
+        return plan_retention(self.owned(listing), self.server.policy, max_deletes, pending=now)
 
 
 def rotate(turn: Turn) -> None:
@@ -4804,7 +4956,7 @@ def grows(turn: Turn) -> bool:
     listing = turn.account.some_listing(turn.server.id)
     if listing is None:
         return True
-    return not plan_retention(turn.owned(listing), turn.server.retain, 1, pending=1).delete
+    return not turn.plan_before(listing, 1).delete
 
 
 def look_once(turn: Turn, lost: ApiError) -> Union[Ticket, Sighting]:
@@ -4970,8 +5122,10 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
     ours = turn.owned(listing)
     brake = turn.settings.retention.max_deletes_per_run
     budget = brake - (turn.replaced is not None)  # a slot freed for the new one counts as well
-    plan = plan_retention(ours, turn.server.retain, budget, turn.verified.id)
-    turn.total = len(ours)
+    plan = plan_retention(ours, turn.server.policy, budget, turn.verified.id)
+    turn.total, turn.kept = len(ours), plan.keep
+    for snapshot, why in plan.keep:
+        turn.say("%s stays: %s", snapshot.name, ", ".join(why))
     failures: list[str] = []
     gone: dict[str, Snapshot] = {}
     for snapshot in plan.delete:
@@ -4990,7 +5144,7 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
             turn.fleet.make_room()
             turn.total -= 1
             if was_there:
-                turn.deleted.append(snapshot.name or snapshot.id)
+                turn.deleted.append(snapshot)
             did = "deleted" if was_there else "already gone:"
             turn.say("%s snapshot %s (id %s)", did, snapshot.name, snapshot.id)
     if gone:
@@ -5022,7 +5176,7 @@ def confirm_deletes(turn: Turn, gone: Mapping[str, Snapshot]) -> list[str]:
     turn.total = (turn.total or 0) + len(left)
     for snapshot in left.values():
         with contextlib.suppress(ValueError):
-            turn.deleted.remove(snapshot.name or snapshot.id)
+            turn.deleted.remove(snapshot)
     names = ", ".join(f"{s.name} (id {s.id})" for s in left.values())
     return [f"{turn.provider.title} reports {names} as deleted, but still lists it"]
 
@@ -5047,7 +5201,7 @@ def warn_of_oddities(turn: Turn, listing: Iterable[Snapshot]) -> None:
         shown = f"snapshot {snapshot.id} ({snapshot.name})"
         if snapshot.name is None:
             turn.warn(f"snapshot {snapshot.id} has an unreadable name: left alone")
-        elif not is_named_like_ours(snapshot.name, turn.label):
+        elif not any(is_named_like_ours(snapshot.name, label) for label in turn.labels):
             continue
         elif not snapshot.usable:
             if snapshot.state != "creating":
@@ -5115,9 +5269,9 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
     turn.provider.check_server(turn.server.id)
     listing = turn.listing()
     ours = turn.owned(listing)
-    retain = turn.server.retain
+    retain = turn.server.policy.last
     others = len(listing) - len(ours)
-    plan = plan_retention(ours, retain, 1, pending=1)
+    plan = turn.plan_before(listing, 1)
     if slots is not None and (retain is None or retain > slots):
         wanted = "all" if retain is None else str(retain)
         raise TurnError(
@@ -5128,6 +5282,11 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
         raise TurnError(
             f"{error}; {counted(slots - len(listing), 'slot')} of {slots} counted as used, but not"
             " listed: a deletion or another snapshot has not completed (run again later)"
+        )
+    if not plan.delete and retain is not None and len(plan.keep) >= retain:
+        raise TurnError(
+            f"{error}; the keep_ rules keep all of {counted(len(ours), 'snapshot')} beside the new"
+            " one, and there is no slot for that (lower them)"
         )
     if not plan.delete:
         raise TurnError(
@@ -5146,7 +5305,7 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
     turn.warn(text, expected=True)
     turn.delete_sent = True
     if turn.account.delete(oldest):
-        turn.deleted.append(oldest.name or oldest.id)
+        turn.deleted.append(oldest)
     turn.replaced, turn.replaced_at = oldest, clock.monotonic()
 
 
@@ -5180,6 +5339,7 @@ def take_turn(turn: Turn) -> Report:
         snapshot_name=turn.verified.name or "none" if turn.verified else "none",
         snapshot_id=turn.verified.id if turn.verified else "none",
         total_snapshots=turn.total,
+        kept=turn.kept,
         deleted=tuple(turn.deleted),
         warnings=tuple(map(turn.world.redact.line, turn.warnings)),
         error=turn.world.redact.line(error_text, ERROR_LIMIT),
@@ -5210,26 +5370,15 @@ def describe_plan(turn: Turn) -> list[str]:
     """--dry-run: what a run would do, from reads alone, with the reason for each."""
     turn.provider.check_server(turn.server.id)
     listing = turn.listing()
-    plan = plan_retention(
-        turn.owned(listing),
-        turn.server.retain,
-        turn.settings.retention.max_deletes_per_run,
-        pending=1,
-    )
+    plan = turn.plan_before(listing, turn.settings.retention.max_deletes_per_run)
     shown = f"{turn.server.provider} {turn.server.id}"
     lines = [f"{turn}: would create {turn.name} ({shown})"]
-    lines += [f"{turn}: would keep {s.name} (id {s.id}): {why}" for s, why in plan.keep]
-    retain = turn.server.retain
-    lines += [
-        f"{turn}: would delete {s.name} (id {s.id}): beyond the newest {retain}"
-        for s in plan.delete
-    ]
-    lines += [
-        f"{turn}: would delete {s.name} (id {s.id}) in a later run: max_deletes_per_run"
-        for s in plan.postponed
-    ]
+    for snapshot, fate, reasons in plan_in_words(plan):
+        would = "keep" if fate == "stays" else "delete"
+        said = ", ".join(reasons) or "no rule keeps it"
+        lines.append(f"{turn}: would {would} {snapshot.name} (id {snapshot.id}): {said}")
     for snapshot in listing:
-        why = why_not_ours(snapshot, turn.server.id, turn.label)
+        why = why_not_ours(snapshot, turn.server.id, *turn.labels)
         if why and snapshot.server_id == turn.server.id:
             lines.append(f"{turn}: would leave {snapshot.name} (id {snapshot.id}): {why}")
     return lines

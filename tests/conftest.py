@@ -329,7 +329,7 @@ def outside(clock: snapshots.Clock) -> snapshots.World:
 
 def a_server(name: str, id: str = "1", provider: str = "hetzner") -> snapshots.Server:
     """A server as its file tells of it, for what needs no more than its name."""
-    return snapshots.Server(provider, id, name, retain=2, credentials=())
+    return snapshots.Server(provider, id, name, policy=snapshots.Policy(2), credentials=())
 
 
 def real_account(project: Project, owner: Account) -> snapshots.Account:

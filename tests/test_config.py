@@ -333,7 +333,8 @@ def refusals(tmp_path: Path, content: Any, top: str = "hetzner_cloud_server") ->
 
 def test_a_good_server_file_becomes_a_server(tmp_path: Path) -> None:
     server = load(tmp_path, {**GOOD, "provider": "hetzner"})
-    assert (server.provider, server.id, server.name, server.retain) == ("hetzner", "123", "web", 3)
+    assert (server.provider, server.id, server.name) == ("hetzner", "123", "web")
+    assert server.policy == snapshots.Policy(3)
     assert server.credentials == (TOKEN,)
     assert TOKEN not in repr(server)
 
@@ -351,7 +352,7 @@ def test_white_space_around_a_credential_is_no_part_of_it(tmp_path: Path, text: 
     [(1, 1), ("3", 3), (" 12 ", 12), ("all", None), ("ALL", None), (100000, 100000)],
 )
 def test_retention_is_a_count_digits_or_all(tmp_path: Path, value: Any, retain: int | None) -> None:
-    assert load(tmp_path, {**GOOD, "retain_last_snapshots": value}).retain == retain
+    assert load(tmp_path, {**GOOD, "retain_last_snapshots": value}).policy.last == retain
 
 
 @pytest.mark.parametrize(

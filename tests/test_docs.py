@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import textwrap
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +190,8 @@ def test_readme_mentions_no_key_that_does_not_exist() -> None:
     known = {key for keys in schema().values() for key in keys}
     known |= {key for keys in snapshots.CREDENTIAL_KEYS.values() for key in keys}
     known |= set(snapshots.TOP_KEYS) | set(snapshots.values_of(report(), "backup1"))
-    known |= {"retain_last_snapshots", "replace_when_full"}
-    known |= {"droplet_", "your_"}  # beginnings of words, called so
+    known |= {"retain_last_snapshots", "replace_when_full", "former_names"}
+    known |= {"droplet_", "your_", "keep_"}  # beginnings of words, called so
     text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
     mentioned = set(re.findall(r"`(?:[a-z]+\.)?([a-z]+_[a-z_]*)`", text))
     assert mentioned <= known
@@ -218,7 +218,7 @@ def test_retention_example_is_what_the_code_decides() -> None:
             assert new_name == "web-" + moment.strftime("%Y%m%d%H%M%S")
             cloud.append(new)
             ours = snapshots.owned(cloud, "1", "web")
-            gone = snapshots.plan_retention(ours, 3, 10, new.id).delete
+            gone = snapshots.plan_retention(ours, snapshots.Policy(3), 10, new.id).delete
             cloud = [s for s in cloud if s not in gone]
         assert deleted == (", ".join(str(s.name) for s in gone) or "-")
         newest_first = sorted(
@@ -226,6 +226,24 @@ def test_retention_example_is_what_the_code_decides() -> None:
         )
         assert left == ", ".join(s.created.strftime("%m-%d") for s in newest_first if s.created)
     assert by_hand in cloud
+
+
+@pytest.mark.proves("T1")
+def test_example_of_the_tiers_is_what_the_code_decides() -> None:
+    text = part("## Retention")
+    keys = dict(re.findall(r'`"(?:retain|keep)_([a-z]+)(?:_snapshots)?": ([0-9]+)`', text))
+    policy = snapshots.Policy(**{key: int(value) for key, value in keys.items()})
+    assert dataclasses.astuple(policy) == (2, 4, 3, 0, 3, 0)
+    held: list[snapshots.Snapshot] = []
+    moment = datetime(2026, 2, 12, 3, 15, tzinfo=timezone.utc)
+    while moment < datetime(2026, 3, 7, tzinfo=timezone.utc):
+        name = "web-" + moment.strftime("%Y%m%d%H%M%S")
+        held.append(snapshots.Snapshot(moment.strftime("%m%d"), name, moment, "1"))
+        plan = snapshots.plan_retention(held, policy, 10, held[-1].id)
+        held = [s for s in held if s not in plan.delete]
+        moment += timedelta(days=1)
+    rows = table(text[text.index("| Snapshot | Why it stays |") :])
+    assert rows == [[str(s.name), ", ".join(why)] for s, why in plan.keep]
 
 
 def test_two_rhythms_for_one_server_do_not_touch_each_other() -> None:
@@ -257,9 +275,9 @@ def test_built_in_payload_is_as_the_code_makes_it() -> None:
 def test_dry_run_example_uses_the_words_of_the_code() -> None:
     block = next(block for block in code_blocks("text") if "would create" in block)
     for line in block.splitlines():
-        for words in re.sub(r"^web: |web-[0-9]+|\(.*\)|[0-9]+|before-upgrade", "…", line).split(
-            "…"
-        ):
+        for words in re.sub(
+            r"^web: |web-[0-9]+|\(.*\)|[0-9]+|before-upgrade|, |: ", "…", line
+        ).split("…"):
             assert is_a_text_of_the_code(words), words
 
 

@@ -344,6 +344,11 @@ def test_entities_are_cut_with_their_text(
 # --- rendering: whole messages -----------------------------------------------------------------------
 
 
+def gone(name: str) -> snapshots.Snapshot:
+    """A snapshot that was deleted."""
+    return snapshots.Snapshot("1", name, None, "1", size_gb=1.5)
+
+
 def a_report(success: bool = True, **more: Any) -> snapshots.Report:
     fields: dict[str, Any] = {
         "snapshot_name": "my_server-20250601050000",
@@ -378,7 +383,7 @@ def displayed(body: dict[str, Any]) -> str:
 
 
 def test_every_variable_has_its_value() -> None:
-    report = a_report(False, deleted=("a", "b"), warnings=("the brake", "open file"))
+    report = a_report(False, deleted=(gone("a"), gone("b")), warnings=("the brake", "open file"))
     assert snapshots.values_of(report, "host") == {
         "script": "snapshots.py",
         "provider": "hetzner",
@@ -396,6 +401,8 @@ def test_every_variable_has_its_value() -> None:
         "error": "it broke",
         "duration": "1 min 35 s",
         "deleted_snapshots": "a, b",
+        "freed_gb": "3.0",
+        "kept_reasons": "none",
         "warnings": "the brake; open file",
     }
     unknown = snapshots.values_of(a_report(total_snapshots=None), "host")
@@ -464,7 +471,11 @@ def test_the_built_in_text_arrives_whatever_it_holds(
     success: bool, name: str, error: str, warning: str
 ) -> None:
     report = a_report(
-        success, server_name=name, error=error, warnings=(warning,), deleted=("old_1", "old_2")
+        success,
+        server_name=name,
+        error=error,
+        warnings=(warning,),
+        deleted=(gone("old_1"), gone("old_2")),
     )
     body = snapshots.telegram_bodies(telegram_section(), report, "my_host")[0]
     text = displayed(body)

@@ -53,7 +53,7 @@ DAMAGES = [
     # --- what is ours ---
     damage(
         "the ownership check is dropped",
-        "    return [s for s in snapshots if not why_not_ours(s, server_id, label)]\n",
+        "    return [s for s in snapshots if not why_not_ours(s, server_id, *labels)]\n",
         "    return [s for s in snapshots if s.created]\n",
         OURS,
         STRANGERS,
@@ -92,15 +92,15 @@ DAMAGES = [
     # --- what stays ---
     damage(
         "one too few stays",
-        "max(retain - pending, 0)",
-        "max(retain - pending - 1, 0)",
+        "if policy.last is None or index < policy.last:",
+        "if policy.last is None or index < policy.last - 1:",
         NEWEST_STAY,
         RUN,
     ),
     damage(
         "one too many stays",
-        "max(retain - pending, 0)",
-        "max(retain - pending + 1, 0)",
+        "if policy.last is None or index < policy.last:",
+        "if policy.last is None or index <= policy.last:",
         NEWEST_STAY,
         RUN,
     ),
@@ -112,8 +112,8 @@ DAMAGES = [
     ),
     damage(
         "a retention of 0 is accepted",
-        "    if retain is not None and retain < 1:\n",
-        "    if retain is not None and retain < 0:\n",
+        "    if policy.last is not None and policy.last < 1:\n",
+        "    if policy.last is not None and policy.last < 0:\n",
         "test_retention.py::test_a_retention_that_would_delete_everything_is_refused",
     ),
     damage(
@@ -121,6 +121,24 @@ DAMAGES = [
         "    return Plan(keep, due[:brake], due[brake:])\n",
         "    return Plan(keep, due, ())\n",
         "test_faults.py::test_the_brake_deletes_the_ten_oldest_and_warns",
+    ),
+    damage(
+        "a tier's newest of a slot is not the one that stays",
+        "                if slot_of(moment) not in taken:\n"[4:],
+        "            if slot_of(moment) not in taken and index:\n",
+        "test_retention.py::test_restic_keeps_the_same",
+    ),
+    damage(
+        "the oldest goes though a tier has places left",
+        "        found[-1] += oldest\n",
+        "        pass\n",
+        "test_retention.py::test_a_year_of_nights_ends_with_what_the_tiers_say",
+    ),
+    damage(
+        "a former name is forgotten",
+        "        self.labels = (self.label, *map(self.provider.label, server.former_names))\n",
+        "        self.labels = (self.label,)\n",
+        "test_retention.py::test_a_renamed_server_goes_on_with_its_history",
     ),
     # --- the create ---
     damage(
