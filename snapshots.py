@@ -12,7 +12,8 @@ verified in this run, and retention drops it. (One exception, which the user swi
 
 In this file, in order (each part uses only the parts above it):
     Errors and exit statuses | Text | Model | Names and retention | Configuration |
-    World | HTTP | Providers | Accounts | Notifications | Turn | Fleet | Command line
+    World | HTTP | Providers | Accounts | Notifications | Shared limit | Turn | Fleet |
+    Command line
 """
 
 from __future__ import annotations
@@ -1731,6 +1732,7 @@ class World:
         self.stopping = ""  # why, once a signal has come
         self._conditions: list[threading.Condition] = []
         self._pausing = self.condition()
+        self._thread = threading.local()
 
     def condition(self) -> threading.Condition:
         """A condition that a stop signal wakes."""
@@ -1752,8 +1754,20 @@ class World:
         if self.stopping:
             raise InterruptedRunError(self.stopping)
 
+    @contextlib.contextmanager
+    def before_pauses(self, act: Callable[[], object]) -> Iterator[None]:
+        """In here, whatever makes this thread pause, it calls `act` first."""
+        self._thread.before_pause = act
+        try:
+            yield
+        finally:
+            self._thread.before_pause = None
+
     def pause(self, seconds: float) -> None:
         """Wait; a signal ends it at once with InterruptedRunError."""
+        before = getattr(self._thread, "before_pause", None)
+        if before is not None:
+            before()
         until = self.clock.monotonic() + seconds
         with self._pausing:
             while not self.stopping:
@@ -3822,7 +3836,6 @@ class Account:
         self._listing = False
         self._last_listing: Optional[tuple[Snapshot, ...]] = None
         self._last_shared = 1  # how many asked for it
-        self._guessing = self._guessed = False
         self._deleting = 0
 
     def enter(self) -> None:
@@ -3962,26 +3975,6 @@ class Account:
         if isinstance(ask.answer, SnapshotsError):
             raise ask.answer
         return self._list([server_id]) if ask.answer is None else ask.answer
-
-    def some_listing(self, server_id: str) -> Optional[tuple[Snapshot, ...]]:
-        """A listing of this run, of whatever age, or None if there is none to be had: to guess
-        by, never to delete by. The first that asks fetches it, once in a run."""
-        with self._changed:
-            while self._guessing:
-                self.world.check()
-                self._changed.wait()
-            if self._guessed or self._last_listing is not None:
-                return self._last_listing
-            self._guessing = self._guessed = True
-        try:
-            return self.list_snapshots(server_id)
-        except ApiError as error:
-            log.debug("%s", error)
-            return None
-        finally:
-            with self._changed:
-                self._guessing = False
-                self._changed.notify_all()
 
     def single_reads_cost_less(self, count: int) -> bool:
         """Do so many reads cost less than this server's share of a listing like the last one?"""
@@ -4796,6 +4789,119 @@ class Notifier:
         return sum(channel.lost for channel in self.channels.values())
 
 
+# === Shared limit =============================================================================
+# The order and the room of turns whose servers share a limit on snapshots.
+
+ORDER_SECONDS = 10.0  # a create is answered sooner; one that is not keeps nobody waiting for long
+
+
+class Stage(enum.Enum):
+    """Where a turn stands on its way to its create."""
+
+    QUEUED = enum.auto()  # it has not sent it
+    ASKING = enum.auto()  # it has sent it, and no answer has come
+    BLOCKED = enum.auto()  # it was refused at the limit, and waits for room
+    PASSED = enum.auto()  # it was accepted or has failed, or the turn has given way
+
+
+class SharedLimit:
+    """One limit on the snapshots of many servers: who creates when, and the room that turns leave.
+
+    Nobody can know beforehand whether there is room for all. So creates go one after the other in
+    the order of the configuration, as if the turns did: where room is short, the same servers get
+    it, however many run at once. A turn that has to pause (its server is busy, a request is tried
+    again) or looks for a create without an answer gives way; until that is cleared up it counts as
+    having taken its room, which it may leave again.
+    """
+
+    def __init__(self, world: World, deadline: float) -> None:
+        """deadline: monotonic; nobody waits for room any longer."""
+        self.world, self.deadline = world, deadline
+        self._changed = world.condition()
+        # of each turn under way, by its server's place in the configuration: the stage, and since
+        # when others wait for it (monotonic; infinite where it waits for others itself)
+        self._turns: dict[int, tuple[Stage, float]] = {}
+        self._room_made = 0  # grows with each snapshot deleted and each turn ended
+        self._room_seen: dict[int, int] = {}  # _room_made when a turn last asked
+        self._full_at = -1  # the _room_made at which the limit was last seen reached
+
+    def enter(self, place: int) -> None:
+        """A turn begins."""
+        with self._changed:
+            self._move(place, Stage.QUEUED, self.world.clock.monotonic())
+
+    def leave(self, place: int) -> None:
+        """A turn has ended, and may have left room."""
+        with self._changed:
+            self._turns.pop(place, None)
+        self.make_room()
+
+    def make_room(self) -> None:
+        """A snapshot has been deleted: somebody who waits for room may try again."""
+        with self._changed:
+            self._room_made += 1
+            self._changed.notify_all()
+
+    def give_way(self, place: int) -> None:
+        """No other turn has to wait for this one's create any more."""
+        with self._changed:
+            if self._turns[place][0] is not Stage.PASSED:
+                self._move(place, Stage.PASSED)
+
+    def wait_for_order(self, place: int) -> None:
+        """Wait until no create of an earlier server is to come. While one of those has been silent
+        for ORDER_SECONDS, the order is given up; one that is blocked is waited for."""
+        with self._changed:
+            self._move(place, Stage.QUEUED)
+            while True:
+                self.world.check()
+                earlier = [
+                    turn
+                    for other, turn in self._turns.items()
+                    if other < place and turn[0] is not Stage.PASSED
+                ]
+                if not earlier:
+                    break
+                left = min(since for _, since in earlier)
+                left += ORDER_SECONDS - self.world.clock.monotonic()
+                if any(stage is Stage.BLOCKED for stage, _ in earlier):
+                    left = math.inf
+                if left <= 0:
+                    break
+                self._changed.wait(None if left == math.inf else left)
+            self._ask(place)
+
+    def wait_for_room(self, place: int) -> bool:
+        """After a refusal: True once it is worth trying again, False if nobody can make room.
+
+        Those that wait go in the order of the configuration, one at a time.
+        """
+        with self._changed:
+            self._full_at = max(self._full_at, self._room_seen[place])
+            self._move(place, Stage.BLOCKED)
+            while True:
+                self.world.check()
+                stages = {other: stage for other, (stage, _) in self._turns.items()}
+                first = place == min(o for o, stage in stages.items() if stage is Stage.BLOCKED)
+                if first and self._room_made > self._full_at:
+                    self._ask(place)
+                    return True
+                nobody = not {Stage.ASKING, Stage.PASSED} & set(stages.values())
+                left = self.deadline - self.world.clock.monotonic()
+                if (first and nobody) or left <= 0:
+                    self._move(place, Stage.PASSED)
+                    return False
+                self._changed.wait(left)
+
+    def _ask(self, place: int) -> None:
+        self._room_seen[place] = self._room_made
+        self._move(place, Stage.ASKING, self.world.clock.monotonic())
+
+    def _move(self, place: int, stage: Stage, since: float = math.inf) -> None:
+        self._turns[place] = stage, since
+        self._changed.notify_all()
+
+
 # === Turn =====================================================================================
 # One server's turn, in the order of its effects. Everything that may be deleted is decided here.
 
@@ -4810,14 +4916,22 @@ class Turn:
     """What one server's turn knows and has done so far."""
 
     def __init__(
-        self, server: Server, account: Account, settings: Settings, world: World, fleet: Fleet
+        self,
+        server: Server,
+        account: Account,
+        settings: Settings,
+        world: World,
+        limit: Optional[SharedLimit] = None,
+        place: int = 0,
+        others_wait: Callable[[], bool] = lambda: False,
     ) -> None:
+        """limit: what this server shares with others; place: its place in the configuration;
+        others_wait: are there servers that wait for this one's slot?"""
         self.server, self.account, self.settings = server, account, settings
-        self.world, self.fleet = world, fleet
+        self.world, self.limit, self.place, self.others_wait = world, limit, place, others_wait
         self.provider = account.provider
         self.began = world.clock.monotonic()
         self.asked = self.began  # monotonic: when the create went out that was not refused
-        self.moved = self.began  # monotonic: when it last came forward on its way to the create
         self.label = self.provider.label(server.name)
         self.labels = (self.label, *map(self.provider.label, server.former_names))
         self.name = snapshot_name(self.label, world.clock.now())
@@ -4830,9 +4944,8 @@ class Turn:
         self.percent: Optional[int] = None
         self.replaced: Optional[Snapshot] = None  # what had to go to free a slot for the new one
         self.replaced_at: Optional[float] = None  # monotonic: when it went
-        self.room_seen = 0  # what the fleet knew of freed room before the last create
-        self.grows = True  # will there be one snapshot more after this turn?
-        self.settled = False  # the create has been taken on, or waits for a busy server
+        self.times_busy = 0  # how often the create was refused because the server was busy
+        self.busy_until = math.inf  # monotonic: how long that is waited for
         self.delete_sent = False  # from then on nobody can say that nothing was pruned
 
     def __str__(self) -> str:
@@ -4860,6 +4973,19 @@ class Turn:
         """A complete listing that begins now or later."""
         return self.account.list_snapshots(self.server.id, patience)
 
+    def patience(self) -> float:
+        """How long to wait for others before a listing. Not at the cost of those that wait for
+        this turn's slot: then only a little, and only where company is sure to come."""
+        if not self.others_wait():
+            return COMPANY_SECONDS
+        age = self.world.clock.monotonic() - self.began
+        return min(age / 10, COMPANY_SECONDS) if self.account.company_is_near() else 0.0
+
+    def give_way(self) -> None:
+        """No other server has to wait for this one's create any more."""
+        if self.limit is not None:
+            self.limit.give_way(self.place)
+
     def owned(self, listing: Iterable[Snapshot]) -> list[Snapshot]:
         """This server's own snapshots in a listing."""
         return owned(listing, self.server.id, *self.labels)
@@ -4884,79 +5010,83 @@ def create(turn: Turn) -> Ticket:
     A busy server is waited for; at a limit room may be made; a create whose answer was lost is
     repeated, once, only if it certainly was not carried out.
     """
-    if turn.fleet.order_matters(turn):
-        turn.grows = grows(turn)
-        turn.fleet.wait_for_order(turn)
     try:
-        return have_taken_on(turn)
+        with turn.world.before_pauses(turn.give_way):
+            if turn.limit is not None:
+                turn.limit.wait_for_order(turn.place)
+            return request_snapshot(turn)
     finally:
-        turn.fleet.settle(turn)
+        turn.give_way()
 
 
-def have_taken_on(turn: Turn) -> Ticket:
-    """Ask until the provider has taken it on, by what each refusal or silence allows."""
-    clock, timing = turn.world.clock, turn.settings.timing
-    patience = timing.snapshot_creation_timeout
-    deadline = clock.monotonic() + patience
+def request_snapshot(turn: Turn) -> Ticket:
+    """Send the create request until it is accepted; what a refusal or silence allows is done."""
+    clock = turn.world.clock
+    turn.busy_until = clock.monotonic() + turn.settings.timing.snapshot_creation_timeout
     lost: Optional[ApiError] = None
-    busy_for = 0
     while True:
         turn.world.check()
-        turn.room_seen = turn.fleet.room_made
-        turn.moved = clock.monotonic()
         if lost is None:
-            turn.asked = turn.moved
+            turn.asked = clock.monotonic()
         try:
             ticket = turn.provider.create(turn.server, turn.name)
         except ApiError as error:
             if error.next_step is Next.LOOK:
-                turn.say("%s; looking whether it was carried out", error)
-                found = look_for_lost(turn, error)
-                if found is not None:
-                    return found
-                if lost is not None:
-                    raise TurnError(f"{error}; it was not carried out, twice") from None
+                found = answer_lost(turn, error, again=lost is not None)
                 lost = error
-                turn.say("it was not carried out; asking once more")
-                continue
-            if lost is not None and error.next_step in (Next.WAIT, Next.ROOM):
-                # what refuses the second one may be the first: it came through after all
-                found = look_for_late(turn, lost, error)
-                if found is not None:
-                    return found
-            if error.next_step is Next.WAIT:
-                busy_for += 1
-                pause = min(timing.poll_interval * (1 + busy_for / 5), MAX_POLL_SECONDS)
-                if clock.monotonic() + pause > deadline:
-                    raise TurnError(
-                        f"{error}; the server was busy for all of {span(patience)}"
-                        " ([TIMING] snapshot_creation_timeout)"
-                    ) from None
-                if busy_for == 1:
-                    turn.say("the server is busy (%s); waiting until it is free", error)
-                turn.doing = "waiting for the server"
-                turn.fleet.settle(turn)
-                turn.world.pause(pause)
-            elif error.next_step is Next.ROOM and turn.provider.limit_is_shared:
-                turn.doing = "waiting for room"
-                wait_for_room(turn, error)
-            elif error.next_step is Next.ROOM and turn.provider.has_slots:
-                turn.doing = "making room"
-                make_room_on_the_plan(turn, error)
             else:
-                raise
+                found = look_for_late(turn, lost, error) if lost is not None else None
+                if found is None:
+                    answer_refusal(turn, error)
+            if found is not None:
+                return found
         else:
             turn.say("creating snapshot %s", turn.name)
             return ticket
 
 
-def grows(turn: Turn) -> bool:
-    """Will there be one snapshot more after this turn? Then its place in the order counts, should
-    there be a limit. A guess from a listing of any age; what is unknown counts as growing."""
-    listing = turn.account.some_listing(turn.server.id)
-    if listing is None:
-        return True
-    return not turn.plan_before(listing, 1).delete
+def answer_lost(turn: Turn, error: ApiError, again: bool) -> Optional[Ticket]:
+    """A create without an answer: the ticket if it was carried out; None if it certainly was not,
+    and may be sent once more."""
+    turn.give_way()
+    turn.say("%s; looking whether it was carried out", error)
+    found = look_for_lost(turn, error)
+    if found is None and again:
+        raise TurnError(f"{error}; it was not carried out, twice") from None
+    if found is None:
+        turn.say("it was not carried out; asking once more")
+    return found
+
+
+def answer_refusal(turn: Turn, error: ApiError) -> None:
+    """A create that was refused: wait until it is worth sending again, or raise."""
+    if error.next_step is Next.WAIT:
+        wait_while_busy(turn, error)
+    elif error.next_step is Next.ROOM and turn.limit is not None:
+        turn.doing = "waiting for room"
+        wait_for_room(turn, turn.limit, error)
+    elif error.next_step is Next.ROOM and turn.provider.has_slots:
+        turn.doing = "making room"
+        make_room_on_the_plan(turn, error)
+    else:
+        raise error
+
+
+def wait_while_busy(turn: Turn, error: ApiError) -> None:
+    """The server has something else to do: wait, longer each time, but not beyond the time that
+    a creation has."""
+    timing = turn.settings.timing
+    turn.times_busy += 1
+    pause = min(timing.poll_interval * (1 + turn.times_busy / 5), MAX_POLL_SECONDS)
+    if turn.world.clock.monotonic() + pause > turn.busy_until:
+        raise TurnError(
+            f"{error}; the server was busy for all of {span(timing.snapshot_creation_timeout)}"
+            " ([TIMING] snapshot_creation_timeout)"
+        )
+    if turn.times_busy == 1:
+        turn.say("the server is busy (%s); waiting until it is free", error)
+    turn.doing = "waiting for the server"
+    turn.world.pause(pause)
 
 
 def look_once(turn: Turn, lost: ApiError) -> Union[Ticket, Sighting]:
@@ -5000,8 +5130,11 @@ def look_for_lost(turn: Turn, lost: ApiError) -> Optional[Ticket]:
 
 
 def look_for_late(turn: Turn, lost: ApiError, refusal: ApiError) -> Optional[Ticket]:
-    """One more look for a create without an answer, after its repetition was refused. Where a
-    limit refused it and the look is unclear, nothing may be deleted to make room: TurnError."""
+    """One more look for a create without an answer, after its repetition was refused: because the
+    first one came through after all? Where a limit refused it and the look is unclear, nothing may
+    be deleted to make room: TurnError."""
+    if refusal.next_step not in (Next.WAIT, Next.ROOM):
+        return None
     seen = look_once(turn, lost)
     if isinstance(seen, Ticket):
         turn.say("the first request came through after all; going on with it")
@@ -5066,7 +5199,7 @@ def verify(turn: Turn, ticket: Ticket) -> tuple[Snapshot, ...]:
         turn.world.pause(timing.poll_interval)  # nothing is that quick
         attempt = 1
     while True:
-        listing = turn.listing(turn.fleet.patience(turn))
+        listing = turn.listing(turn.patience())
         new = find_new(turn, ticket, listing)
         if new is not None and new.usable:
             turn.verified = new
@@ -5141,7 +5274,8 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
                 log.error("%s: %s", turn, error)
         else:
             gone[snapshot.id] = snapshot
-            turn.fleet.make_room()
+            if turn.limit is not None:
+                turn.limit.make_room()
             turn.total -= 1
             if was_there:
                 turn.deleted.append(snapshot)
@@ -5184,9 +5318,9 @@ def confirm_deletes(turn: Turn, gone: Mapping[str, Snapshot]) -> list[str]:
 def still_there(turn: Turn, snapshots: Mapping[str, Snapshot]) -> dict[str, Snapshot]:
     """Which of them the provider still shows: one by one where other servers wait for this turn
     to end and it costs less, else by a listing, which turns that end together share."""
-    if turn.fleet.waiting and turn.account.single_reads_cost_less(len(snapshots)):
+    if turn.others_wait() and turn.account.single_reads_cost_less(len(snapshots)):
         return {i: s for i, s in snapshots.items() if turn.provider.exists(s)}
-    listed = {s.id for s in turn.owned(turn.listing(turn.fleet.patience(turn)))}
+    listed = {s.id for s in turn.owned(turn.listing(turn.patience()))}
     return {i: s for i, s in snapshots.items() if i in listed}
 
 
@@ -5224,13 +5358,13 @@ def warn_of_oddities(turn: Turn, listing: Iterable[Snapshot]) -> None:
 # --- limits on the number of snapshots ---
 
 
-def wait_for_room(turn: Turn, error: ApiError) -> None:
+def wait_for_room(turn: Turn, limit: SharedLimit, error: ApiError) -> None:
     """A limit that many servers share: wait while other turns may still prune, then try again.
 
     Raises TurnError where nobody is left who could make room.
     """
     turn.say("%s; waiting for other servers' turns to make room", error)
-    if turn.fleet.wait_for_room(turn):
+    if limit.wait_for_room(turn.place):
         return
     try:
         held = counted(len(turn.listing()), "snapshot")
@@ -5385,10 +5519,9 @@ def describe_plan(turn: Turn) -> list[str]:
 
 
 # === Fleet ====================================================================================
-# Who runs when: starts, slots, deadlines, stop, and the room that turns leave one another.
+# Who runs when: starts, slots, deadlines, stop.
 
 STOP_GRACE_SECONDS = 5.0  # how long turns have to end by themselves after a stop signal
-ORDER_SECONDS = 1200.0  # longer than the requests of a create take; who is silent so long hangs
 HANG_SECONDS = 7200.0  # how much longer than its waits a turn may take before it is given up
 LIVE_SECONDS = 1.0
 PROGRESS_SECONDS = 60.0
@@ -5412,11 +5545,11 @@ class Fleet:
         self.reports: dict[int, Report] = {}
         self.running: dict[int, Turn] = {}
         self.waiting = 0  # servers whose turn has not begun
-        self.room_made = 0  # grows with each snapshot deleted and each turn ended
-        self._full_at = -1  # the room_made at which the shared limit was last seen reached
-        self._blocked: set[int] = set()  # turns that wait for room
-        self._ordered: set[int] = set()  # turns that wait for those before them
-        self._sharing = 0  # how many servers of this run share a limit with others
+        self._limits = {
+            key: SharedLimit(world, self.deadline)
+            for key, provider in PROVIDERS.items()
+            if provider.limit_is_shared
+        }
         self._accounts: dict[tuple[str, ...], Account] = {}
         self._changed = world.condition()
 
@@ -5443,7 +5576,6 @@ class Fleet:
         for index, entry in enumerate(entries):
             if isinstance(entry, BadServer):
                 self._finish(index, self._failed(entry, entry.error))
-        self._sharing = sum(PROVIDERS[entries[i].provider].limit_is_shared for i in good)
         next_start = -math.inf
         with self._changed:
             self.waiting = len(good)
@@ -5482,8 +5614,13 @@ class Fleet:
 
     def _start(self, index: int, server: Server, act: Callable[[Turn], Report]) -> None:
         account = self.account_of(server)
-        turn = Turn(server, account, self.settings, self.world, self)
+        limit = self._limits.get(server.provider)
+        turn = Turn(
+            server, account, self.settings, self.world, limit, index, lambda: self.waiting > 0
+        )
         account.enter()
+        if limit is not None:
+            limit.enter(index)
         self.running[index] = turn
         self.waiting -= 1
 
@@ -5497,9 +5634,10 @@ class Fleet:
                 self._finish(index, self._failed(server, text))
             finally:
                 account.leave()
+                if limit is not None:
+                    limit.leave(index)
                 with self._changed:
                     self.running.pop(index, None)
-                    self.room_made += 1
                     self._changed.notify_all()
 
         try:
@@ -5531,108 +5669,6 @@ class Fleet:
             return f"{self.world.stopping} before its turn"
         limit = self.settings.timing.run_timeout
         return f"was not started within {span(limit)} ([TIMING] run_timeout = {limit:g})"
-
-    def patience(self, turn: Turn) -> float:
-        """How long a turn may wait for others before a listing. Not at the cost of those that
-        wait for its slot: then only a little, and only where company is sure to come."""
-        if not self.waiting:
-            return COMPANY_SECONDS
-        age = self.world.clock.monotonic() - turn.began
-        return min(age / 10, COMPANY_SECONDS) if turn.account.company_is_near() else 0.0
-
-    # --- room under a limit that servers share ---
-
-    def make_room(self) -> None:
-        """A snapshot has been deleted: somebody who waits for room may try again."""
-        with self._changed:
-            self.room_made += 1
-            self._changed.notify_all()
-
-    def order_matters(self, turn: Turn) -> bool:
-        """Might this turn take the room that an earlier one of this run needs, or the reverse?"""
-        return turn.provider.limit_is_shared and self._sharing > 1
-
-    def settle(self, turn: Turn) -> None:
-        """This turn's create takes room away from nobody any more."""
-        if not turn.settled:
-            with self._changed:
-                turn.settled = True
-                self._changed.notify_all()
-
-    def wait_for_order(self, turn: Turn) -> None:
-        """Wait until it makes no difference which of the turns under way creates first.
-
-        Where there is room for all, any order will do; nobody can know beforehand whether there
-        is. Turns that end with as many snapshots as they began with can go at once, for each
-        leaves the room it took. One that grows takes it for good: it goes after all before it in
-        the configuration, and before all behind it, as if the turns came one after the other.
-        """
-        with self._changed:
-            index = self._index_of(turn)
-            self._ordered.add(index)
-            self._changed.notify_all()
-            try:
-                while True:
-                    self.world.check()
-                    left = self._patience_with_earlier(turn, index)
-                    if left <= 0:
-                        return
-                    self._changed.wait(left)
-            finally:
-                turn.moved = self.world.clock.monotonic()
-                self._ordered.discard(index)
-
-    def _patience_with_earlier(self, turn: Turn, index: int) -> float:
-        """Seconds that a turn still has for those before it, as long as no other has moved; 0 or
-        less where there is none to wait for. Those that wait themselves do not hang."""
-        waiting = self._blocked | self._ordered
-        now = self.world.clock.monotonic()
-        return max(
-            (
-                ORDER_SECONDS - (0 if i in waiting else now - other.moved)
-                for i, other in self.running.items()
-                if i < index
-                and other.provider.limit_is_shared
-                and not other.settled
-                and (turn.grows or other.grows)
-            ),
-            default=0.0,
-        )
-
-    def wait_for_room(self, turn: Turn) -> bool:
-        """After a refusal: True once it is worth trying again, False if nobody can make room.
-
-        Those that wait go in the order of the configuration, one at a time.
-        """
-        with self._changed:
-            index = self._index_of(turn)
-            self._full_at = max(self._full_at, turn.room_seen)
-            self._blocked.add(index)
-            self._changed.notify_all()
-            try:
-                while True:
-                    self.world.check()
-                    first = min(self._blocked) == index
-                    if first and self.room_made > self._full_at:
-                        return True
-                    others = [
-                        i
-                        for i, running in self.running.items()
-                        if i not in self._blocked | self._ordered
-                        and running.provider.limit_is_shared
-                    ]
-                    left = self.deadline - self.world.clock.monotonic()
-                    nobody = not others and self.room_made <= self._full_at
-                    if (first and nobody) or left <= 0:
-                        return False
-                    self._changed.wait(left)
-            finally:
-                turn.moved = self.world.clock.monotonic()
-                self._blocked.discard(index)
-                self._changed.notify_all()
-
-    def _index_of(self, turn: Turn) -> int:
-        return next(i for i, running in self.running.items() if running is turn)
 
 
 def exit_status(reports: Sequence[Report]) -> ExitStatus:

@@ -26,7 +26,7 @@ from fakes import (
     status,
 )
 from fakes.clock import CountingClock, FakeClock
-from test_faults import CREATE, LIST
+from test_faults import CREATE
 
 import snapshots
 
@@ -104,13 +104,9 @@ def polls(project: Project) -> list[Request]:
 
 
 def listings(project: Project) -> list[Request]:
-    """One for each listing, however many pages it has; the one before the first create, by which
-    turns are put in order, aside."""
-    began = min((r.number for r in project.cloud.journal if r.method == "POST"), default=0)
+    """One for each listing, however many pages it has."""
     return [
-        r
-        for r in project.cloud.journal
-        if r.route in LISTINGS and r.one("page") in ("1", None) and r.number > began
+        r for r in project.cloud.journal if r.route in LISTINGS and r.one("page") in ("1", None)
     ]
 
 
@@ -727,6 +723,128 @@ def test_waiting_for_room_ends_when_the_one_that_could_make_it_fails(project: Pr
     assert project.clock.elapsed < 300
 
 
+@pytest.mark.proves("SL1")
+def test_creates_under_one_limit_go_one_after_the_other_in_the_order_of_the_files(
+    project: Project,
+) -> None:
+    """Those of all projects of the customer; whether they make a project grow or not."""
+    for n in range(30):
+        add(project, "hetzner", 1, 101 + n, nights=n % 3, account="ab"[n % 2], duration_seconds=30)
+    timing(project, max_parallel=30)
+    under_way: list[int] = []
+    at_once: list[int] = []
+
+    def note(content: Any) -> Any:
+        under_way.append(1)
+        at_once.append(len(under_way))
+        time.sleep(0.01)
+        under_way.pop()
+        return content
+
+    project.cloud.fault(CREATE["hetzner"], edit(note), times=None)
+    assert project.run().code == 0
+    asked = project.cloud.requests(CREATE["hetzner"])
+    assert [r.ids[0] for r in asked] == [str(101 + n) for n in range(30)]
+    assert at_once == [1] * 30
+    assert asked[-1].monotonic - asked[0].monotonic < 1  # no longer than until each is accepted
+
+
+@pytest.mark.proves("SL2")
+@pytest.mark.parametrize(
+    "lost", [hang_up(act=True), hang_up(), status(504)], ids=["carried out", "never arrived", "504"]
+)
+def test_lost_answers_to_many_creates_take_no_longer_than_one(
+    project: Project, another: Callable[[], Project], lost: fake.Fault
+) -> None:
+    took = {}
+    for fleet, every in ((project, 100), (another(), 10)):
+        roomy(fleet)
+        servers = add(fleet, "hetzner", 100, duration_seconds=30)
+        timing(fleet, max_parallel=100)
+        unlucky = {server.id for server in servers[::every]}
+
+        def is_first(request: Request, unlucky: set[str] = unlucky) -> bool:
+            hit = request.ids[0] in unlucky
+            unlucky.discard(request.ids[0])
+            return hit
+
+        fleet.cloud.fault(CREATE["hetzner"], lost, times=None, when=is_first)
+        began = fleet.clock.elapsed
+        result = fleet.run()
+        assert (result.code, errors(result), unlucky) == (0, [], set())
+        assert [len(fleet.own(server)) for server in servers] == [2] * 100
+        took[every] = fleet.clock.elapsed - began
+    assert took[10] <= took[100] + 1
+
+
+@pytest.mark.proves("SL2")
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        status(423, json={"error": {"code": "locked", "message": "server is locked"}}),
+        status(429, headers={"Retry-After": "55"}),
+        status(429),
+        hang_up(),
+    ],
+    ids=["busy", "rate limit", "rate limit without a time", "lost"],
+)
+@pytest.mark.parametrize("at", [0, 3])
+def test_a_create_that_cannot_go_on_gives_way(
+    project: Project, trouble: fake.Fault, at: int
+) -> None:
+    """The servers of another project of the same customer do not wait for it."""
+    servers = [add(project, "hetzner", 1, 101 + n, account="ab"[n != at])[0] for n in range(8)]
+    held_up = servers[at].id
+    timing(project, max_parallel=8)
+    project.cloud.fault(CREATE["hetzner"], trouble, times=1, when=lambda r: r.ids[0] == held_up)
+    result = project.run()
+    assert (result.code, errors(result)) == (0, [])
+    asked = project.cloud.requests(CREATE["hetzner"])
+    first = asked[0].monotonic
+    others = [r for r in asked if r.ids[0] != held_up]
+    assert [r.monotonic - first < 0.1 for r in others] == [True] * 7
+    assert [r.ids[0] for r in others] == [s.id for s in servers if s.id != held_up]
+    assert asked[-1].ids[0] == held_up
+
+
+@pytest.mark.proves("SL2")
+def test_servers_that_hang_hold_up_the_order_once_and_not_each(project: Project) -> None:
+    servers = add(project, "hetzner", 12)
+    timing(project, run_timeout=600, max_parallel=12)
+    for_ever = project.clock.condition()
+
+    def act(turn: snapshots.Turn) -> snapshots.Report:
+        if str(turn) in (servers[0].name, servers[5].name, servers[9].name):
+            with for_ever:
+                for_ever.wait(3000)
+        return snapshots.take_turn(turn)
+
+    run_fleet(project, act)
+    at = [r.monotonic for r in project.cloud.requests(CREATE["hetzner"])][:9]
+    assert max(at) - 1000 <= snapshots.ORDER_SECONDS + 0.1
+
+
+@pytest.mark.proves("SL3")
+@pytest.mark.parametrize("kinds", ["ss", "ns", "sss"])
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        hang_up(act=True),
+        hang_up(),
+        status(423, json={"error": {"code": "locked", "message": "server is locked"}}),
+    ],
+    ids=["carried out without an answer", "lost", "busy"],
+)
+def test_until_it_is_cleared_up_a_create_counts_as_having_taken_its_room(
+    project: Project, kinds: str, trouble: fake.Fault
+) -> None:
+    """There is room for one at a time: whoever is refused meanwhile waits, and does not fail."""
+    project.cloud.fault(CREATE["hetzner"], trouble, when=lambda r: r.ids[0] == "101")
+    result, left = limited(project, kinds, kinds.count("n") + 1, 10)
+    assert (result.code, errors(result)) == (0, [])
+    assert [new for _, new in left.values()] == [1] * len(kinds)
+
+
 # === A hundred at once are a hundred one by one ================================================
 
 TROUBLES = (
@@ -1194,14 +1312,12 @@ def test_a_turn_waits_for_company_but_not_at_the_cost_of_those_that_wait_for_its
     (server,), _ = snapshots.load_servers([], settings)
     assert isinstance(server, snapshots.Server)
     world = outside(project.clock)
-    fleet = snapshots.Fleet(world, settings, lambda report: None)
-    account = fleet.account_of(server)
-    turn = snapshots.Turn(server, account, settings, world, fleet)
+    account = snapshots.Account(world, server.provider, server.credentials, settings)
+    turn = snapshots.Turn(server, account, settings, world, others_wait=lambda: waiting > 0)
     for _ in range(under_way):
         account.enter()
-    fleet.waiting = waiting
     project.clock.advance(age)
-    assert fleet.patience(turn) == pytest.approx(patience)
+    assert turn.patience() == pytest.approx(patience)
 
 
 @pytest.mark.parametrize(
@@ -1252,7 +1368,7 @@ def test_the_line_of_progress_counts_all_and_names_the_one_that_takes_longest(
         server = servers[index]
         assert isinstance(server, snapshots.Server)
         account = fleet.account_of(server)
-        fleet.running[index] = snapshots.Turn(server, account, settings, world, fleet)
+        fleet.running[index] = snapshots.Turn(server, account, settings, world)
         project.clock.advance(50)
     fleet.waiting = 5
     line = "2 done, 2 running, 5 waiting, 3 failed, 3 min 20 s; longest: s38 (creating)"
@@ -1338,25 +1454,6 @@ def test_two_turns_that_cannot_prune_are_both_told_that_there_is_no_room(project
     assert project.clock.elapsed < 100
 
 
-def test_where_it_is_unknown_who_grows_the_first_in_the_configuration_goes_first(
-    project: Project,
-) -> None:
-    """The listing to guess by cannot be had, there is room for one at a time, and the first
-    server's create arrives last."""
-    add(project, "hetzner", 1, 101, nights=2, duration_seconds=30)
-    add(project, "hetzner", 1, 102, nights=0, duration_seconds=30)
-    project.account("hetzner").limit = 3
-    project.cloud.fault(LIST["hetzner"], fake.status(403))
-
-    def delay() -> None:
-        if project.cloud.journal[1].ids == ("101",):
-            time.sleep(0.3)
-
-    project.cloud.stop_at(2, delay)
-    result = project.run()
-    assert (result.code, errors(result)) == (0, [])
-
-
 def test_a_turn_waits_for_those_before_it_only_until_their_create_is_taken_on(
     project: Project,
 ) -> None:
@@ -1370,19 +1467,14 @@ def test_a_turn_waits_for_those_before_it_only_until_their_create_is_taken_on(
 
 def test_room_is_not_waited_for_where_the_end_of_the_run_has_passed(project: Project) -> None:
     """Another turn is under way that may make room; there is no time left to see it."""
-    for number in (31, 32):
-        project.server("hetzner", number, f"s{number}")
-    settings = snapshots.load_settings(project.write_config(), required=True)
-    servers, _ = snapshots.load_servers([], settings)
-    world = outside(project.clock)
-    fleet = snapshots.Fleet(world, settings, lambda report: None)
-    for index, server in enumerate(servers):
-        assert isinstance(server, snapshots.Server)
-        account = fleet.account_of(server)
-        fleet.running[index] = snapshots.Turn(server, account, settings, world, fleet)
-    project.clock.advance(settings.timing.run_timeout + 5)
+    limit = snapshots.SharedLimit(outside(project.clock), project.clock.monotonic() + 100)
+    for place in (0, 1):
+        limit.enter(place)
+        limit.wait_for_order(place)
+        limit.give_way(place)
+    project.clock.advance(105)
     began = project.clock.elapsed
-    assert not fleet.wait_for_room(fleet.running[1])
+    assert not limit.wait_for_room(1)
     assert project.clock.elapsed == began
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
-import fakes as fake
 import pytest
 from conftest import Project, real_account
 from test_fleet import add, roomy
@@ -183,25 +182,6 @@ def test_one_listing_is_read_at_a_time(project: Project) -> None:
     second.join(20)
     assert asked == [2]
     assert [r.one("page") for r in project.cloud.journal] == ["1", "2", "3"] * 2
-
-
-def test_a_listing_to_guess_by_is_fetched_once_and_any_will_do(project: Project) -> None:
-    servers = add(project, "hetzner", 2)
-    account = real_account(project, servers[0].account)
-    roomy(project)
-    for server in servers:
-        listing = account.some_listing(server.id)
-        assert listing is not None
-        assert len(listing) == 4
-    assert project.cloud.count() == 1
-
-
-def test_where_there_is_no_listing_to_guess_by_it_is_not_asked_for_again(project: Project) -> None:
-    servers = add(project, "hetzner", 2)
-    account = real_account(project, servers[0].account)
-    project.cloud.fault("GET", fake.status(403))
-    assert [account.some_listing(server.id) for server in servers] == [None, None]
-    assert project.cloud.count() == 1
 
 
 @pytest.mark.parametrize(

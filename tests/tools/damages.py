@@ -149,8 +149,8 @@ DAMAGES = [
     ),
     damage(
         "a lost create is sent again without a look",
-        "                found = look_for_lost(turn, error)\n",
-        "                found = None\n",
+        "    found = look_for_lost(turn, error)\n",
+        "    found = None\n",
         "test_providers.py::test_a_create_that_was_done_at_once_but_got_no_answer_is_adopted",
     ),
     damage(
