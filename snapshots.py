@@ -2034,6 +2034,7 @@ MAX_ANSWER_BYTES = 16 * 1024 * 1024  # a page of 200 snapshots is under 100 kB
 RETRY_SECONDS = 120.0  # how long one call is tried again
 RATE_SECONDS = 900.0  # how long it waits for a rate limit, which is no failure
 MAX_RETRY_AFTER_SECONDS = 600.0  # a longer wait is refused at once
+SECOND_LOOK_SECONDS = 5.0  # after a 401, before the credentials are given up
 EMPTY_SECONDS = 2.0  # how long nothing is sent after an answer that says that nothing is left
 
 
@@ -2051,17 +2052,18 @@ class Outcome(enum.Enum):
 
     NOT_SENT = "no connection; it cannot have had an effect"
     UNTRUSTED = "the certificate is not to be trusted"
-    LOST = "no complete answer, or none of the API; it may have been carried out"
+    LOST = "no complete answer, or none of the API's own; it may have been carried out"
     GOOD = "2xx as promised"
     EMPTY = "204"
     GARBLED = "2xx, but not as promised"
     REDIRECT = "3xx"
     REJECTED = "400, 405, 412, 415, 422 and other 4xx"
     UNAUTHORIZED = "401"
+    READ_ONLY = "401 token_readonly"
     LIMIT = "402, or 403 resource_limit_exceeded"
     FORBIDDEN = "403"
-    GONE = "404, 410"
-    BUSY = "409 conflict, 423 locked, 422 pending event"
+    GONE = "404 not_found, in the API's own words"
+    BUSY = "409 conflict, 423 locked, 422 pending event, 403 maintenance"
     PROTECTED = "423 protected"
     NOT_UNIQUE = "409 uniqueness_error"
     RATE_LIMITED = "429"
@@ -2075,7 +2077,7 @@ class Next(enum.Enum):
     DONE = "go on"
     RETRY = "send it again, after a pause"
     RETRY_ONCE = "send it again one time"
-    RENEW = "get a new token, if that is possible, and send it again one time"
+    RENEW = "send it again one time, with a new token and after a pause"
     WAIT = "the server is busy: the caller waits until it is free"
     LOOK = "it may have been carried out: look before anything else"
     ROOM = "a limit is reached: the caller may make room"
@@ -2095,7 +2097,8 @@ NEXT: Mapping[Outcome, Mapping[Act, Next]] = MappingProxyType(
             Outcome.GARBLED: (Next.RETRY_ONCE, Next.LOOK, Next.RETRY_ONCE, Next.FAIL),
             Outcome.REDIRECT: (Next.FAIL, Next.LOOK, Next.FAIL, Next.FAIL),
             Outcome.REJECTED: (Next.FAIL,) * 4,
-            Outcome.UNAUTHORIZED: (Next.RENEW, Next.RENEW, Next.RENEW, Next.FAIL),
+            Outcome.UNAUTHORIZED: (Next.RENEW,) * 4,
+            Outcome.READ_ONLY: (Next.FAIL,) * 4,
             Outcome.LIMIT: (Next.FAIL, Next.ROOM, Next.FAIL, Next.FAIL),
             Outcome.FORBIDDEN: (Next.FAIL,) * 4,
             Outcome.GONE: (Next.FAIL, Next.FAIL, Next.DONE, Next.FAIL),
@@ -2113,11 +2116,13 @@ HINTS: Mapping[Outcome, str] = MappingProxyType(
     {
         Outcome.UNTRUSTED: "intercepted, or wrong CA certificates, or a wrong clock",
         Outcome.UNAUTHORIZED: "check the credentials; they must be valid and allow writing",
+        Outcome.READ_ONLY: "the token must be valid and allow writing",
         Outcome.FORBIDDEN: "the credentials lack a right; the README lists those needed",
         Outcome.REDIRECT: "redirects are never followed; check the URL",
         Outcome.GONE: "is the id right, and do the credentials belong to the same project?",
     }
 )
+NOT_OWN = "not the API's own words: a proxy or gateway in between, or a wrong URL in [API]"
 
 
 class GarbledError(SnapshotsError):
@@ -2137,10 +2142,12 @@ class ApiError(SnapshotsError):
         message: str = "",
         request_id: str = "",
         hint: str = "",
+        may_have_acted: bool = False,  # one of its tries had no answer that excludes it
     ) -> None:
         super().__init__(f"cannot {doing}: {reason}" + (f" ({hint})" if hint else ""))
         self.outcome, self.next_step = outcome, next_step
         self.message, self.request_id = message, request_id
+        self.may_have_acted = may_have_acted
 
 
 @dataclass(frozen=True)
@@ -2183,37 +2190,52 @@ def explain(answer: Answer) -> tuple[str, str]:
     return code if isinstance(code, str) else "", message if isinstance(message, str) else ""
 
 
-def outcome_of(status: int, code: str = "", message: str = "") -> Outcome:
-    """Which row of the table an answer is: by status and the provider's code, not status alone."""
-    if 200 <= status < 300:
-        return Outcome.EMPTY if status == 204 else Outcome.GOOD
-    if 300 <= status < 400:
-        return Outcome.REDIRECT
-    if status == 403 and code == "resource_limit_exceeded":
-        return Outcome.LIMIT
-    if status == 409 and code == "uniqueness_error":
-        return Outcome.NOT_UNIQUE
-    if status == 423 and code == "protected":
-        return Outcome.PROTECTED
-    if status == 422 and PENDING.search(message):
-        return Outcome.BUSY
-    if status in (402, 409, 423) and not (code or message):
-        return Outcome.LOST  # these are not the API's words: it may have done anything
-    known = {
+BY_CODE: Mapping[tuple[int, str], Outcome] = MappingProxyType(
+    {
+        (401, "token_readonly"): Outcome.READ_ONLY,
+        (403, "maintenance"): Outcome.BUSY,
+        (403, "resource_limit_exceeded"): Outcome.LIMIT,
+        (404, "not_found"): Outcome.GONE,
+        (409, "uniqueness_error"): Outcome.NOT_UNIQUE,
+        (423, "protected"): Outcome.PROTECTED,
+    }
+)
+BY_STATUS: Mapping[int, Outcome] = MappingProxyType(
+    {
         401: Outcome.UNAUTHORIZED,
         402: Outcome.LIMIT,
         403: Outcome.FORBIDDEN,
-        404: Outcome.GONE,
+        404: Outcome.LOST,  # of whatever: a path, a route, an API that was withdrawn
         408: Outcome.SERVER_ERROR,
         409: Outcome.BUSY,
-        410: Outcome.GONE,
+        410: Outcome.LOST,
         423: Outcome.BUSY,
         425: Outcome.RATE_LIMITED,
         429: Outcome.RATE_LIMITED,
         503: Outcome.UNAVAILABLE,
     }
-    if status in known:
-        return known[status]
+)
+GATEWAYS_SAY_TOO = frozenset({401, 403, 404, 410})
+
+
+def outcome_of(status: int, code: Optional[str] = None, message: str = "") -> Outcome:
+    """Which row of the table an answer is: by status and the API's own code, not status alone.
+
+    code: None where the answer is not in the API's own words; "" where these have no code.
+    """
+    if 200 <= status < 300:
+        return Outcome.EMPTY if status == 204 else Outcome.GOOD
+    if 300 <= status < 400:
+        return Outcome.REDIRECT
+    if code is None and status in GATEWAYS_SAY_TOO:
+        return Outcome.LOST  # whoever says it knows nothing, and may have done anything
+    if status in (402, 409, 423) and not (code or message):
+        return Outcome.LOST
+    if status == 422 and PENDING.search(message):
+        return Outcome.BUSY
+    found = BY_CODE.get((status, code or "")) or BY_STATUS.get(status)
+    if found is not None:
+        return found
     if 400 <= status < 600:
         return Outcome.REJECTED if status < 500 else Outcome.SERVER_ERROR
     return Outcome.LOST  # 101, or 600: whoever says that may have done anything
@@ -2737,8 +2759,12 @@ class Reply:
     outcome: Outcome
     reason: str  # in words, masked
     message: str = ""  # the provider's own, masked
+    hint: str = ""
     asked_seconds: Optional[float] = None  # how long it asks us to wait
     result: Any = None
+    status: int = 0  # 0: there was no answer
+    auth: Any = None  # what it was sent with
+    request_id: str = ""
 
 
 class Api:
@@ -2750,17 +2776,22 @@ class Api:
         base_url: str,
         source: TokenSource,
         *,
+        own_code: Callable[[int, Mapping[str, Any]], Optional[str]] = lambda status, body: "",
         timeout: float,
         connections: int = 10,
         limits: Sequence[Union[Bucket, Window]] = (),
         secrets: Sequence[str] = (),
     ) -> None:
         self.world, self.base_url, self.source, self.timeout = world, base_url, source, timeout
+        self.own_code = own_code
         self.host = urlsplit(base_url).hostname or ""
         self.session = new_session(connections)
         self.pace = Pace(world, *limits)
         self.short_secrets = [s for s in secrets if 0 < len(s) < SHORT_SECRET]
         self.refused = ""  # why, once the credentials are known to be no good: the rest fails fast
+        self._changed = world.condition()
+        self._doubted = False  # they were refused, and one thread is finding out whether they are
+        self._worked = False
         self._server_clock: Optional[tuple[datetime, float]] = None
 
     def server_time(self, at: float) -> Optional[datetime]:
@@ -2801,13 +2832,16 @@ class Api:
         began = clock.monotonic()
         deadline = began + within
         rate_deadline = began + RATE_SECONDS
-        attempt, renewed, garbled = 0, False, False
-        while True:
-            attempt += 1
-            self._admit(doing, rate_deadline)
+        busy_deadline = rate_deadline if within >= RETRY_SECONDS else deadline
+        tries = 0
+
+        def once(second_look: bool = False) -> Reply:
+            nonlocal tries
+            self._admit(doing, rate_deadline, second_look)
             auth = self.source.auth()
             self.world.check()  # a login takes its time
             extra = headers() if headers else {}
+            tries += 1
             answer = send(
                 self.session,
                 method,
@@ -2820,13 +2854,25 @@ class Api:
                 auth=auth,
             )
             reply = self._judge(act, answer, parse)
+            reply.auth, reply.request_id = auth, extra.get("x-request-id", "")
+            return reply
+
+        attempt, renewed, garbled, may_have_acted = 0, False, False, False
+        while True:
+            attempt += 1
+            reply = once()
+            if reply.status == 401 and not renewed and self.source.renew(reply.auth):
+                renewed = True
+                if NEXT[reply.outcome][act] is Next.RENEW:
+                    reply = once()
+            if NEXT[reply.outcome][act] is Next.RENEW and (self._worked or act is not Act.TOKEN):
+                reply = self._second_look(once, reply)
             step = NEXT[reply.outcome][act]
+            may_have_acted = may_have_acted or NEXT[reply.outcome][Act.CREATE] is Next.LOOK
             if step is Next.DONE:
+                self._worked = True
                 return reply.result  # type: ignore[no-any-return]
             if step is Next.RENEW:
-                if not renewed and self.source.renew(auth):
-                    renewed = True
-                    continue
                 step = Next.FAIL
             elif step is Next.RETRY_ONCE:
                 step = Next.FAIL if garbled else Next.RETRY
@@ -2837,34 +2883,38 @@ class Api:
                 pause = pause_before(attempt)
                 if reply.asked_seconds is not None:  # which may be 0, time after time
                     pause = max(reply.asked_seconds, pause)
-                in_time = clock.monotonic() + pause <= (rate_deadline if limited else deadline)
+                until = rate_deadline if limited else deadline
+                if reply.outcome is Outcome.BUSY:
+                    until = busy_deadline
                 is_short = pause <= MAX_RETRY_AFTER_SECONDS
                 if limited and is_short:  # for the others as well, whether this one goes on or not
                     self.pace.pause(pause)
-                if in_time and is_short:
+                if clock.monotonic() + pause <= until and is_short:
                     log.debug("%s: %s; again in %s", doing, reply.reason, span(pause))
                     self.world.pause(pause)
                     continue
             took = clock.monotonic() - began
-            if attempt > 1 and took >= 1:
-                reply.reason += f" (tried {attempt} times in {span(took)})"
+            if tries > 1 and took >= 1:
+                reply.reason += f" (tried {tries} times in {span(took)})"
             if reply.asked_seconds is not None:
                 reply.reason += f" (it asks to wait {span(reply.asked_seconds)})"
-            if reply.outcome is Outcome.UNAUTHORIZED:
-                self.refused = reply.reason
             raise ApiError(
                 doing,
                 reply.reason,
                 reply.outcome,
                 step,
                 message=reply.message,
-                request_id=extra.get("x-request-id", ""),
-                hint=HINTS.get(reply.outcome, ""),
+                request_id=reply.request_id,
+                hint=reply.hint,
+                may_have_acted=may_have_acted,
             )
 
-    def _admit(self, doing: str, deadline: float) -> None:
+    def _admit(self, doing: str, deadline: float, second_look: bool) -> None:
         """Wait for the account's pace. Raises where nothing must be sent, or not in time."""
         self.world.check()
+        if not second_look:
+            with self._changed:
+                self._await_second_look()
         if self.refused:
             hint = HINTS[Outcome.UNAUTHORIZED]
             raise ApiError(doing, self.refused, Outcome.UNAUTHORIZED, Next.FAIL, hint=hint)
@@ -2872,21 +2922,58 @@ class Api:
             reason = "the rate limit leaves no room in time"
             raise ApiError(doing, reason, Outcome.RATE_LIMITED, Next.FAIL)
 
+    def _await_second_look(self) -> None:
+        while self._doubted:
+            self.world.check()
+            self._changed.wait(60)
+
+    def _second_look(self, once: Callable[..., Reply], refusal: Reply) -> Reply:
+        """A 401 may be a mistake. Of all the account's threads the first that gets one sends its
+        request again, after a pause; if that is refused too, the credentials are given up. The
+        others send nothing until it is known, and then theirs again."""
+        with self._changed:
+            follows = self._doubted
+            self._await_second_look()
+            if self.refused:
+                return refusal
+            self._doubted = not follows
+        if follows:
+            return once()
+        try:
+            log.warning("%s: %s; asking once more", self.host, refusal.reason)
+            self.world.pause(SECOND_LOOK_SECONDS)
+            reply = once(second_look=True)
+            if reply.outcome is Outcome.UNAUTHORIZED:
+                self.refused = reply.reason
+            return reply
+        finally:
+            with self._changed:
+                self._doubted = False
+                self._changed.notify_all()
+
     def _judge(
         self, act: Act, answer: Union[Answer, Trouble], parse: Callable[[Any], Any]
     ) -> Reply:
         """What an answer is, by the table's rows, and what it holds if it is good."""
         if isinstance(answer, Trouble):
-            return Reply(answer.outcome, f"{self.host}: {answer.reason}")
+            hint = HINTS.get(answer.outcome, "")
+            return Reply(answer.outcome, f"{self.host}: {answer.reason}", hint=hint)
         self._note_time(answer)
         self.pace.learn(answer)
-        code, message = explain(answer)
-        outcome = outcome_of(answer.status, code, message)
+        code = message = ""
+        own_code: Optional[str] = None
+        if answer.status >= 300:
+            code, message = explain(answer)
+            with contextlib.suppress(GarbledError):
+                own_code = self.own_code(answer.status, take(answer.json()))
+        outcome = outcome_of(answer.status, own_code, message)
         code, message = self.shown(code, 60), self.shown(message)
         reason = " ".join(filter(None, (f"HTTP {answer.status}", code)))
         if message and message != code:
             reason += f": {message}"
-        reply = Reply(outcome, reason, message)
+        is_foreign = own_code is None and answer.status in GATEWAYS_SAY_TOO
+        hint = NOT_OWN if is_foreign else HINTS.get(outcome, "")
+        reply = Reply(outcome, reason, message, hint, status=answer.status)
         if outcome in (Outcome.RATE_LIMITED, Outcome.UNAVAILABLE):
             reply.asked_seconds = retry_after_seconds(answer, self.world.clock.now())
         if NEXT[outcome][act] is Next.DONE:
@@ -2923,6 +3010,11 @@ class Provider(Protocol):
     @staticmethod
     def token_source(world: World, settings: Settings, credentials: Sequence[str]) -> TokenSource:
         """What the server file's credentials, in the order of CREDENTIAL_KEYS, log in with."""
+
+    @staticmethod
+    def own_code(status: int, body: Mapping[str, Any]) -> Optional[str]:
+        """The code of an error in the API's own words, "" where these have none; None where the
+        words are somebody else's: a gateway's, a proxy's, another API's."""
 
     @staticmethod
     def label(name: str) -> str:
@@ -2965,7 +3057,7 @@ def delete_at(call: Callable[..., Any], path: str, snapshot: Snapshot) -> bool:
         "DELETE",
         path,
         f"delete snapshot {snapshot.id} ({snapshot.name})",
-        lambda answer: answer.status not in (404, 410),
+        lambda answer: answer.status != 404,
     )
     return was_there
 
@@ -3093,6 +3185,12 @@ class DigitalOcean:
         self._may_list_actions = True  # needs actions:read, which a narrow token lacks
         self._failed_lists = 0  # of actions, in a row
         self._account_pages = 1  # of the account's snapshots, as the last listing showed
+
+    @staticmethod
+    def own_code(status: int, body: Mapping[str, Any]) -> Optional[str]:
+        """Shape: {"id": "not_found", "message": "..."}, often with a request_id."""
+        code, message = body.get("id"), body.get("message")
+        return code if isinstance(code, str) and isinstance(message, str) else None
 
     @staticmethod
     def limits() -> list[Union[Bucket, Window]]:
@@ -3343,6 +3441,13 @@ class Hetzner:
         self.api = api
 
     @staticmethod
+    def own_code(status: int, body: Mapping[str, Any]) -> Optional[str]:
+        """Shape: {"error": {"code": "not_found", "message": "...", "details": {...}}}."""
+        error = body.get("error")
+        code = error.get("code") if isinstance(error, dict) else None
+        return code if isinstance(code, str) else None
+
+    @staticmethod
     def limits() -> list[Union[Bucket, Window]]:
         """3,600 an hour for each project, refilled one a second; bursts are allowed."""
         return [Bucket(3500, 1.0)]
@@ -3519,6 +3624,7 @@ class ContaboLogin:
             world,
             settings.api.contabo_auth_url,
             FixedToken(),
+            own_code=self.own_code,
             timeout=settings.timing.http_timeout,
             connections=1,
             secrets=(credentials[1], credentials[3]),
@@ -3530,6 +3636,14 @@ class ContaboLogin:
         self._failure: Optional[ApiError] = None
         self._is_final = False  # the credentials are no good: trying on would lock the account
         self._fetches = 0
+
+    @staticmethod
+    def own_code(status: int, body: Mapping[str, Any]) -> Optional[str]:
+        """Shape: {"error": "invalid_grant", "error_description": "..."} (Keycloak's)."""
+        code = body.get("error")
+        if not isinstance(code, str):
+            return None
+        return "not_found" if status == 404 else code  # its words for that: "Realm does not exist"
 
     def auth(self) -> requests.auth.AuthBase:
         """The current token; one thread fetches it, all the others wait for that."""
@@ -3621,6 +3735,18 @@ class Contabo:
 
     def __init__(self, api: Api) -> None:
         self.api = api
+
+    @staticmethod
+    def own_code(status: int, body: Mapping[str, Any]) -> Optional[str]:
+        """Shape: {"statusCode": 404, "message": "..."}, the message sometimes a list; no code.
+
+        "Cannot DELETE /v1/..." is what its framework (NestJS) says of a path that leads nowhere.
+        """
+        message = body.get("message")
+        if body.get("statusCode") != status or not isinstance(message, (str, list)):
+            return None
+        is_route = isinstance(message, str) and re.match(r"Cannot [A-Z]+ /", message)
+        return "not_found" if status == 404 and not is_route else ""
 
     @staticmethod
     def limits() -> list[Union[Bucket, Window]]:
@@ -3819,6 +3945,7 @@ class Account:
             world,
             getattr(settings.api, f"{provider_key}_url"),
             kind.token_source(world, settings, credentials),
+            own_code=kind.own_code,
             timeout=settings.timing.http_timeout,
             connections=settings.timing.max_parallel,
             limits=kind.limits(),
@@ -5246,12 +5373,22 @@ def find_new(turn: Turn, ticket: Ticket, listing: Iterable[Snapshot]) -> Optiona
     return max(found, key=age_key, default=None)
 
 
+@dataclass
+class Asked:
+    """A snapshot that a DELETE has been sent for."""
+
+    snapshot: Snapshot
+    was_there: bool = True
+    doubt: str = ""  # why what was answered proves nothing
+
+
 def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
     """Delete what retention drops, oldest first, and see it gone. Raises TurnError at the end
     if anything is left that was due; one that fails does not stop the others."""
     turn.doing = "pruning"
     assert turn.verified is not None  # noqa: S101  (`verify` has returned)
     warn_of_oddities(turn, listing)
+    note_replaced(turn, listing)
     ours = turn.owned(listing)
     brake = turn.settings.retention.max_deletes_per_run
     budget = brake - (turn.replaced is not None)  # a slot freed for the new one counts as well
@@ -5260,29 +5397,37 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
     for snapshot, why in plan.keep:
         turn.say("%s stays: %s", snapshot.name, ", ".join(why))
     failures: list[str] = []
-    gone: dict[str, Snapshot] = {}
+    asked: list[Asked] = []
     for snapshot in plan.delete:
         turn.world.check()
         turn.delete_sent = True
+        turn.total = None  # until it has been seen what is gone
         try:
             was_there = turn.account.delete(snapshot)
         except ApiError as error:
             if error.next_step is Next.LEAVE:
                 turn.warn(f"snapshot {snapshot.id} ({snapshot.name}) is protected: left alone")
+                continue
+            log.error("%s: %s", turn, error)
+            if error.may_have_acted:
+                asked.append(Asked(snapshot, doubt=str(error)))
             else:
                 failures.append(str(error))
-                log.error("%s: %s", turn, error)
         else:
-            gone[snapshot.id] = snapshot
+            asked.append(Asked(snapshot, was_there or snapshot == turn.replaced))
             if turn.limit is not None:
                 turn.limit.make_room()
-            turn.total -= 1
-            if was_there:
-                turn.deleted.append(snapshot)
             did = "deleted" if was_there else "already gone:"
             turn.say("%s snapshot %s (id %s)", did, snapshot.name, snapshot.id)
-    if gone:
-        failures += confirm_deletes(turn, gone)
+    left, unread = wait_until_gone(turn, asked)
+    turn.total = None if unread else len(ours) - len(asked) + len(left)
+    turn.deleted += [one.snapshot for one in asked if one.was_there and one not in left]
+    failures += [one.doubt for one in left if one.doubt]
+    names = ", ".join(f"{o.snapshot.name} (id {o.snapshot.id})" for o in left if not o.doubt)
+    if names and unread:
+        failures.append(f"the deletions could not be confirmed: {unread}")
+    elif names:
+        failures.append(f"{turn.provider.title} reports {names} as deleted, but still lists it")
     if plan.postponed:
         turn.warn(
             f"{counted(len(plan.postponed), 'more snapshot')} due for deletion; at most {brake} go"
@@ -5292,27 +5437,34 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
         raise TurnError(f"the new snapshot {turn.name} is good, but " + "; ".join(failures))
 
 
-def confirm_deletes(turn: Turn, gone: Mapping[str, Snapshot]) -> list[str]:
-    """See that they are gone. A listing may lag: what it still shows is deleted once more, and a
-    404 is the proof. Returns what is wrong."""
-    left = dict(gone)
-    until = turn.world.clock.monotonic() + LAG_SECONDS
-    try:
-        while True:
-            left = {i: s for i, s in still_there(turn, left).items() if turn.account.delete(s)}
-            if not left:
-                return []
-            if turn.world.clock.monotonic() >= until:
-                break
+def wait_until_gone(turn: Turn, asked: Sequence[Asked]) -> tuple[Sequence[Asked], str]:
+    """(which of them are not, why that cannot be told). Whatever was answered, what is listed is
+    not deleted; but a listing may lag. What is said to be gone is deleted once more meanwhile."""
+    left, until = asked, turn.world.clock.monotonic() + LAG_SECONDS
+    while left:
+        try:
+            there = still_there(turn, {one.snapshot.id: one.snapshot for one in left})
+        except ApiError as error:
+            log.error("%s: %s", turn, error)
+            return left, str(error)
+        left = [one for one in left if one.snapshot.id in there]
+        for one in left:
+            if not one.doubt:
+                try:
+                    turn.account.delete(one.snapshot)
+                except ApiError as error:
+                    one.doubt = str(error)
+        if turn.world.clock.monotonic() >= until:
+            break
+        if left:
             turn.world.pause(turn.settings.timing.poll_interval)
-    except ApiError as error:
-        return [f"the deletions could not be confirmed: {error}"]
-    turn.total = (turn.total or 0) + len(left)
-    for snapshot in left.values():
-        with contextlib.suppress(ValueError):
-            turn.deleted.remove(snapshot)
-    names = ", ".join(f"{s.name} (id {s.id})" for s in left.values())
-    return [f"{turn.provider.title} reports {names} as deleted, but still lists it"]
+    return left, ""
+
+
+def note_replaced(turn: Turn, listing: Iterable[Snapshot]) -> None:
+    """What had to go for the new one has been deleted if a listing does not show it any more."""
+    if turn.replaced and all(snapshot.id != turn.replaced.id for snapshot in listing):
+        turn.deleted.append(turn.replaced)
 
 
 def still_there(turn: Turn, snapshots: Mapping[str, Snapshot]) -> dict[str, Snapshot]:
@@ -5320,7 +5472,7 @@ def still_there(turn: Turn, snapshots: Mapping[str, Snapshot]) -> dict[str, Snap
     to end and it costs less, else by a listing, which turns that end together share."""
     if turn.others_wait() and turn.account.single_reads_cost_less(len(snapshots)):
         return {i: s for i, s in snapshots.items() if turn.provider.exists(s)}
-    listed = {s.id for s in turn.owned(turn.listing(turn.patience()))}
+    listed = {s.id for s in turn.listing(turn.patience())}
     return {i: s for i, s in snapshots.items() if i in listed}
 
 
@@ -5438,9 +5590,16 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
     text = f"all slots are full: deleting {oldest.name} (id {oldest.id}) before the new one"
     turn.warn(text, expected=True)
     turn.delete_sent = True
-    if turn.account.delete(oldest):
-        turn.deleted.append(oldest)
+    doubt: Optional[ApiError] = None
+    try:
+        turn.account.delete(oldest)
+    except ApiError as error:
+        if not error.may_have_acted:
+            raise
+        doubt = error
     turn.replaced, turn.replaced_at = oldest, clock.monotonic()
+    if doubt is not None and any(snapshot.id == oldest.id for snapshot in turn.listing()):
+        raise doubt
 
 
 # --- the turn's end ---
@@ -5489,9 +5648,13 @@ def count_what_is_left(turn: Turn, error_text: str, reachable: bool) -> str:
         turn.total = None
         if reachable or turn.replaced_at is not None:
             with contextlib.suppress(Exception):  # a count is not worth a report
-                turn.total = len(turn.owned(turn.listing()))
+                listing = turn.listing()
+                turn.total = len(turn.owned(listing))
+                note_replaced(turn, listing)
     if turn.replaced_at is None or turn.verified is not None:
         return error_text
+    if turn.replaced is not None and turn.total is not None and not turn.deleted:
+        return f"{error_text}; {turn.replaced.name} has not gone, it is still listed"
     if turn.total == 0:
         return f"{error_text}; ATTENTION: THIS SERVER NOW HAS NO SNAPSHOT AT ALL"
     left = (

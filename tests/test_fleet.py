@@ -468,11 +468,12 @@ def test_refused_credentials_fail_their_own_servers_fast(project: Project, provi
         **{server.name: "FAILURE" for server in bad},
         **{server.name: "SUCCESS" for server in good},
     }
-    assert len([r for r in project.cloud.journal if r.status == 401]) == 1
+    refused = [r.monotonic for r in project.cloud.journal if r.status == 401]
+    assert len(refused) == (1 if provider == "contabo" else 2)  # a login is not tried on
     assert len(errors(result)) == 6
     assert all("401" in line for line in errors(result))
     first_good = creates(project)[-6]
-    assert first_good.monotonic == project.cloud.journal[0].monotonic  # no time was lost
+    assert first_good.monotonic == refused[-1]  # no time was lost
 
 
 def test_refused_credentials_cost_no_more_requests_than_were_under_way(project: Project) -> None:
@@ -483,7 +484,7 @@ def test_refused_credentials_cost_no_more_requests_than_were_under_way(project: 
     result = project.run()
     assert result.code == 2
     assert all(statuses(result)[server.name] == "SUCCESS" for server in good)
-    assert 1 <= len([r for r in project.cloud.journal if r.status == 401]) <= 8
+    assert 2 <= len([r for r in project.cloud.journal if r.status == 401]) <= 9
 
 
 STRANGE: dict[str, Callable[[Any], Any]] = {

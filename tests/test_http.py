@@ -32,19 +32,27 @@ OUTCOMES = [
     (307, "", "", Outcome.REDIRECT),
     (400, "json_error", "", Outcome.REJECTED),
     (401, "unauthorized", "", Outcome.UNAUTHORIZED),
-    (401, "token_readonly", "", Outcome.UNAUTHORIZED),
+    (401, "", "", Outcome.UNAUTHORIZED),
+    (401, None, "Unauthorized", Outcome.LOST),
+    (401, "token_readonly", "", Outcome.READ_ONLY),
     (402, "", "", Outcome.LOST),
     (402, "", "Total snapshots exceed the total max limit of 1 snapshots", Outcome.LIMIT),
     (403, "forbidden", "", Outcome.FORBIDDEN),
+    (403, "maintenance", "", Outcome.BUSY),
+    (403, None, "", Outcome.LOST),
     (403, "resource_limit_exceeded", "", Outcome.LIMIT),
     (404, "not_found", "", Outcome.GONE),
+    (404, "", "Cannot GET /", Outcome.LOST),
+    (404, None, "no Route matched with those values", Outcome.LOST),
     (405, "", "", Outcome.REJECTED),
     (408, "", "", Outcome.SERVER_ERROR),
     (409, "conflict", "", Outcome.BUSY),
     (409, "", "", Outcome.LOST),
     (409, "", "The instance has a running task", Outcome.BUSY),
     (409, "uniqueness_error", "", Outcome.NOT_UNIQUE),
-    (410, "", "", Outcome.GONE),
+    (410, "", "", Outcome.LOST),
+    (410, "not_found", "", Outcome.LOST),
+    (410, "deprecated_api_endpoint", "", Outcome.LOST),
     (412, "", "", Outcome.REJECTED),
     (415, "", "", Outcome.REJECTED),
     (422, "invalid_input", "", Outcome.REJECTED),
@@ -65,7 +73,7 @@ OUTCOMES = [
 
 @pytest.mark.parametrize(("status", "code", "message", "outcome"), OUTCOMES)
 def test_an_answer_is_known_by_status_and_code(
-    status: int, code: str, message: str, outcome: Outcome
+    status: int, code: str | None, message: str, outcome: Outcome
 ) -> None:
     assert snapshots.outcome_of(status, code, message) is outcome
 
@@ -86,7 +94,8 @@ def test_the_table_says_for_every_outcome_what_to_do_about_every_act() -> None:
         (Outcome.GARBLED, "RETRY_ONCE LOOK RETRY_ONCE FAIL"),
         (Outcome.REDIRECT, "FAIL LOOK FAIL FAIL"),
         (Outcome.REJECTED, "FAIL FAIL FAIL FAIL"),
-        (Outcome.UNAUTHORIZED, "RENEW RENEW RENEW FAIL"),
+        (Outcome.UNAUTHORIZED, "RENEW RENEW RENEW RENEW"),
+        (Outcome.READ_ONLY, "FAIL FAIL FAIL FAIL"),
         (Outcome.LIMIT, "FAIL ROOM FAIL FAIL"),
         (Outcome.FORBIDDEN, "FAIL FAIL FAIL FAIL"),
         (Outcome.GONE, "FAIL FAIL DONE FAIL"),
@@ -255,13 +264,13 @@ def test_a_next_link_counts_only_on_the_configured_host(url: object, same: bool)
 
 NAMED = {
     204: Outcome.EMPTY,
-    401: Outcome.UNAUTHORIZED,
+    401: Outcome.LOST,
     402: Outcome.LOST,
-    403: Outcome.FORBIDDEN,
-    404: Outcome.GONE,
+    403: Outcome.LOST,
+    404: Outcome.LOST,
     408: Outcome.SERVER_ERROR,
     409: Outcome.LOST,
-    410: Outcome.GONE,
+    410: Outcome.LOST,
     423: Outcome.LOST,
     425: Outcome.RATE_LIMITED,
     429: Outcome.RATE_LIMITED,
@@ -285,6 +294,7 @@ def test_every_status_has_its_outcome() -> None:
     ("own", "code", "message", "outcome"),
     [
         (403, "resource_limit_exceeded", "", Outcome.LIMIT),
+        (404, "not_found", "", Outcome.GONE),
         (409, "uniqueness_error", "", Outcome.NOT_UNIQUE),
         (423, "protected", "", Outcome.PROTECTED),
         (422, "", "Droplet already has a pending event.", Outcome.BUSY),
@@ -510,7 +520,7 @@ def test_contabos_token_is_not_renewed_again_and_again(project: Project) -> None
     result = project.run()
     assert result.code == 1
     assert "HTTP 401" in result.err
-    assert project.cloud.count(CREATE["contabo"]) == 2
+    assert project.cloud.count(CREATE["contabo"]) == 3  # with a new token, and after a pause
     assert project.cloud.count("POST /cb-auth/token") == 2
     assert project.own(server) == old
 
