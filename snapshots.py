@@ -66,7 +66,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn, Optional, Protocol, TextIO, TypeVar, Union
-from urllib.parse import quote, quote_plus, urlsplit
+from urllib.parse import quote, quote_plus, unquote, urljoin, urlsplit
 
 try:
     import requests
@@ -210,14 +210,17 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return TEMPLATE_FIELD.sub(lambda match: values.get(match[1], match[0]), template)
 
 
-def fill_json(payload: Any, values: Mapping[str, str]) -> Any:
-    """The JSON value with every string in it filled, at any depth; keys stay."""
+def change_texts(payload: Any, change: Callable[[str, str], str], key: str = "") -> Any:
+    """The JSON value with every text in it changed, at any depth; keys stay.
+
+    change: (text, the key that it stands under, in a list too) -> text.
+    """
     if isinstance(payload, str):
-        return fill(payload, values)
+        return change(payload, key)
     if isinstance(payload, list):
-        return [fill_json(item, values) for item in payload]
+        return [change_texts(item, change, key) for item in payload]
     if isinstance(payload, dict):
-        return {key: fill_json(item, values) for key, item in payload.items()}
+        return {name: change_texts(item, change, name) for name, item in payload.items()}
     return payload
 
 
@@ -864,6 +867,11 @@ def check_chat_id(value: Any) -> str:
     return read_chat_id(check_text(value), Path())
 
 
+def check_thread_id(value: Any) -> int:
+    """A topic of a Telegram group; 0 or an empty text: none."""
+    return int(read_count(0, 10**15)(str(value).strip() or "0", Path()))
+
+
 def check_object(value: Any) -> dict[str, Any]:
     """A JSON object."""
     if not isinstance(value, dict):
@@ -947,6 +955,7 @@ class TelegramSection:
     enabled: bool = option(True, read_flag, check_flag)
     bot_token: SecretText = secret(own=True)
     chat_id: str = option("", read_chat_id, check_chat_id)
+    message_thread_id: int = option(0, read_count(0, 10**15), check_thread_id)
     timeout: float = option(10, read_number(1, 300))
     retries: int = option(3, read_count(0, 20))
     base_delay_between_retries: float = option(2, read_number(0, 300))
@@ -957,7 +966,7 @@ class TelegramSection:
     @property
     def address(self) -> tuple[str, ...]:
         """Where messages end up; the same for all servers that share it."""
-        return (self.channel, self.bot_token, self.chat_id)
+        return (self.channel, self.bot_token, self.chat_id, str(self.message_thread_id))
 
 
 @dataclass(frozen=True)
@@ -1341,6 +1350,8 @@ def with_own(section: ChannelSection, content: Fields, base: Path) -> ChannelSec
             continue
         if key.metadata.get("secret"):
             check = with_reader(key.metadata["read"], base)
+        if key.name == "message_thread_id" and chosen["chat_id"] != vars(section)["chat_id"]:
+            inherited = 0  # a topic belongs to its chat
         value = content.take(key.name, check, inherited)
         chosen[key.name] = inherited if value == {} else value
     content.finish()
@@ -2531,6 +2542,13 @@ class NoAuth(requests.auth.AuthBase):
         return request
 
 
+def split_login(url: str) -> tuple[str, str, str]:
+    """(the URL without its login, user, password), as in https://user:password@host/path."""
+    login, at, host = urlsplit(url).netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    return url.replace(f"{login}{at}{host}", host, 1), unquote(user), unquote(password)
+
+
 class BearerAuth(requests.auth.AuthBase):
     """A token in the head; given as auth= so that a ~/.netrc cannot replace it."""
 
@@ -2545,6 +2563,8 @@ class BearerAuth(requests.auth.AuthBase):
 def new_session(connections: int) -> requests.Session:
     """A session with timed connections and no cookies, for many threads at once."""
     session = requests.Session()
+    # else requests reads a redirect's body without a limit, and fails where it leads nowhere
+    session.get_redirect_target = lambda _: None  # type: ignore[assignment,method-assign]
     session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
     adapter = TimedAdapter(pool_connections=2, pool_maxsize=connections, max_retries=0)
     session.mount("https://", adapter)
@@ -4153,7 +4173,17 @@ class Account:
 # Rendering is pure; sending has a thread for each channel, so that a slow mail server delays
 # neither a snapshot nor the other channels.
 
-TELEGRAM_MAX_UNITS = 4096  # UTF-16 code units after parsing
+TELEGRAM_LIMIT = 4096  # UTF-16 code units after parsing
+TELEGRAM_SHORT = 500  # units of a message to try where the long one was refused
+# The same for each text of a webhook's payload. Discord takes 2,000 characters in `content`, 256
+# in a title and 1,024 in a field's value; ntfy 4,096 bytes, which is 1,300 characters of any
+# script; Google Chat 4,096 characters, Mattermost 16,383, Teams 28 kB in all.
+TEXT_LIMIT = 1300
+TEXT_LIMITS: Mapping[str, int] = MappingProxyType(
+    {"title": 250, "name": 250, "value": 1000, "username": 80}
+)
+TEXT_SHORT = 120
+JOINED_LIMIT = 1000  # characters of errors, and of warnings, in a message about many servers
 CUT = "… (cut)"
 GIVE_UP_AFTER = 3  # messages lost in a row; each further one gets one try
 JOIN_OVER = 20  # waiting messages for one channel
@@ -4189,10 +4219,10 @@ def values_of(report: Report, hostname: str) -> dict[str, str]:
 
 
 def built_in_text(report: Report) -> str:
-    """The message where no template is set; legacy Markdown."""
-    lines = ["*Snapshot Success*" if report.success else "*Snapshot Failed*"]
-    lines += ["Server: `{server_name}` ({provider} {server_id})", "Snapshot: `{snapshot_name}`"]
-    lines += ["Total: {snapshot_info}"]
+    """The message where no template is set; HTML."""
+    lines = ["<b>Snapshot Success</b>" if report.success else "<b>Snapshot Failed</b>"]
+    lines += ["Server: <code>{server_name}</code> ({provider} {server_id})"]
+    lines += ["Snapshot: <code>{snapshot_name}</code>", "Total: {snapshot_info}"]
     if report.deleted:
         lines.append("Deleted: {deleted_snapshots}")
     if not report.success:
@@ -4209,15 +4239,7 @@ def with_error(template: str, report: Report) -> str:
     return template + "\nError: {error}"
 
 
-# --- Telegram: values arrive exactly as they are, wherever they stand ---
-
-
-@dataclass(frozen=True)
-class Rich:
-    """A text as Telegram shows it, with entities (offsets in UTF-16 code units)."""
-
-    text: str
-    entities: tuple[Mapping[str, Any], ...] = ()
+# --- a message that fits ---
 
 
 def utf16_length(text: str) -> int:
@@ -4238,158 +4260,82 @@ def utf16_cut(text: str, limit: int) -> str:
     return "".join(kept) + CUT
 
 
-def pieces_of(template: str, values: Mapping[str, str]) -> list[tuple[str, bool]]:
-    """The template as (character or value, is it markup?): what a {name} stands for never is."""
-    pieces: list[tuple[str, bool]] = []
-    last = 0
-    for match in TEMPLATE_FIELD.finditer(template):
-        pieces += [(character, True) for character in template[last : match.start()]]
-        pieces.append((values.get(match[1], match[0]), False))
-        last = match.end()
-    return pieces + [(character, True) for character in template[last:]]
+def fitted(values: Mapping[str, str], limit: int, render: Callable[..., str]) -> Mapping[str, str]:
+    """The values, long ones cut so far that the text rendered from them fits; if it can fit."""
+    share = limit
+    while share > 40 and utf16_length(render(values)) > limit:
+        share = share * 3 // 4
+        values = {name: utf16_cut(value, share) for name, value in values.items()}
+    return values
 
 
-MARKDOWN_KINDS: Mapping[str, str] = MappingProxyType(
-    {"*": "bold", "_": "italic", "`": "code", "```": "pre"}
+def text_within(limit: int, values: Mapping[str, str], render: Callable[..., str]) -> str:
+    """The rendered text, within the limit: values are cut first. Where a template is too long by
+    itself, what matters of a failure comes before it."""
+    text = render(fitted(values, limit, render))
+    if utf16_length(text) > limit and values["status"] != "SUCCESS":
+        text = fill("{server_name}: {status}: {error}\n", values) + text
+    return utf16_cut(text, limit)
+
+
+def first_of(texts: Sequence[str], limit: float) -> tuple[str, ...]:
+    """As many of the texts as fit within so many characters, and how many more there are."""
+    lengths = itertools.accumulate(len(text) + 2 for text in texts)
+    count = sum(length <= limit for length in lengths)
+    more = (f"and {len(texts) - count} more",) if count < len(texts) else ()
+    return (*texts[:count], *more)
+
+
+# --- Telegram: values arrive exactly as they are, wherever they stand ---
+
+LEGACY_MARKDOWN = re.compile(
+    r"\\([_*`\[])"
+    r"|```(?:[\w+#.-]*\n)?(.+?)```"  # the first line may name a language, and is not shown
+    r"|`(.+?)`"
+    r"|\*(.+?)\*"
+    r"|_(.+?)_"
+    r"|\[([^\]]+)\]\(([^)]+)\)",
+    re.DOTALL,
 )
+LEGACY_AS_HTML = (
+    *("", r"{}", r"<pre>{}</pre>", r"<code>{}</code>", r"<b>{}</b>", r"<i>{}</i>"),
+    *("", '<a href="{1}">{0}</a>'),
+)
+CODE_BLOCK = re.compile(r"(\\.)|```(.*?)(?<!\\)```", re.DOTALL)
 
 
-def rich_from_markdown(template: str, values: Mapping[str, str]) -> Rich:
-    """A legacy Markdown template, filled, as plain text with entities: nothing to escape.
+def html_from_markdown(template: str) -> str:
+    """A template in legacy Markdown as one in HTML. A mark without its partner stays as it is.
 
-    Markup is looked for in the template only. A mark without its partner stays as it is.
     Source: https://core.telegram.org/bots/api#markdown-style (read 2026-11).
     """
-    pieces = pieces_of(template, values)
+    names = TEMPLATE_FIELD.findall(template)  # which may hold underscores that are no markup
+    numbers = itertools.count()
+    text = TEMPLATE_FIELD.sub(lambda _: f"\0{next(numbers)}\0", clean(template))
 
-    def stands_at(mark: str, index: int) -> bool:
-        return pieces[index : index + len(mark)] == [(character, True) for character in mark]
+    def tagged(match: re.Match[str]) -> str:
+        inner, *address = (group for group in match.groups() if group is not None)
+        return LEGACY_AS_HTML[match.lastindex or 0].format(inner, *address)
 
-    def find(mark: str, start: int) -> int:
-        return next((i for i in range(start, len(pieces)) if stands_at(mark, i)), -1)
-
-    def text_of(start: int, end: int) -> str:
-        return "".join(text for text, _ in pieces[start:end])
-
-    out: list[str] = []
-    length = 0
-    entities: list[Mapping[str, Any]] = []
-
-    def put(text: str, **entity: Any) -> None:
-        nonlocal length
-        units = utf16_length(text)
-        if entity and units:
-            entities.append({**entity, "offset": length, "length": units})
-        out.append(text)
-        length += units
-
-    index = 0
-    while index < len(pieces):
-        text, is_markup = pieces[index]
-        if not is_markup:
-            put(text)
-            index += 1
-            continue
-        if (
-            text == "\\"
-            and index + 1 < len(pieces)
-            and pieces[index + 1] in [(c, True) for c in "_*`["]
-        ):
-            put(pieces[index + 1][0])
-            index += 2
-            continue
-        if text == "[":
-            middle = find("]", index + 1)
-            end = find(")", middle + 2) if stands_at("](", middle) else -1
-            if end > 0:
-                put(text_of(index + 1, middle), type="text_link", url=text_of(middle + 2, end))
-                index = end + 1
-                continue
-        mark = "```" if stands_at("```", index) else text
-        end = find(mark, index + len(mark)) if mark in MARKDOWN_KINDS else -1
-        if end > 0:
-            begin, more = index + len(mark), {}
-            if mark == "```":  # the first word may name a language, and a newline is not shown
-                word = language_at(pieces, begin, end)
-                more = {"language": word} if word else {}
-                begin += len(word) + (pieces[begin + len(word)] == ("\n", True))
-            put(text_of(begin, end), type=MARKDOWN_KINDS[mark], **more)
-            index = end + len(mark)
-        else:
-            put(text)
-            index += 1
-    return Rich("".join(out), tuple(entities))
-
-
-def language_at(pieces: Sequence[tuple[str, bool]], begin: int, end: int) -> str:
-    """The word of the template that names the language of a block of code, or ''.
-
-    Only one that stands alone on the first line: everything else is text that people want to see.
-    """
-    first_line = itertools.takewhile(lambda piece: piece != ("\n", True), pieces[begin:end])
-    word = "".join(text if is_markup else " " for text, is_markup in first_line)
-    stands_alone = begin + len(word) < end and re.fullmatch(r"[\w+#.-]+", word)
-    return word if stands_alone else ""
-
-
-def cut_rich(rich: Rich, limit: int = TELEGRAM_MAX_UNITS) -> Rich:
-    """The text cut to the limit, and the entities with it."""
-    if utf16_length(rich.text) <= limit:
-        return rich
-    text = utf16_cut(rich.text, limit)
-    end = utf16_length(text) - utf16_length(CUT)
-    entities = tuple(
-        {**entity, "length": min(entity["length"], end - entity["offset"])}
-        for entity in rich.entities
-        if entity["offset"] < end
-    )
-    return Rich(text, entities)
-
-
-MARKDOWN_V2_RESERVED = re.compile(r"([_*\[\]()~`>#+\-=|{}.!\\])")
+    text = LEGACY_MARKDOWN.sub(tagged, html.escape(text))
+    return re.sub("\0([0-9]+)\0", lambda match: f"{{{names[int(match[1])]}}}", text)
 
 
 def fill_markdown_v2(template: str, values: Mapping[str, str]) -> str:
-    """A MarkdownV2 template with each value escaped as the place asks where it stands.
+    """A MarkdownV2 template, filled. A backslash before any character from 1 to 126 takes its
+    meaning away wherever it stands, in code and addresses too.
 
     Source: https://core.telegram.org/bots/api#markdownv2-style (read 2026-11).
     """
-    out: list[str] = []
-    place = ""  # "", "`", "```" or "(" (the address of a link)
-    pieces = pieces_of(template, values)
-    index = 0
-    while index < len(pieces):
-        text, is_markup = pieces[index]
-        index += 1
-        if not is_markup:
-            known = TEMPLATE_FIELD.fullmatch(text) is None
-            pattern = {"": MARKDOWN_V2_RESERVED, "(": re.compile(r"([)\\])")}.get(
-                place, re.compile(r"([`\\])")
-            )
-            out.append(pattern.sub(r"\\\1", text) if known or not place else text)
-            continue
-        out.append(text)
-        if text == "\\" and index < len(pieces):
-            if pieces[index][1]:
-                out.append(pieces[index][0])
-                index += 1
-        elif text == "`":
-            triple = [p[0] for p in pieces[index : index + 2] if p[1]] == ["`", "`"]
-            if triple and place in ("", "```"):
-                out.append("``")
-                index += 2
-                place = "" if place else "```"
-                if place and index < len(pieces) and not pieces[index][1]:
-                    out.append("\n")  # else the value's first word would name a language
-            elif place in ("", "`"):
-                place = "" if place else "`"
-        elif text == "]" and not place and pieces[index : index + 1] == [("(", True)]:
-            out.append("(")
-            index += 1
-            place = "("
-        elif text == ")" and place == "(":
-            place = ""
-    return "".join(out)
+
+    def with_newline(block: re.Match[str]) -> str:  # else the value would name a language
+        begins_with_value = block[2] and TEMPLATE_FIELD.match(block[2])
+        return f"```\n{block[2]}```" if begins_with_value else block[0]
+
+    def escaped(match: re.Match[str]) -> str:
+        return re.sub(r"([\x01-\x7e])", r"\\\1", values.get(match[1], match[0]))
+
+    return TEMPLATE_FIELD.sub(escaped, CODE_BLOCK.sub(with_newline, template))
 
 
 def fill_html(template: str, values: Mapping[str, str]) -> str:
@@ -4409,31 +4355,28 @@ def unformatted(template: str, parse_mode: str, values: Mapping[str, str]) -> st
 def telegram_bodies(
     section: TelegramSection, report: Report, hostname: str
 ) -> list[dict[str, Any]]:
-    """What to send, and what to send instead where Telegram cannot parse the first."""
+    """What to send: the message, then simpler versions for where Telegram refuses the one before:
+    without formatting, and short."""
     values = {name: clean(value) for name, value in values_of(report, hostname).items()}
     template = section.message_success if report.success else section.message_failure
+    mode = section.parse_mode if template else "HTML"
+    template = with_error(template, report) if template else built_in_text(report)
+    if mode == "Markdown":
+        template, mode = html_from_markdown(template), "HTML"
+
+    def plain(values: Mapping[str, str]) -> str:
+        return unformatted(template, mode, values)
+
     chat: dict[str, Any] = {"chat_id": section.chat_id}
-    if template and section.parse_mode in ("HTML", "MarkdownV2"):
-        template = with_error(template, report)
-        plain = utf16_cut(unformatted(template, section.parse_mode, values), TELEGRAM_MAX_UNITS)
-        fallback = {**chat, "text": plain}
-        if plain.endswith(CUT):
-            return [fallback]
-        filler = fill_html if section.parse_mode == "HTML" else fill_markdown_v2
-        text = filler(template, values)
-        return [{**chat, "text": text, "parse_mode": section.parse_mode}, fallback]
-    if template and section.parse_mode == "none":
-        text = fill(with_error(template, report), values)
-        return [{**chat, "text": utf16_cut(text, TELEGRAM_MAX_UNITS)}]
-    rich = cut_rich(
-        rich_from_markdown(with_error(template or built_in_text(report), report), values)
-    )
-    plain_body = {**chat, "text": rich.text}
-    return (
-        [{**plain_body, "entities": list(rich.entities)}, plain_body]
-        if rich.entities
-        else [plain_body]
-    )
+    if section.message_thread_id:
+        chat["message_thread_id"] = section.message_thread_id
+    texts = [text_within(limit, values, plain) for limit in (TELEGRAM_LIMIT, TELEGRAM_SHORT)]
+    bodies = [{**chat, "text": text} for text in dict.fromkeys(texts)]
+    values_that_fit = fitted(values, TELEGRAM_LIMIT, plain)
+    if mode != "none" and plain(values_that_fit) == texts[0]:
+        filler = fill_html if mode == "HTML" else fill_markdown_v2
+        bodies.insert(0, {**chat, "text": filler(template, values_that_fit), "parse_mode": mode})
+    return bodies
 
 
 def clean(text: str) -> str:
@@ -4444,32 +4387,57 @@ def clean(text: str) -> str:
 # --- webhook and e-mail ---
 
 
-def webhook_payload(section: WebhookSection, report: Report, hostname: str) -> dict[str, Any]:
-    """The JSON to post."""
-    values = {name: clean(value) for name, value in values_of(report, hostname).items()}
-    template = section.payload_success if report.success else section.payload_failure
-    if template:
-        payload: dict[str, Any] = fill_json(template, values)
-        if not report.success and fill_json(template, {"error": ""}) == template:
-            payload.setdefault("error", values["error"])
-        return payload
-    payload = {
-        "script": values["script"],
-        "provider": values["provider"],
-        "server": values["server_name"],
-        "server_id": values["server_id"],
-        "status": values["status"],
-        "hostname": values["hostname"],
-        "timestamp": values["timestamp"],
-        "snapshot_name": values["snapshot_name"],
-        "total_snapshots": "unknown" if report.total_snapshots is None else report.total_snapshots,
-        "snapshot_info": values["snapshot_info"],
+BUILT_IN_PAYLOAD: Mapping[str, str] = MappingProxyType(
+    {
+        "script": "{script}",
+        "provider": "{provider}",
+        "server": "{server_name}",
+        "server_id": "{server_id}",
+        "status": "{status}",
+        "hostname": "{hostname}",
+        "timestamp": "{timestamp}",
+        "snapshot_name": "{snapshot_name}",
+        "total_snapshots": "{total_snapshots}",
+        "snapshot_info": "{snapshot_info}",
     }
-    if not report.success:
-        payload["error"] = values["error"]
-    if report.warnings:
-        payload["warnings"] = [clean(warning) for warning in report.warnings]
-    return payload
+)
+
+
+def webhook_payloads(
+    section: WebhookSection, report: Report, hostname: str
+) -> list[dict[str, Any]]:
+    """The JSON to post, and a much shorter version for where that is refused."""
+    values = {name: clean(value) for name, value in values_of(report, hostname).items()}
+    own = section.payload_success if report.success else section.payload_failure
+    template = dict(own or BUILT_IN_PAYLOAD)
+    if not report.success and change_texts(template, without_error) == template:
+        template.setdefault("error", "{error}")
+
+    def version(is_short: bool) -> dict[str, Any]:
+        def filled(text: str, key: str) -> str:
+            usual = TEXT_LIMITS.get(key, TEXT_LIMIT)
+            if not TEMPLATE_FIELD.search(text):  # an address, say: not to be touched without need
+                is_too_long = is_short and utf16_length(text) > usual
+                return utf16_cut(text, TEXT_SHORT) if is_too_long else text
+            limit = TEXT_SHORT if is_short else usual
+            return text_within(limit, values, functools.partial(fill, text))
+
+        payload: dict[str, Any] = change_texts(template, filled)
+        if not own and report.total_snapshots is not None:
+            payload["total_snapshots"] = report.total_snapshots
+        if not own and report.warnings:
+            limit = TEXT_SHORT if is_short else TEXT_LIMIT
+            warnings = [utf16_cut(clean(warning), limit) for warning in report.warnings]
+            payload["warnings"] = list(first_of(warnings, 2 * limit))
+        return payload
+
+    payload, shorter = version(False), version(True)
+    return [payload] if payload == shorter else [payload, shorter]
+
+
+def without_error(text: str, _key: str) -> str:
+    """The text without its place for the error."""
+    return text.replace("{error}", "")
 
 
 def mail_of(
@@ -4482,7 +4450,7 @@ def mail_of(
     text = (
         fill(with_error(template, report), values)
         if template
-        else rich_from_markdown(built_in_text(report), values).text
+        else unformatted(built_in_text(report), "HTML", values)
     )
     message = email.message.EmailMessage(policy=email.policy.SMTP)
     message["Subject"] = one_line(fill(subject or "Snapshot {status}: {server_name}", values), 200)
@@ -4519,16 +4487,125 @@ class DeliveryError(SnapshotsError):
 
 
 class RefusedError(DeliveryError):
-    """An HTTP answer that is no success."""
+    """An answer that is no success. status: what it is, or (of a false 2xx) what it stands for."""
 
-    def __init__(self, answer: Answer, reason: str, asked_seconds: Optional[float]) -> None:
-        again = answer.status in (408, 425, 429) or 500 <= answer.status < 600
-        super().__init__(reason, again, asked_seconds=asked_seconds if again else None)
-        self.answer = answer
+    def __init__(self, answer: Answer, status: int, words: str, now: datetime) -> None:
+        reason = f"HTTP {answer.status}" + (f": {words}" if words else "")
+        again = status in (408, 425, 429) or 500 <= status < 600
+        asked = retry_after_seconds(answer, now)
+        if asked is None and again:  # Discord says it in the body too, in fractions of a second
+            with contextlib.suppress(GarbledError):
+                seconds = take(answer.json(), "retry_after", kind=(int, float))
+                asked = float(seconds) if 0 < seconds < 1e6 else None
+        asked = asked if again else None
+        super().__init__(reason, again, simpler=status in (400, 413, 422), asked_seconds=asked)
+        self.answer, self.status, self.words = answer, status, words
 
     def hint(self, text: str) -> None:
-        """Say what to do about it."""
-        self.args = (f"{self} ({text})",)
+        """Say what to do about it, as no other version of the message can help."""
+        self.args, self.simpler = (f"{self} ({text})",), False
+
+
+# Where receivers put the reason of a refusal; the keys of Discord, n8n, ntfy, Telegram, Slack,
+# Gotify, DingTalk, Feishu, problem+json and many others.
+TELLING_KEYS = (
+    *("message", "error", "errors", "error_description", "errorDescription", "description"),
+    *("errmsg", "msg", "detail", "title", "reason"),
+)
+
+
+def words_of(answer: Answer) -> str:
+    """What a receiver says about a refusal, unmasked: from JSON of any shape, else the first line
+    of its text or the title of its page."""
+
+    def told(value: Any, depth: int) -> list[str]:
+        if isinstance(value, str):
+            return [value.strip()]
+        if isinstance(value, dict):
+            telling = [value[key] for key in TELLING_KEYS if value.get(key)]
+            value = telling or list(value.values())
+        if not isinstance(value, list) or depth == 0:
+            return []
+        return [text for item in value[:5] for text in told(item, depth - 1)]
+
+    with contextlib.suppress(GarbledError):
+        content = answer.json()
+        if isinstance(content, (str, list, dict)):
+            return "; ".join(dict.fromkeys(filter(None, told(content, 6))))
+    text = answer.body[:20_000].decode("utf-8", "replace")
+    title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+    text = title[1] if title else re.sub(r"<[^>]*>", " ", text)
+    return next((line.strip() for line in html.unescape(text).splitlines() if line.strip()), "")
+
+
+def real_status(answer: Answer) -> int:
+    """The status of an answer; of a 2xx that is known to hide a refusal, what it stands for.
+
+    Office 365 connectors (Teams) say so in the text; source:
+    https://github.com/MicrosoftDocs/msteams-docs/issues/1810. DingTalk and WeCom say it with an
+    `errcode` other than 0, Feishu and Lark with a `code` such as 19024 and `msg`, Slack's Web API
+    with `ok`: https://open.dingtalk.com/document/robots/custom-robot-access,
+    https://developer.work.weixin.qq.com/document/path/91770,
+    https://open.feishu.cn/document/client-docs/bot-v3/add-custom-bot,
+    https://docs.slack.dev/apis/web-api/#responses (all read 2026-11).
+    """
+    if not 200 <= answer.status < 300:
+        return answer.status
+    teams = re.match(
+        rb'\s*"?Webhook message delivery failed with error(?:.*?HTTP error ([45][0-9]{2}))?',
+        answer.body[:2000],
+        re.DOTALL,
+    )
+    if teams:
+        return int(teams[1] or 400)
+    with contextlib.suppress(GarbledError):
+        content = answer.json()
+        if isinstance(content, dict):
+            errcode, code = content.get("errcode"), content.get("code")
+            is_feishu = type(code) is int and code >= 9000 and "msg" in content
+            if content.get("ok") is False or (type(errcode) is int and errcode) or is_feishu:
+                return 403
+    return answer.status
+
+
+def where_to(answer: Answer, url: str) -> str:
+    """Where a redirect leads, without the path and the query, which may hold secrets."""
+    try:
+        parts, own = urlsplit(urljoin(url, answer.headers.get("location", ""))), urlsplit(url)
+        place = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+    except ValueError:
+        return "an address that is none"
+    is_own = (parts.scheme, parts.netloc) == (own.scheme, own.netloc)
+    return "another path of the same host" if is_own else place
+
+
+def migrated_to(answer: Answer) -> str:
+    """The new number of a Telegram group that became a supergroup; '' if it did not.
+
+    Source: https://core.telegram.org/bots/api#responseparameters (read 2026-11).
+    """
+    with contextlib.suppress(GarbledError):
+        return str(take(answer.json(), "parameters", "migrate_to_chat_id", kind=int))
+    return ""
+
+
+TELEGRAM_HINTS: Mapping[str, str] = MappingProxyType(
+    {
+        "upgraded to a supergroup": "set chat_id to the group's new number",
+        "chat not found": "check chat_id; somebody must write to the bot first",
+        "bot can't initiate conversation": "somebody must write to the bot first",
+        "bot was blocked": "unblock the bot in Telegram, or set another chat_id",
+        "user is deactivated": "the account was deleted: set another chat_id",
+        "bot was kicked": "add the bot to the chat again, and let it write in the topic",
+        "bot is not a member": "add the bot to the chat",
+        "not enough rights": "let the bot write in this chat: make it an administrator",
+        "need administrator rights": "let the bot write in this chat: make it an administrator",
+        "chat_write_forbidden": "let the bot write in this chat: make it an administrator",
+        "topic_closed": "open the topic again, or set message_thread_id to another one",
+        "topic_deleted": "set message_thread_id to a topic that exists",
+        "message thread not found": "set message_thread_id to a topic of this chat, or to nothing",
+    }
+)
 
 
 def smtp_reason(code: int, text: Union[bytes, str]) -> str:
@@ -4613,6 +4690,7 @@ class Sender:
         self.world, self.settings, self.hostname = world, settings, hostname
         self._sessions: dict[str, requests.Session] = {}
         self._held_until: dict[tuple[str, ...], float] = {}  # monotonic, as receivers asked
+        self._moved_chats: dict[str, str] = {}  # groups that became supergroups: old id, new id
 
     def deliver(self, destination: Destination, report: Report, tries: int, within: float) -> None:
         """Try as often as allowed, for at most so many seconds. Raises DeliveryError.
@@ -4668,63 +4746,99 @@ class Sender:
         """What is done, in words, and how: functions of a timeout that try it once, the best
         version of the message first."""
         if isinstance(destination, TelegramSection):
-            bodies = telegram_bodies(destination, report, self.hostname)
-            versions = [functools.partial(self._telegram, destination, body) for body in bodies]
-            return "send a Telegram message", versions
+            return "send a Telegram message", [
+                functools.partial(self._telegram, destination, report.server, body)
+                for body in telegram_bodies(destination, report, self.hostname)
+            ]
         if isinstance(destination, WebhookSection):
-            payload = webhook_payload(destination, report, self.hostname)
-            event_id = str(uuid.uuid4())  # the same for each try, so that a receiver can tell
+            # an id for each version: a receiver can tell a second try from a second message
             return "post to the webhook", [
-                functools.partial(self._webhook, destination, payload, event_id)
+                functools.partial(self._webhook, destination, payload, str(uuid.uuid4()))
+                for payload in webhook_payloads(destination, report, self.hostname)
             ]
         message = mail_of(destination, report, self.hostname, self.world.clock.now())
         return f"send mail through {destination.server}", [
             functools.partial(self._mail, destination, message)
         ]
 
-    def _post(self, url: str, body: Any, timeout: float, **headers: str) -> Answer:
-        """A 2xx answer to one POST. Raises DeliveryError."""
-        session = self._sessions.setdefault(url, new_session(2))
-        answer = send(session, "POST", url, timeout, json=body, headers=headers, auth=NoAuth())
+    def _shown(self, text: str, *secrets: str) -> str:
+        """One line of what a receiver says, without credentials, its own short ones included."""
+        for secret_text in secrets:
+            if 0 < len(secret_text) < SHORT_SECRET:
+                text = text.replace(secret_text, MASK)
+        return self.world.redact.line(text, 300)
+
+    def _post(self, url: str, body: Any, timeout: float, headers: Mapping[str, str]) -> Answer:
+        """The answer to one POST, if it is good. Raises DeliveryError."""
+        if url not in self._sessions:
+            self._sessions[url] = new_session(2)
+        bare_url, user, password = split_login(url)
+        login = requests.auth.HTTPBasicAuth(user.encode(), password.encode())
+        answer = send(
+            self._sessions[url],
+            "POST",
+            bare_url,
+            timeout,
+            data=json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"),
+            headers={"Content-Type": "application/json", **headers},
+            auth=login if user or password else NoAuth(),
+        )
         if isinstance(answer, Trouble):  # not repeated where nobody knows whether it arrived
             raise DeliveryError(answer.reason, answer.outcome is Outcome.NOT_SENT)
-        if 200 <= answer.status < 300:
+        status = real_status(answer)
+        if 200 <= status < 300:
             return answer
-        code, message = explain(answer)
-        reason = " ".join(filter(None, (f"HTTP {answer.status}", self.world.redact.line(code, 60))))
-        if message:
-            reason += f": {self.world.redact.line(message, 300)}"
-        raise RefusedError(answer, reason, retry_after_seconds(answer, self.world.clock.now()))
+        words = self._shown(words_of(answer), password)
+        error = RefusedError(answer, status, words, self.world.clock.now())
+        if 300 <= status < 400:
+            place = self._shown(where_to(answer, bare_url))
+            error.hint(f"redirects are not followed; it points to {place}")
+        raise error
 
-    def _telegram(self, section: TelegramSection, body: Any, timeout: float) -> None:
+    def _telegram(
+        self,
+        section: TelegramSection,
+        server: Union[Server, BadServer],
+        body: dict[str, Any],
+        timeout: float,
+    ) -> None:
         """Source: https://core.telegram.org/bots/api#sendmessage (Bot API 10.1, read 2026-11)."""
         token = quote(section.bot_token, safe=":")
+        url = f"{self.settings.api.telegram_url}/bot{token}/sendMessage"
+        chat_id = self._moved_chats.get(section.chat_id, section.chat_id)
         try:
-            answer = self._post(
-                f"{self.settings.api.telegram_url}/bot{token}/sendMessage", body, timeout
-            )
+            answer = self._post(url, {**body, "chat_id": chat_id}, timeout, {})
         except RefusedError as error:
-            why = explain(error.answer)[1].lower()
-            if "can't parse" in why:
-                error.simpler = True
-            elif error.answer.status in (401, 404):
+            moved_to = migrated_to(error.answer)
+            if moved_to and section.chat_id not in self._moved_chats:
+                self._moved_chats[section.chat_id] = moved_to
+                is_global = section.chat_id == self.settings.telegram.chat_id
+                where = "[TELEGRAM] of snapshots.config" if is_global else server.source
+                self.world.warn(
+                    f"{server.name}: the Telegram group {chat_id} is a supergroup now, with another"
+                    f" number: set chat_id to {moved_to} in {where}"
+                )
+                self._telegram(section, server, body, timeout)
+                return
+            if error.status in (401, 404):
                 error.hint("check bot_token")
-            elif "chat not found" in why:
-                error.hint("check chat_id; somebody must write to the bot first")
+            for words, hint in TELEGRAM_HINTS.items():
+                if words in error.words.lower():
+                    error.hint(hint)
             raise
         with contextlib.suppress(GarbledError):
             if take(answer.json(), "ok", kind=bool):
                 return
-        why = self.world.redact.line(explain(answer)[1], 300)
-        raise DeliveryError(f"Telegram answers {answer.status}, but not ok: {why}")
+        words = self._shown(words_of(answer))
+        raise DeliveryError(f"Telegram answers {answer.status}, but not ok: {words}")
 
     def _webhook(
         self, section: WebhookSection, payload: Any, event_id: str, timeout: float
     ) -> None:
         try:
-            self._post(section.url, payload, timeout, **{"Idempotency-Key": event_id})
+            self._post(section.url, payload, timeout, {"Idempotency-Key": event_id})
         except RefusedError as error:
-            if error.answer.status in (404, 410):
+            if re.search(r"webhook.* is not registered", error.words):
                 error.hint("n8n: is the workflow active, and not its test URL used?")
             raise
 
@@ -4734,10 +4848,7 @@ class Sender:
         try:
             send_mail(section, message, timeout)
         except DeliveryError as error:
-            text = str(error)
-            if 0 < len(section.password) < SHORT_SECRET:
-                text = text.replace(section.password, MASK)
-            raise DeliveryError(self.world.redact.line(text, 300), error.again) from None
+            raise DeliveryError(self._shown(str(error), section.password), error.again) from None
 
 
 def wants(destination: Destination, report: Report) -> bool:
@@ -4747,31 +4858,32 @@ def wants(destination: Destination, report: Report) -> bool:
     return True
 
 
-def joined(reports: Sequence[Report]) -> Report:
-    """Many reports as one: when so many wait that one by one they would never arrive."""
+def joined(reports: Sequence[Report], limit: float = JOINED_LIMIT) -> Report:
+    """Many reports as one: when so many wait that one by one they would never arrive. It names
+    the first failures and counts the rest; `limit`: characters for that."""
     failed = [report for report in reports if not report.success]
-    lines = [f"{r.server.name}: {r.error}" for r in failed]
-    names = ", ".join(report.server.name for report in reports)
+    line = LINE_LIMIT if limit == math.inf else 150
+    lines = [utf16_cut(f"{r.server.name}: {r.error}", line) for r in failed]
+    warnings = [utf16_cut(f"{r.server.name}: {w}", line) for r in reports for w in r.warnings]
+    names = [report.server.name for report in reports]
     title = f"{counted(len(reports), 'server')} ({len(failed)} failed)"
     return dataclasses.replace(
         reports[-1],
-        server=BadServer(title, "", "", provider="several", id="several"),
+        server=BadServer(title, reports[-1].server.source, "", provider="several", id="several"),
         success=not failed,
         snapshot_name="several",
         snapshot_id="several",
         total_snapshots=None,
         kept=tuple(kept for report in reports for kept in report.kept),
         deleted=tuple(snapshot for report in reports for snapshot in report.deleted),
-        warnings=tuple(f"{r.server.name}: {w}" for r in reports for w in r.warnings),
-        error="; ".join(lines) or f"servers: {names}",
+        warnings=first_of(warnings, limit),
+        error="; ".join(first_of(lines, limit)) or f"servers: {', '.join(first_of(names, limit))}",
         seconds=max(report.seconds for report in reports),
     )
 
 
 class Queue:
     """The queue of one channel and the thread that empties it."""
-
-    PACE_SECONDS: ClassVar[Mapping[str, float]] = MappingProxyType({"Telegram": 1.0})
 
     def __init__(self, name: str, world: World, sender: Sender) -> None:
         self.name, self.world, self.sender = name, world, sender
@@ -4834,7 +4946,9 @@ class Queue:
                 if len(same) >= JOIN_OVER:
                     others = (x for x in self._queue if x[0].address != address)
                     self._queue = collections.deque(others)
-                    many, report = len(same) + 1, joined([report, *same])
+                    many = len(same) + 1
+                    limit = math.inf if isinstance(destination, SmtpSection) else JOINED_LIMIT
+                    report = joined([report, *same], limit)
                 self._busy = many
             self._send(destination, report, many)
 
@@ -4883,7 +4997,7 @@ class Queue:
         is_group = destination.chat_id.startswith(("-", "@"))
         sent = self._sent_at.setdefault(destination.chat_id, collections.deque(maxlen=20))
         now = clock.monotonic()
-        wait = sent[-1] + self.PACE_SECONDS["Telegram"] - now if sent else 0.0
+        wait = sent[-1] + 1.0 - now if sent else 0.0
         if is_group and len(sent) == 20:
             wait = max(wait, sent[0] + 60 - now)
         if wait > 0:
@@ -5958,6 +6072,13 @@ def secrets_of_url(url: str) -> Iterator[str]:
     if not url:
         return
     yield url
+    _, user, password = split_login(url)
+    if user or password:
+        login = urlsplit(url).netloc.rpartition("@")[0]
+        yield from (password or user, login.partition(":")[2] or login)
+        yield base64.b64encode(f"{user}:{password}".encode()).decode()
+        if len(user) >= SHORT_SECRET:
+            yield user
     rest = url.partition("://")[2].partition("/")[2]
     path, _, query = rest.partition("?")
     parts = path.split("/")

@@ -243,6 +243,9 @@ class Bot:
     token: str
     chats: frozenset[str]
     blocked: frozenset[str] = frozenset()
+    migrated: dict[str, int] = field(default_factory=dict)  # groups that became supergroups
+    topics: dict[str, dict[int, str]] = field(default_factory=dict)  # of a chat: "open", "closed"
+    refusals: dict[str, str] = field(default_factory=dict)  # what a chat answers instead
     sent: dict[str, deque[float]] = field(default_factory=dict)  # when, to each chat
 
 

@@ -120,6 +120,8 @@ class FakeCloud:
         self.slot_lingers_seconds = 0.0
         self.telegram_pace = False
         self.idle_seconds = math.inf  # a connection idle for longer (real time) is reset when used
+        self.hook_logins: dict[str, tuple[str, str]] = {}  # path of a webhook: user, password
+        self.apps_script_key = "a-key-of-google"  # in the address that Apps Script redirects to
         # What happened.
         self.journal: list[Request] = []
         self.problems: list[str] = []

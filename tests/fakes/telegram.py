@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections import deque
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 from urllib.parse import parse_qs, unquote
 
 from fakes.base import Answer, Api, Bot, Json, RefusedError, Request, Route, TelegramMessage, words
@@ -305,10 +305,18 @@ class Telegram(Api):
         if isinstance(chat_id, bool) or not isinstance(chat_id, (int, str)) or chat_id == "":
             raise self.fail(request, 400, "Bad Request: chat_id is empty")
         chat = str(chat_id)
+        if chat in bot.migrated:
+            body = self.error_body(400, "Bad Request: group chat was upgraded to a supergroup chat")
+            body["parameters"] = {"migrate_to_chat_id": bot.migrated[chat]}
+            raise RefusedError(Answer(400, body))
+        if chat in bot.refusals:
+            words = bot.refusals[chat]
+            raise self.refuse(403 if words.startswith("Forbidden") else 400, words)
         if chat not in bot.chats | bot.blocked:
             raise self.refuse(400, "Bad Request: chat not found")
         if chat in bot.blocked:
             raise self.refuse(403, "Forbidden: bot was blocked by the user")
+        self._topic(request, bot.topics.get(chat), fields)
         if not isinstance(text, str) or not text.strip():
             raise self.refuse(400, "Bad Request: message text is empty")
         if "\0" in text or any(0xD800 <= ord(sign) <= 0xDFFF for sign in text):
@@ -333,6 +341,19 @@ class Telegram(Api):
             "entities": shown,
         }
         return Answer(200, {"ok": True, "result": result})
+
+    def _topic(self, request: Request, topics: Optional[dict[int, str]], fields: Json) -> None:
+        """A forum's messages go to a topic; without one to General, which is number 1."""
+        number = fields.get("message_thread_id")
+        if "message_thread_id" in fields and (type(number) is not int or number < 1):
+            raise self.fail(
+                request, 400, "Bad Request: invalid message thread identifier specified"
+            )
+        state = (topics or {}).get(number or 1, "open" if number is None else "")
+        if not state:
+            raise self.refuse(400, "Bad Request: message thread not found")
+        if state == "closed":
+            raise self.refuse(400, "Bad Request: TOPIC_CLOSED")
 
     def _parsed(
         self, request: Request, text: str, mode: Any, entities: Any

@@ -146,7 +146,8 @@ def sent_to_cloud(cloud: FakeCloud) -> Texts:
             body = request.body.decode("utf-8", "replace")
             sent[f"the body of {request.method} {request.route.split('/')[1]}", body] = None
         for name, value in request.headers.items():
-            at_home = name == "authorization" and path.startswith(CLOUDS)
+            logs_in_there = path.startswith(CLOUDS) or path in cloud.hook_logins
+            at_home = name == "authorization" and logs_in_there
             if not at_home and name != "proxy-authorization":
                 sent[f"the header {name}", value] = None
     yield from sent
