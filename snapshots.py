@@ -256,7 +256,6 @@ class Ticket:
     server_id: str
     action_id: Optional[str] = None
     snapshot_id: Optional[str] = None
-    fresh: bool = False  # just begun, and nothing but a listing tells when it is done
 
 
 class State(enum.Enum):
@@ -275,13 +274,6 @@ class Progress:
     state: State
     percent: Optional[int] = None
     reason: str = ""
-
-
-class Sighting(enum.Enum):
-    """What a look after a lost create shows, where it does not show the snapshot itself."""
-
-    ABSENT = "certainly not carried out so far"
-    UNCLEAR = "cannot be told"
 
 
 @dataclass(frozen=True)
@@ -2140,6 +2132,10 @@ class GarbledError(SnapshotsError):
     """A 2xx answer that is not the documented JSON."""
 
 
+class UnclearError(SnapshotsError):
+    """It cannot be told whether a create without an answer was carried out."""
+
+
 class ApiError(SnapshotsError):
     """A request that did not work out: what was tried, why, and what may be done about it."""
 
@@ -3063,10 +3059,11 @@ class Provider(Protocol):
 
     def look_for(
         self, server_id: str, name: str, since: datetime, lost: ApiError
-    ) -> Union[Ticket, Sighting]:
-        """After a create without an answer: what does the provider show?
+    ) -> Optional[Ticket]:
+        """After a create without an answer: the snapshot that came of it; None if there is none.
 
         since: by the provider's clock, when the create went out, less a tolerance.
+        Raises UnclearError where that cannot be told.
         """
 
 
@@ -3101,6 +3098,7 @@ def exists_at(
     return True
 
 
+SAME_NAME = "there is another one of that name, or one with an unreadable date"
 POLL_RETRY_SECONDS = 10.0  # a poll is asked again soon anyway, and others wait for its answer
 MAX_PAGES = 1000
 MAX_READS = 5  # of a listing that changes while it is read
@@ -3410,7 +3408,7 @@ class DigitalOcean:
 
     def look_for(
         self, server_id: str, name: str, since: datetime, lost: ApiError
-    ) -> Union[Ticket, Sighting]:
+    ) -> Optional[Ticket]:
         """A snapshot action of this droplet since then; its name shows only when it is done."""
         path, doing = f"/droplets/{server_id}/actions", f"list actions of droplet {server_id}"
         actions = every_page(
@@ -3418,16 +3416,17 @@ class DigitalOcean:
             doing,
             by_number,
         )
-        sighting: Union[Ticket, Sighting] = Sighting.ABSENT
+        undated = False
         for action_id, action in actions:
             if action.get("type") != "snapshot":
                 continue
             started = moment_of(action.get("started_at"))
-            if started is None:
-                sighting = Sighting.UNCLEAR
-            elif started >= since:
+            undated = undated or started is None
+            if started is not None and started >= since:
                 return Ticket(server_id, action_id=action_id)
-        return sighting
+        if undated:
+            raise UnclearError("a snapshot action has an unreadable date")
+        return None
 
 
 def same_origin(url: Any, base_url: str) -> bool:
@@ -3606,14 +3605,14 @@ class Hetzner:
 
     def look_for(
         self, server_id: str, name: str, since: datetime, lost: ApiError
-    ) -> Union[Ticket, Sighting]:
+    ) -> Optional[Ticket]:
         """An image of that name and server, `creating` included; else a running create_image."""
-        sighting: Union[Ticket, Sighting] = Sighting.ABSENT
+        same_name = False
         for snapshot in self.list_snapshots([server_id]):
             if snapshot.name == name and snapshot.server_id in (server_id, None):
                 if snapshot.server_id and snapshot.created and snapshot.created >= since:
                     return Ticket(server_id, snapshot_id=snapshot.id)
-                sighting = Sighting.UNCLEAR
+                same_name = True
         doing = f"list running actions of server {server_id}"
         actions = every_page(
             lambda number: self._page(
@@ -3628,8 +3627,10 @@ class Hetzner:
         if any(
             a.get("command") == "create_image" and a.get("status") == "running" for _, a in actions
         ):
-            sighting = Sighting.UNCLEAR
-        return sighting
+            raise UnclearError("an image is being made that may be this one")
+        if same_name:
+            raise UnclearError(SAME_NAME)
+        return None
 
 
 class ContaboLogin:
@@ -3827,7 +3828,7 @@ class Contabo:
             if of is not None and str(of) != server.id:
                 raise GarbledError("the answer is about another instance")
             made = take_id(content, "data", 0, "snapshotId")
-            return Ticket(server.id, snapshot_id=made, fresh=True)
+            return Ticket(server.id, snapshot_id=made)
 
         description = one_line(f"{server.name} (made by {SCRIPT})")[:255]
         return self._call(
@@ -3878,17 +3879,17 @@ class Contabo:
 
     def look_for(
         self, server_id: str, name: str, since: datetime, lost: ApiError
-    ) -> Union[Ticket, Sighting]:
+    ) -> Optional[Ticket]:
         """In the instance's listing, or in the audit, which knows what our request has made;
         absent only if the audit answers and is empty."""
-        sighting: Union[Ticket, Sighting] = Sighting.ABSENT
+        same_name = False
         for snapshot in self.list_snapshots([server_id]):
             if snapshot.name == name:
                 if snapshot.created and snapshot.created >= since:
                     return Ticket(server_id, snapshot_id=snapshot.id)
-                sighting = Sighting.UNCLEAR
+                same_name = True
         if not lost.request_id:
-            return Sighting.UNCLEAR
+            raise UnclearError("the request had no id to ask the audit about")
         audits = self._pages(
             "/compute/snapshots/audits",
             f"ask Contabo's audit about the request for instance {server_id}",
@@ -3902,7 +3903,11 @@ class Contabo:
             ):
                 with contextlib.suppress(GarbledError):
                     return Ticket(server_id, snapshot_id=take_id(entry, "snapshotId"))
-        return Sighting.UNCLEAR if audits else sighting
+        if audits:
+            raise UnclearError("the audit knows the request, but names no snapshot")
+        if same_name:
+            raise UnclearError(SAME_NAME)
+        return None
 
 
 PROVIDERS: Mapping[str, Any] = MappingProxyType(
@@ -5330,22 +5335,19 @@ def wait_while_busy(turn: Turn, error: ApiError) -> None:
     turn.world.pause(pause)
 
 
-def look_once(turn: Turn, lost: ApiError) -> Union[Ticket, Sighting]:
-    """One look for a create that got no answer; what cannot be read is unclear."""
+def look_once(turn: Turn, lost: ApiError) -> Optional[Ticket]:
+    """One look for a create that got no answer. Raises UnclearError, where it shows nothing."""
     try:
         since = turn.asked_there()
         if since is None:  # not one answer so far: the first read tells the provider's time
             turn.listing()
             since = turn.asked_there()
         if since is None:
-            return Sighting.UNCLEAR
+            raise UnclearError("the provider's time is unknown")
         return turn.provider.look_for(turn.server.id, turn.name, since, lost)
-    except ApiError as error:
-        log.warning("%s: %s", turn, error)
-        return Sighting.UNCLEAR
-    except GarbledError as error:
+    except (ApiError, GarbledError, UnclearError) as error:
         log.warning("%s: looking for the snapshot: %s", turn, error)
-        return Sighting.UNCLEAR
+        raise UnclearError(str(error)) from error
 
 
 def look_for_lost(turn: Turn, lost: ApiError) -> Optional[Ticket]:
@@ -5357,11 +5359,13 @@ def look_for_lost(turn: Turn, lost: ApiError) -> Optional[Ticket]:
     until = clock.monotonic() + LOST_SECONDS
     unclear = False
     while True:
-        seen = look_once(turn, lost)
-        if isinstance(seen, Ticket):
+        try:
+            found = look_once(turn, lost)
+        except UnclearError:
+            found, unclear = None, True
+        if found is not None:
             turn.say("found it; going on with it")
-            return seen
-        unclear = unclear or seen is Sighting.UNCLEAR
+            return found
         if clock.monotonic() >= until:
             break
         turn.world.pause(LOST_INTERVAL_SECONDS)
@@ -5376,13 +5380,15 @@ def look_for_late(turn: Turn, lost: ApiError, refusal: ApiError) -> Optional[Tic
     be deleted to make room: TurnError."""
     if refusal.next_step not in (Next.WAIT, Next.ROOM):
         return None
-    seen = look_once(turn, lost)
-    if isinstance(seen, Ticket):
+    try:
+        found = look_once(turn, lost)
+    except UnclearError:
+        if refusal.next_step is Next.ROOM:
+            raise outcome_unknown(turn, lost) from None
+        return None
+    if found is not None:
         turn.say("the first request came through after all; going on with it")
-        return seen
-    if seen is Sighting.UNCLEAR and refusal.next_step is Next.ROOM:
-        raise outcome_unknown(turn, lost)
-    return None
+    return found
 
 
 def outcome_unknown(turn: Turn, lost: ApiError) -> TurnError:
@@ -5436,7 +5442,7 @@ def verify(turn: Turn, ticket: Ticket) -> tuple[Snapshot, ...]:
     patience = timing.snapshot_creation_timeout if ticket.action_id is None else LAG_SECONDS
     until = clock.monotonic() + patience
     attempt = 0
-    if ticket.fresh:
+    if ticket.action_id is None:
         turn.world.pause(timing.poll_interval)  # nothing is that quick
         attempt = 1
     while True:
