@@ -21,7 +21,7 @@ import pytest
 from fakes import Account, FakeCloud, Server
 from fakes.clock import FakeClock
 from hypothesis import HealthCheck, settings
-from tools import leak_scan
+from tools import leak_scan, specs
 from tools.leak_scan import forms_of as forms_of
 
 import snapshots
@@ -103,6 +103,21 @@ def nothing_leaks(
     leak_scan.forget()
     if found:
         pytest.fail("credentials leaked:\n" + "\n".join(found), pytrace=False)
+
+
+requests_looked_at: set[str] = set()  # by their shapes
+
+
+@pytest.fixture(autouse=True)
+def as_the_vendors_have_it(nothing_leaks: None) -> Iterator[None]:
+    """After every test: each request that a fake cloud got is one that its vendor knows."""
+    yield
+    if specs.FOLDER.is_dir():
+        journal = (request for cloud in FakeCloud.made for request in cloud.journal)
+        new = specs.of_different_shape(journal, specs.shape_of_request, requests_looked_at)
+        found = [fault for request in new for fault in specs.faults_of_request(request)]
+        if found:
+            pytest.fail("not as the vendor has it:\n" + "\n".join(found), pytrace=False)
 
 
 def output_of(request: pytest.FixtureRequest) -> Iterator[str]:

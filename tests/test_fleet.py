@@ -214,7 +214,8 @@ def test_an_action_list_with_the_oldest_first_is_given_up(project: Project) -> N
 def test_a_token_that_may_not_list_actions_is_not_tried_again(project: Project) -> None:
     """It has all it needs but `actions:read`."""
     roomy(project)
-    scopes = "droplet:read droplet:update image:create image:delete snapshot:read snapshot:delete"
+    scopes = "droplet:read droplet:update image:create image:delete snapshot:delete"
+    scopes += " snapshot:read block_storage_snapshot:read"
     project.account("digitalocean", scopes=scopes.split())
     servers = add(project, "digitalocean", 6, duration_seconds=60)
     timing(project, max_parallel=6)

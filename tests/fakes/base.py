@@ -206,6 +206,8 @@ class Request:
     status: Optional[int] = None
     account: Optional[Account] = None
     fault: Optional[Fault] = None
+    target: str = ""  # path and query as they came
+    answer: Optional[Answer] = None  # unless a fault made it up
 
     def one(self, name: str) -> Optional[str]:
         """A query parameter's (last) value."""

@@ -618,6 +618,7 @@ class FakeCloud:
                 monotonic=self.clock.monotonic(),
                 peer=peer,
                 ids=ids,
+                target=target,
             )
             if body and "json" in headers.get("content-type", ""):
                 with contextlib.suppress(ValueError, RecursionError):
@@ -704,7 +705,7 @@ class FakeCloud:
                 callback()
         if fault is None:
             answer = answer or Answer(500)
-            request.status = answer.status
+            request.status, request.answer = answer.status, answer
             return wire.answer(self, answer)
         return self._misbehave(wire, request, fault, answer)
 
@@ -727,6 +728,7 @@ class FakeCloud:
                 reply.body = b"<html><h1>504 Gateway Time-out</h1></html>"
             elif fault.json is None and fault.body is None and code >= 400:
                 reply.json = self._error_body(request, code)
+                request.answer = reply
             request.status = code
             return wire.answer(self, reply)
         answer = answer or Answer(200, {})

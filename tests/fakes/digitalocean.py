@@ -48,6 +48,7 @@ class DigitalOcean(Api):
 
     def make_routes(self) -> list[Route]:
         route, pages, read, look = self.route, "page per_page", "droplet:read", "snapshot:read"
+        look_at_one = look + " block_storage_snapshot:read"  # it may be either kind's
         make, erase = "droplet:update image:create", "image:delete snapshot:delete"
         droplet = "/do/droplets/{id}"
         return [
@@ -61,7 +62,7 @@ class DigitalOcean(Api):
             route("GET /do/actions", self.actions, pages, "actions:read"),
             route("GET /do/actions/{id}", self.action, "", "actions:read"),
             route("GET /do/snapshots", self.snapshots, pages + " resource_type", look),
-            route("GET /do/snapshots/{id}", self.snapshot, "", look),
+            route("GET /do/snapshots/{id}", self.snapshot, "", look_at_one),
             route("DELETE /do/snapshots/{id}", self.delete, "", erase),
         ]
 
