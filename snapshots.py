@@ -39,6 +39,7 @@ import functools
 import html
 import http.client
 import http.cookiejar
+import importlib.util
 import io
 import ipaddress
 import itertools
@@ -1252,6 +1253,14 @@ def refuse_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is not JSON")
 
 
+def finite_number(word: str) -> float:
+    """For json: 1e400 would become infinity, which JSON cannot say."""
+    number = float(word)
+    if math.isinf(number):
+        raise ValueError("not valid JSON: it holds a number beyond all bounds")
+    return number
+
+
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose keys are told apart; of two equal ones nobody knows which is meant."""
     result = dict(pairs)
@@ -1265,7 +1274,12 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def parse_json(text: str) -> Any:
     """Strict JSON. Raises ValueError with line and column where the parser knows them."""
     try:
-        return json.loads(text, parse_constant=refuse_constant, object_pairs_hook=unique_keys)
+        return json.loads(
+            text,
+            parse_float=finite_number,
+            parse_constant=refuse_constant,
+            object_pairs_hook=unique_keys,
+        )
     except json.JSONDecodeError as error:
         raise ValueError(
             f"not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}"
@@ -2054,6 +2068,7 @@ class Outcome(enum.Enum):
     """What came back."""
 
     NOT_SENT = "no connection; it cannot have had an effect"
+    UNUSABLE = "it cannot be sent as it is configured, now or later"
     UNTRUSTED = "the certificate is not to be trusted"
     LOST = "no complete answer, or none of the API's own; it may have been carried out"
     GOOD = "2xx as promised"
@@ -2093,6 +2108,7 @@ NEXT: Mapping[Outcome, Mapping[Act, Next]] = MappingProxyType(
         outcome: dict(zip((Act.READ, Act.CREATE, Act.DELETE, Act.TOKEN), row))
         for outcome, row in {
             Outcome.NOT_SENT: (Next.RETRY,) * 4,
+            Outcome.UNUSABLE: (Next.FAIL,) * 4,
             Outcome.UNTRUSTED: (Next.FAIL,) * 4,
             Outcome.LOST: (Next.RETRY, Next.LOOK, Next.RETRY, Next.RETRY),
             Outcome.GOOD: (Next.DONE,) * 4,
@@ -2248,26 +2264,35 @@ def outcome_of(status: int, code: Optional[str] = None, message: str = "") -> Ou
     return Outcome.LOST  # 101, or 600: whoever says that may have done anything
 
 
+def http_date(text: str) -> Optional[datetime]:
+    """The instant that a header names, in UTC; None if it names none."""
+    try:
+        moment = email.utils.parsedate_to_datetime(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).astimezone(
+            timezone.utc
+        )
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None
+
+
 def retry_after_seconds(answer: Answer, now: datetime) -> Optional[float]:
     """How long the other side asks us to wait: seconds or an HTTP date; None if it does not say.
 
+    now: what to measure a date by where the answer has no Date of its own, whose clock it is.
     Digits only: int() would also take '٣' and '1_0'. Telegram says it in the body as well.
     """
     text = answer.headers.get("retry-after", "").strip()
     if re.fullmatch(r"[0-9]+", text, re.ASCII):
         return float(text[:18])
     if text:
-        try:
-            moment = email.utils.parsedate_to_datetime(text)
-        except (TypeError, ValueError, IndexError, OverflowError):
-            return None
-        aware = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
-        left = (aware - now).total_seconds()
+        moment = http_date(text)
+        own_now = http_date(answer.headers.get("date", "")) or now
+        left = (moment - own_now).total_seconds() if moment else 0.0
         return left if left > 0 else None
     if answer.status == 429:
         with contextlib.suppress(GarbledError, KeyError, TypeError):
             value = answer.json()["parameters"]["retry_after"] if answer.body[:1] == b"{" else None
-            return float(value) if type(value) is int and value > 0 else None
+            return float(min(value, 10**9)) if type(value) is int and value > 0 else None
     return None
 
 
@@ -2577,33 +2602,163 @@ class Trouble:
     reason: str
 
 
-def network_reason(error: BaseException) -> str:
-    """Why a connection failed, in a few words; never the exception's text: it holds the URL."""
+# What cannot be sent as it stands, by the exception that says so; another try would not help.
+UNUSABLE: tuple[tuple[Union[type, tuple[type, ...]], str], ...] = (
+    (requests.exceptions.InvalidJSONError, "its payload holds a number that JSON cannot hold"),
+    (RecursionError, "its payload is nested too deeply"),
+    (requests.exceptions.InvalidHeader, "a header holds a character that none may hold"),
+    (
+        (
+            requests.exceptions.InvalidURL,
+            requests.exceptions.MissingSchema,
+            requests.exceptions.InvalidSchema,
+            urllib3.exceptions.LocationValueError,
+            UnicodeError,
+        ),
+        "its URL has no valid host or port",
+    ),
+)
+BROKEN = (
+    ConnectionError,
+    EOFError,
+    http.client.HTTPException,
+    smtplib.SMTPServerDisconnected,
+    urllib3.exceptions.ProtocolError,
+)
+
+
+def causes_of(error: BaseException) -> list[BaseException]:
+    """An exception and all that it was made of, the outermost first."""
     seen: list[BaseException] = []
     queue: list[Any] = [error]
     while queue and len(seen) < 20:
         item = queue.pop(0)
-        if not isinstance(item, BaseException) or item in seen:
-            continue
-        seen.append(item)
-        queue += [*item.args, getattr(item, "reason", None), item.__cause__, item.__context__]
+        if isinstance(item, BaseException) and item not in seen:
+            seen.append(item)
+            queue += [*item.args, getattr(item, "reason", None), item.__cause__, item.__context__]
+    return seen
+
+
+def own_words(error: BaseException) -> str:
+    """An exception's type and text, without the words that could be part of a URL."""
+    words = [word for word in str(error).split() if not re.search(r"[/?@=&]", word)]
+    return one_line(": ".join(filter(None, (type(error).__name__, " ".join(words)))), 200)
+
+
+def network_reason(error: BaseException) -> str:
+    """Why a connection failed, in a few words, without host, path or value."""
+    seen = causes_of(error)
     for item in seen:
         if isinstance(item, ssl.SSLCertVerificationError):
             return f"its certificate is not valid: {one_line(str(item.verify_message), 120)}"
         if isinstance(item, socket.gaierror):
             return "its host name cannot be resolved"
         if isinstance(item, ssl.SSLError):
-            words = (item.reason or "handshake failed").lower().replace("_", " ")
+            words = (getattr(item, "reason", "") or "handshake failed").lower().replace("_", " ")
             return f"TLS failed: {words}"
-        tunnel = re.match(r"Tunnel connection failed: ([0-9]{3})\b", str(item))
-        if tunnel and isinstance(item, OSError):
-            return f"the proxy answers {tunnel[1]}"
         is_plain = not isinstance(item, requests.exceptions.RequestException)
         if is_plain and isinstance(item, OSError) and item.strerror:
             return item.strerror.lower()
     if any(isinstance(i, (socket.timeout, urllib3.exceptions.TimeoutError)) for i in seen):
         return "timed out"
-    return "the connection broke" if _sending.begun else "no connection"
+    if any(isinstance(item, BROKEN) for item in seen):
+        return "the connection broke" if _sending.begun else "no connection"
+    return own_words(seen[-1])
+
+
+def proxy_of(url: str) -> tuple[str, str]:
+    """(the environment variable that names the proxy for a URL, its value); ("", "") if none."""
+    proxies = requests.utils.get_environ_proxies(url, no_proxy=None)
+    proxy = requests.utils.select_proxy(url, proxies) or ""
+    names = [f"{urlsplit(url).scheme.lower()}_proxy", "all_proxy"]
+    for name in [*names, *map(str.upper, names)]:
+        if proxy and os.environ.get(name) == proxy:
+            return name, proxy
+    return "the system's proxy" if proxy else "", proxy
+
+
+def proxy_problem(name: str, proxy: str) -> str:
+    """Why a proxy variable is of no use; '' if it seems to be."""
+    scheme = proxy.partition("://")[0].lower() if "://" in proxy else "http"
+    if scheme in ("socks4", "socks4a", "socks5", "socks5h"):
+        if importlib.util.find_spec("socks") is None:
+            return f"{name} names a SOCKS proxy, and the Python package PySocks is missing"
+    elif scheme not in ("http", "https"):
+        return f"{name} must begin with http:// (or https://, socks5h://)"
+    try:
+        parsed = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
+        if not parsed.host:
+            return f"{name} names no host"
+        parsed.host.encode("idna")
+        is_valid = not (parsed.query or parsed.fragment or "@" in (parsed.path or ""))
+    except ValueError:
+        is_valid = False
+    if is_valid:
+        return ""
+    return f"{name} is not a valid URL (in its password, # is written %23, / is %2F and ? is %3F)"
+
+
+def ca_variable() -> str:
+    """The variable that says whose certificates are trusted; '' if the usual ones are."""
+    names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+    return next((name for name in names if os.environ.get(name)), "")
+
+
+def certificates_problem(name: str) -> str:
+    """Why the certificates that a variable names are of no use; '' if they seem to be."""
+    path = os.environ.get(name, "")
+    if os.path.isdir(path):
+        return ""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        return f"{name} names a file that holds no certificate: {one_line(path, 200)}"
+    except (OSError, ValueError) as error:
+        return f"{name}: cannot read {one_line(path, 200)}: {reason_of(error)}"
+    return ""
+
+
+def trouble_of(error: Exception, url: str) -> Trouble:
+    """What came of a request that ended with this exception.
+
+    All is judged by one fact: had a byte of the request left us? If none had, what cannot pass
+    by itself (something wrong with the environment, the URL or the payload) is not tried again.
+    """
+    if _sending.begun:
+        return Trouble(Outcome.LOST, network_reason(error))
+    seen = causes_of(error)
+    variable, proxy = proxy_of(url)
+    problem = proxy_problem(variable, proxy) if proxy else ""
+    if not problem and ca_variable() and url.lower().startswith("https:"):
+        problem = certificates_problem(ca_variable())
+    for kinds, words in UNUSABLE:
+        if not problem and any(isinstance(item, kinds) for item in seen):
+            problem = words
+    if problem:
+        return Trouble(Outcome.UNUSABLE, problem)
+    reason = network_reason(error)
+    refusals = [re.match(r"Tunnel connection failed: ([0-9]{3})\b", str(item)) for item in seen]
+    for refusal in filter(None, refusals):
+        status = int(refusal[1])
+        is_final = 400 <= status < 500 and status not in (408, 425, 429)
+        wants = ": it wants another user or password" if status == 407 else ""
+        return Trouble(
+            Outcome.UNUSABLE if is_final else Outcome.NOT_SENT,
+            f"the proxy answers {status}{wants} ({variable})",
+        )
+    if any(isinstance(item, urllib3.exceptions.ProxyError) for item in seen):
+        reason = f"at the proxy ({variable}): {reason}"
+        if proxy.lower().startswith("https:"):
+            reason += " (does it speak TLS? if not, the variable has to begin with http://)"
+        if "wrong version number" in reason:
+            return Trouble(Outcome.UNUSABLE, reason)
+    if any(isinstance(item, ssl.SSLCertVerificationError) for item in seen):
+        if ca_variable():
+            reason += f" by the certificates of {ca_variable()}"
+        elif os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
+            reason += " (only mail heeds SSL_CERT_FILE, all else REQUESTS_CA_BUNDLE)"
+        return Trouble(Outcome.UNTRUSTED, reason)
+    return Trouble(Outcome.NOT_SENT, reason)
 
 
 def send(
@@ -2612,8 +2767,7 @@ def send(
     """One request and its answer, or how it went wrong.
 
     timeout: seconds to get connected (to whichever address of the host), and as many again for
-    the whole answer. Whatever requests raises is judged by one fact: had a byte of the request
-    left us?
+    the whole answer.
     """
     deadline = time.monotonic() + timeout
     _sending.only_once = method == "POST"
@@ -2636,13 +2790,12 @@ def send(
             http.client.HTTPException,
             OSError,
             ValueError,  # a header that is no header, an answer that is no number
+            OverflowError,
+            RecursionError,
         ) as error:
             if _sending.has_another_address and time.monotonic() < deadline:
                 continue
-            reason = network_reason(error)
-            if reason.startswith("its certificate"):
-                return Trouble(Outcome.UNTRUSTED, reason)
-            return Trouble(Outcome.LOST if _sending.begun else Outcome.NOT_SENT, reason)
+            return trouble_of(error, url)
 
 
 def read_answer(response: requests.Response) -> Union[Answer, Trouble]:
@@ -2973,7 +3126,8 @@ class Api:
         """What an answer is, by the table's rows, and what it holds if it is good."""
         if isinstance(answer, Trouble):
             hint = HINTS.get(answer.outcome, "")
-            return Reply(answer.outcome, f"{self.host}: {answer.reason}", hint=hint)
+            reason = self.shown(f"{self.host}: {answer.reason}")
+            return Reply(answer.outcome, reason, hint=hint)
         self._note_time(answer)
         self.pace.learn(answer)
         code = message = ""
@@ -2991,7 +3145,9 @@ class Api:
         hint = NOT_OWN if is_foreign else HINTS.get(outcome, "")
         reply = Reply(outcome, reason, message, hint, status=answer.status)
         if outcome in (Outcome.RATE_LIMITED, Outcome.UNAVAILABLE):
-            reply.asked_seconds = retry_after_seconds(answer, self.world.clock.now())
+            clock = self.world.clock
+            now = self.server_time(clock.monotonic()) or clock.now()
+            reply.asked_seconds = retry_after_seconds(answer, now)
         if NEXT[outcome][act] is Next.DONE:
             try:
                 reply.result = parse(answer if act is Act.DELETE else answer.json())
@@ -3000,10 +3156,9 @@ class Api:
         return reply
 
     def _note_time(self, answer: Answer) -> None:
-        with contextlib.suppress(TypeError, ValueError, IndexError, OverflowError):
-            date = email.utils.parsedate_to_datetime(answer.headers.get("date", ""))
-            if date.tzinfo is not None:
-                self._server_clock = (date, self.world.clock.monotonic())
+        date = http_date(answer.headers.get("date", ""))
+        if date is not None and date.year < 9000:  # so that sums with it stay in the calendar
+            self._server_clock = (date, self.world.clock.monotonic())
 
 
 # === Providers ================================================================================
@@ -3721,7 +3876,7 @@ class ContaboLogin:
                 raise GarbledError("access_token is not usable")
             seconds = content.get("expires_in")
             usable = type(seconds) in (int, float) and 0 < seconds < math.inf
-            lifetime = min(float(seconds), 86400.0) if usable else 60.0
+            lifetime = float(min(seconds, 86400)) if usable else 60.0
             return token, began + max(lifetime * 0.9 - 5, lifetime * 0.5)
 
         return self.api.call(
@@ -3796,8 +3951,8 @@ class Contabo:
                 items = take(content, "data", kind=list)
                 pages = take(content, "_pagination", "totalPages", kind=(int, float))
                 total = take(content, "_pagination", "totalElements", kind=(int, float))
-                if not math.isfinite(total):
-                    raise GarbledError("_pagination.totalElements is no number")
+                if isinstance(total, float) and not total.is_integer():
+                    raise GarbledError("_pagination.totalElements is no whole number")
                 return Page(tuple(items), number < pages, int(total))
 
             return self._call(
@@ -5738,7 +5893,7 @@ def take_turn(turn: Turn) -> Report:
         error_text = str(error)
         if isinstance(error, TurnError) and not turn.delete_sent:
             error_text += "; nothing was pruned"
-        in_vain = (Outcome.NOT_SENT, Outcome.RATE_LIMITED)
+        in_vain = (Outcome.NOT_SENT, Outcome.UNUSABLE, Outcome.RATE_LIMITED)
         reachable = not (isinstance(error, ApiError) and error.outcome in in_vain)
     except Exception as error:  # noqa: BLE001  (a bug costs one server its turn, not the run)
         error_text = unexpected(error, turn.world.redact)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -405,12 +406,27 @@ def test_a_name_is_one_line_of_text(tmp_path: Path, value: Any) -> None:
         ('{"hetzner_cloud_servr": {}}', "must hold exactly one of "),
         ('{"hetzner_cloud_server": {"id": 1, "id": 2}}', "the key 'id' stands twice"),
         ("[" * 100_000, "not valid JSON: nested too deeply"),
+        ('{"hetzner_cloud_server": {"id": 1e400}}', "not valid JSON: it holds a number beyond"),
     ],
 )
 def test_a_file_that_is_no_server_is_refused_with_the_place(
     tmp_path: Path, content: Any, problem: str
 ) -> None:
     assert refusals(tmp_path, content)[0].startswith(problem)
+
+
+@pytest.mark.proves("W11.6")
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "NaN", "Infinity", "9" * 5000])
+def test_a_payload_that_json_cannot_write_is_a_problem_of_its_line(
+    tmp_path: Path, number: str
+) -> None:
+    text = f'[WEBHOOK]\npayload_success = {{"a": [{number}]}}\n'
+    if number[0] == "9" and sys.version_info < (3, 11):  # there it is as good as any number
+        assert problems_of(tmp_path, text) == []
+        return
+    (problem,) = problems_of(tmp_path, text)
+    assert problem.startswith("line 2: [WEBHOOK] 'payload_success': ")
+    assert len(problem) < 200
 
 
 def test_every_problem_of_a_server_file_is_told_at_once(tmp_path: Path) -> None:

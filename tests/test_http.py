@@ -6,7 +6,8 @@ import json
 import socket
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -87,6 +88,7 @@ def test_the_table_says_for_every_outcome_what_to_do_about_every_act() -> None:
     ("outcome", "row"),
     [
         (Outcome.NOT_SENT, "RETRY RETRY RETRY RETRY"),
+        (Outcome.UNUSABLE, "FAIL FAIL FAIL FAIL"),
         (Outcome.UNTRUSTED, "FAIL FAIL FAIL FAIL"),
         (Outcome.LOST, "RETRY LOOK RETRY RETRY"),
         (Outcome.GOOD, "DONE DONE DONE DONE"),
@@ -337,6 +339,81 @@ def test_a_code_is_a_text_or_it_is_none(body: bytes, code: str) -> None:
 )
 def test_a_moment_to_wait_for_lies_ahead(date: str, seconds: float | None) -> None:
     assert snapshots.retry_after_seconds(Answer(429, {"retry-after": date}, b""), NOW) == seconds
+
+
+@pytest.mark.proves("W11.5")
+@pytest.mark.parametrize("seconds_off", [-3600, 0, 3600])
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("with_date", [True, False])
+def test_a_moment_to_wait_for_is_one_of_the_providers_clock(
+    project: Project, seconds_off: int, status: int, with_date: bool
+) -> None:
+    """Its Date is known, of this answer or of one before."""
+    server = project.server("hetzner", 31, "web", duration_seconds=20)
+    project.cloud.date_offset_seconds = seconds_off
+    create = "POST /hz/servers/{id}/actions/create_image"
+    now = project.clock.now() + timedelta(seconds=seconds_off)
+    project.cloud.fault("POST /hz*", fake.status(429, headers={"Retry-After": "1"}))
+    headers = {"Retry-After": format_datetime(now + timedelta(seconds=60), usegmt=True)}
+    if not with_date:
+        headers["Date"] = ""
+    project.cloud.fault("POST /hz*", fake.status(429, headers=headers))
+    result = project.run()
+    assert (result.code, len(project.own(server))) == (0, 1)
+    sent = project.cloud.requests(create)
+    assert len(sent) == 3
+    assert 55 <= sent[2].monotonic - sent[0].monotonic <= 65
+
+
+@pytest.mark.proves("W11.6")
+@pytest.mark.parametrize("number", [10**400, 10**4200, 1e308, -(10**400)])
+def test_no_number_is_too_large_to_be_asked_to_wait(number: float) -> None:
+    body = {"parameters": {"retry_after": number}}
+    waits = snapshots.retry_after_seconds(answer(body=body), NOW)
+    assert waits is None or waits > snapshots.MAX_RETRY_AFTER_SECONDS
+
+
+def with_number(content: Any, nth: int | None, number: float) -> Any:
+    """An answer whose nth number (None: each of them) is another."""
+    seen = iter(range(1000))
+
+    def change(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: change(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [change(inner) for inner in value]
+        if type(value) in (int, float) and next(seen) == (nth if nth is not None else next(every)):
+            return number
+        return value
+
+    every = iter(range(1000))
+    return change(content)
+
+
+@pytest.mark.proves("W11.6")
+@pytest.mark.parametrize("number", [10**400, -(10**400), 1e308, 0.5])
+@pytest.mark.parametrize("nth", [None, *range(7)])
+@each_provider
+def test_no_number_of_an_answer_is_too_large(
+    project: Project, provider: str, nth: int | None, number: float
+) -> None:
+    server = project.server(provider, 31, "web", duration_seconds=20)
+    old = project.history(server, 2)
+    project.cloud.fault("*", fake.edit(lambda c: with_number(c, nth, number)), times=None)
+    result = project.run()
+    assert "a bug" not in result.err + result.log
+    assert result.code == 1 or set(project.own(server)) != set(old)
+
+
+@pytest.mark.proves("W11.6")
+@each_provider
+def test_no_answer_is_nested_too_deeply(project: Project, provider: str) -> None:
+    project.server(provider, 31, "web", duration_seconds=20)
+    deep = fake.garbage(b'{"a":' * 200_000 + b"1" + b"}" * 200_000, act=False)
+    project.cloud.fault("*", deep, times=None)
+    result = project.run()
+    assert result.code == 1
+    assert "the answer is not JSON" in result.err
 
 
 @pytest.mark.parametrize(

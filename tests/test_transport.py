@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
+import http.client
+import os
 import re
 import socket
 import ssl
@@ -15,7 +18,9 @@ from typing import Any, Callable, Optional
 
 import fakes as fake
 import pytest
+import requests
 import trustme
+import urllib3
 from conftest import TOKEN, Project
 from fakes import network
 
@@ -207,7 +212,7 @@ def test_behind_a_proxy_too_a_create_without_an_answer_is_not_sent_again(
 
 
 REFUSALS = {
-    b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n": "the proxy answers 407",
+    b"HTTP/1.1 503 Service Unavailable\r\n\r\n": "the proxy answers 503",
     b"HTTP/1.1 502 Bad Gateway\r\n\r\n": "the proxy answers 502",
     b"": "",
 }
@@ -575,3 +580,231 @@ def test_a_connection_is_kept_where_that_does_no_harm(
     assert len({request.peer for request in project.cloud.journal}) == again
     session.close()
     project.cloud.problems.clear()
+
+
+# === What cannot work, and what says so ===========================================================
+
+
+def from_https(project: Project, port: int = 1) -> None:
+    """All of Hetzner's requests are encrypted."""
+    url = f"https://127.0.0.1:{port}/hz/v1"
+    project.config["API"] = {**project.config["API"], "hetzner_url": url}
+
+
+PROXIES = {
+    "socks5h://{}127.0.0.1:9": "HTTPS_PROXY names a SOCKS proxy, and the Python package PySocks",
+    "socks4://{}127.0.0.1:9": "HTTPS_PROXY names a SOCKS proxy, and the Python package PySocks",
+    "ftp://{}127.0.0.1:9": "HTTPS_PROXY must begin with http://",
+    "http://u:#{}127.0.0.1:9": "HTTPS_PROXY is not a valid URL",
+    "http://u:1#{}127.0.0.1:9": "HTTPS_PROXY is not a valid URL",
+    "http://u:1/{}127.0.0.1:9": "HTTPS_PROXY is not a valid URL",
+    "http://u:1?{}127.0.0.1:9": "HTTPS_PROXY is not a valid URL",
+    "http://{}127.0.0.1:port": "HTTPS_PROXY is not a valid URL",
+    "http://{}127.0.0.1:99999": "HTTPS_PROXY is not a valid URL",
+    "http://{}" + "a" * 64 + ".example.org": "HTTPS_PROXY is not a valid URL",
+    "http://": "HTTPS_PROXY names no host",
+}
+
+
+def at_once(project: Project) -> str:
+    """What is said on the screen, in one line for one server, and nothing is tried again."""
+    began = project.clock.monotonic()
+    result = project.run()
+    assert result.code == 1
+    assert project.clock.monotonic() - began < 1
+    assert "no connection" not in result.err
+    assert "tried" not in result.err
+    assert "a bug" not in result.err
+    return result.err
+
+
+@pytest.mark.proves("W9")
+@pytest.mark.parametrize("value", PROXIES)
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "all_proxy"])
+def test_a_proxy_variable_that_is_of_no_use_is_named(
+    project: Project, monkeypatch: pytest.MonkeyPatch, value: str, variable: str
+) -> None:
+    password = project.token("proxy").replace("/", "x").replace("%", "x")
+    project.canaries.add(password)
+    monkeypatch.setenv(
+        variable, value.format(f"me:{password}@" if "u:" not in value else f"{password}@")
+    )
+    monkeypatch.setenv("NO_PROXY", "")
+    from_https(project)
+    project.server("hetzner", 31, "web")
+    assert PROXIES[value].replace("HTTPS_PROXY", variable) in at_once(project)
+
+
+@pytest.mark.proves("W9")
+@pytest.mark.parametrize("status", ["407 Proxy Authentication Required", "403 Forbidden"])
+def test_what_a_proxy_refuses_for_good_is_not_tried_again(
+    project: Project, behind_proxy: Callable[..., Proxy], status: str
+) -> None:
+    project.server("hetzner", 31, "web")
+    proxy = behind_proxy(refusal=f"HTTP/1.1 {status}\r\n\r\n".encode(), times=1000)
+    assert f"the proxy answers {status[:3]}" in at_once(project)
+    assert len(proxy.heads) == 1
+
+
+class Plain(Front):
+    """It answers whatever comes with an error in plain HTTP."""
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+@pytest.mark.proves("W9")
+def test_a_proxy_that_speaks_no_tls_is_told_from_a_provider_that_does_not(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.server("hetzner", 31, "web")
+    plain = Plain(0, None)
+    from_https(project, plain.port)
+    result = project.run()
+    assert re.search(r" 127\.0\.0\.1: TLS failed: (wrong version number|.*record)", result.err)
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv("HTTPS_PROXY", f"https://127.0.0.1:{plain.port}")
+    said = at_once(project)
+    assert "at the proxy (HTTPS_PROXY): TLS failed" in said
+    assert "the variable has to begin with http://" in said
+    plain.close()
+
+
+@pytest.mark.proves("W9")
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("127.0.0.1:1", "at the proxy (HTTPS_PROXY): connection refused"),
+        ("no-such-host.invalid:1", "at the proxy (HTTPS_PROXY): its host name cannot be resolved"),
+    ],
+)
+def test_a_proxy_that_cannot_be_reached_may_be_back_soon(
+    project: Project, monkeypatch: pytest.MonkeyPatch, host: str, reason: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://{host}")
+    monkeypatch.setenv("NO_PROXY", "")
+    from_https(project)
+    project.server("hetzner", 31, "web")
+    result = project.run()
+    assert result.code == 1
+    assert re.search(re.escape(reason) + r" \(tried \d+ times in ", result.err)
+
+
+BUNDLES = {
+    "missing": "{}: cannot read {}: No such file or directory",
+    "garbage": "{} names a file that holds no certificate: {}",
+    "empty": "{} names a file that holds no certificate: {}",
+    "half": "{} names a file that holds no certificate: {}",
+}
+
+
+@pytest.mark.proves("W9")
+@pytest.mark.parametrize("kind", BUNDLES)
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_a_file_of_certificates_that_is_of_no_use_is_named(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, variable: str
+) -> None:
+    path = tmp_path / "ca.pem"
+    pem = AUTHORITY.cert_pem.bytes()
+    if kind != "missing":
+        path.write_bytes(
+            {"garbage": b"\0\xff" * 99, "empty": b"", "half": pem[: len(pem) // 2]}[kind]
+        )
+    monkeypatch.setenv(variable, str(path))
+    from_https(project)
+    project.server("hetzner", 31, "web")
+    assert BUNDLES[kind].format(variable, path) in at_once(project)
+
+
+@pytest.mark.proves("W9")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_of_certificates_that_may_not_be_read_is_named(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "ca.pem"
+    path.touch(0)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))
+    from_https(project)
+    project.server("hetzner", 31, "web")
+    assert f"REQUESTS_CA_BUNDLE: cannot read {path}: Permission denied" in at_once(project)
+
+
+@pytest.mark.proves("W9")
+def test_a_directory_without_certificates_trusts_nobody(
+    project: Project,
+    front: Callable[[Optional[trustme.LeafCert]], Front],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
+    from_https(project, front(CERTIFICATES["good"]).port)
+    project.server("hetzner", 31, "web")
+    said = at_once(project)
+    assert "its certificate is not valid" in said
+    assert "by the certificates of REQUESTS_CA_BUNDLE" in said
+
+
+@pytest.mark.proves("W9")
+@pytest.mark.parametrize(
+    "host",
+    [
+        "*.example.org",
+        "a" * 64 + ".example.org",
+        "a..example.org",
+        ".example.org",
+        "ex\u2603\u200b.org",
+    ],
+)
+def test_a_host_that_cannot_be_is_said_and_not_tried_again(project: Project, host: str) -> None:
+    """Here a webhook's; the snapshot is taken all the same."""
+    url = f"https://{host}/hook/{project.token('hook')}"
+    project.config["WEBHOOK"] = {"enabled": "true", "url": url}
+    project.server("hetzner", 31, "web", duration_seconds=20)
+    result = project.run()
+    assert result.code == 0
+    assert "its URL has no valid host or port" in result.err
+    assert "tried" not in result.err
+
+
+@pytest.mark.proves("W9")
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"json": {"a": float("inf")}}, "its payload holds a number that JSON cannot hold"),
+        ({"headers": {"X": "a\nb"}}, "a header holds a character that none may hold"),
+    ],
+)
+def test_what_cannot_be_written_is_said(
+    project: Project, options: dict[str, Any], reason: str
+) -> None:
+    session = snapshots.new_session(1)
+    result = snapshots.send(session, "POST", project.cloud.url + "/hook", 5.0, **options)
+    assert result == snapshots.Trouble(snapshots.Outcome.UNUSABLE, reason)
+    session.close()
+
+
+@pytest.mark.proves("W9")
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "too many open files"),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), "network is unreachable"),
+        (ssl.SSLError(1, "[SSL: UNSUPPORTED_PROTOCOL] unsupported protocol"), "TLS failed: "),
+        (
+            LookupError("no codec at https://x/bot1:SECRET?key=SECRET is SECRET@known"),
+            "LookupError: no codec at is",
+        ),
+        (RuntimeError(), "RuntimeError"),
+        (http.client.RemoteDisconnected("closed"), "no connection"),
+    ],
+)
+def test_an_exception_becomes_words_without_a_url(error: Exception, reason: str) -> None:
+    """Deep within others, as requests and urllib3 wrap them; what nobody knows, in its own words."""
+    wrapped = requests.exceptions.ConnectionError(urllib3.exceptions.HTTPError("url: /SECRET"))
+    wrapped.__cause__ = error
+    snapshots._sending.begun = False
+    words = snapshots.network_reason(wrapped)
+    assert words.startswith(reason)
+    assert "SECRET" not in words

@@ -339,8 +339,8 @@ DAMAGES = [
     # --- secrets ---
     damage(
         "an error is told in the library's words, which hold the URL",
-        "            reason = network_reason(error)\n            if reason.startswith(",
-        "            reason = str(error)\n            if reason.startswith(",
+        "    reason = network_reason(error)\n    refusals",
+        "    reason = str(error)\n    refusals",
         "test_notify.py::test_nobody_there_is_told_without_the_address",
     ),
     damage(
