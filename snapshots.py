@@ -12,8 +12,8 @@ verified in this run, and retention drops it. (One exception, which the user swi
 
 In this file, in order (each part uses only the parts above it):
     Errors and exit statuses | Text | Model | Names and retention | Configuration |
-    World | HTTP | Providers | Accounts | Notifications | Shared limit | Turn | Fleet |
-    Command line
+    World | HTTP | Providers | Accounts | Notifications | History | Shared limit | Turn |
+    Fleet | Command line
 """
 
 from __future__ import annotations
@@ -81,8 +81,13 @@ except ImportError as missing:  # cron runs another python more often than one w
 
 try:
     import fcntl
-except ImportError:  # Windows: untested, see `Lock`
+except ImportError:  # Windows: untested, see `take_lock`
     fcntl = None  # type: ignore[assignment]
+
+try:
+    import sqlite3
+except ImportError:  # some small Pythons come without it; then there is no history
+    sqlite3 = None  # type: ignore[assignment]
 
 __version__ = "1.0.0"
 
@@ -940,6 +945,14 @@ class Logging:
 
 
 @dataclass(frozen=True)
+class HistorySection:
+    """[HISTORY] - the file is in logs_dir."""
+
+    file: str = option("history.db", read_word)
+    keep_days: int = option(365, read_count(1, 36500))
+
+
+@dataclass(frozen=True)
 class TelegramSection:
     """[TELEGRAM]"""
 
@@ -1040,6 +1053,7 @@ SECTIONS: Mapping[str, Any] = MappingProxyType(
         "TIMING": Timing,
         "RETENTION": Retention,
         "LOGGING": Logging,
+        "HISTORY": HistorySection,
         "TELEGRAM": TelegramSection,
         "WEBHOOK": WebhookSection,
         "SMTP": SmtpSection,
@@ -1058,6 +1072,7 @@ class Settings:
     timing: Timing = Timing()
     retention: Retention = Retention()
     logging: Logging = Logging()
+    history: HistorySection = HistorySection()
     telegram: TelegramSection = TelegramSection()
     webhook: WebhookSection = WebhookSection()
     smtp: SmtpSection = SmtpSection()
@@ -1074,8 +1089,18 @@ class Settings:
 
     @property
     def logs_dir(self) -> Path:
-        """Where log and lock are."""
+        """Where log, lock and history are."""
         return self.base / self.directories.logs_dir
+
+    @property
+    def lock_path(self) -> Path:
+        """The lock of runs."""
+        return self.logs_dir / self.files.lock_file
+
+    @property
+    def history_path(self) -> Path:
+        """What runs did."""
+        return self.logs_dir / self.history.file
 
 
 def lines_of_keys(text: str) -> tuple[dict[tuple[str, str], list[int]], dict[str, list[int]]]:
@@ -1205,6 +1230,11 @@ def load_settings(path: Path, required: bool) -> Settings:
     if Path(settings.files.log_file) == Path(settings.files.lock_file):
         key = "lock_file" if ("FILES", "lock_file") in ini.keys else "log_file"
         ini.add("FILES", key, "log and lock must be two files")
+    if Path(settings.history.file) in (
+        Path(settings.files.log_file),
+        Path(settings.files.lock_file),
+    ):
+        ini.add("HISTORY", "file", "the history must be a file of its own")
     ini.found.sort()
     return dataclasses.replace(
         settings,
@@ -1971,17 +2001,60 @@ def single_run(path: Path, clock: Clock) -> Iterator[None]:
             os.close(descriptor)
 
 
+LOCK_TRIES = 10  # a look holds a shared lock for an instant (see `run_holds_lock`)
+LOCK_PAUSE_SECONDS = 0.02
+
+
+def lock_file(descriptor: int, shared: bool) -> None:
+    """Lock it at once, or raise BlockingIOError or PermissionError where another holds it. On
+    Windows, untested, msvcrt stands in for flock, and knows no shared lock."""
+    if fcntl is not None:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    else:
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+
+def run_holds_lock(path: Path) -> Optional[int]:
+    """Is a run under way? The process that says it is, 0 where that cannot be read; None: no run.
+
+    The kernel is asked, not the file: a run that was killed holds nothing. Raises LockError.
+    """
+    flags = os.O_RDONLY
+    for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"):
+        flags |= getattr(os, name, 0)
+    try:
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LockError(f"{path}: cannot be read: {reason_of(error)}") from None
+    try:
+        lock_file(descriptor, shared=True)
+    except (BlockingIOError, PermissionError):
+        found = re.match(rb"[0-9]{1,9} since ", os.pread(descriptor, 80, 0))
+        return int(found[0].split()[0]) if found else 0
+    except OSError as error:
+        raise LockError(f"{path}: cannot be asked: {reason_of(error)}") from None
+    finally:
+        os.close(descriptor)
+    return None
+
+
 def take_lock(descriptor: int, path: Path) -> None:
-    """Lock an open lock file or raise. On Windows, untested, msvcrt stands in for flock."""
+    """Lock an open lock file or raise."""
     try:
         if not is_plain_file(descriptor):
             raise LockError(f"{path}: the lock file is not a regular file of its own (remove it)")
-        if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        for attempt in range(1, LOCK_TRIES + 1):
+            try:
+                lock_file(descriptor, shared=False)
+                break
+            except (BlockingIOError, PermissionError):
+                if attempt == LOCK_TRIES:
+                    raise
+            time.sleep(LOCK_PAUSE_SECONDS)
     except (BlockingIOError, PermissionError):
         with contextlib.suppress(OSError):
             text = os.pread(descriptor, 80, 0).decode("ascii", "replace").strip()
@@ -5190,6 +5263,248 @@ class Notifier:
         return sum(channel.lost for channel in self.channels.values())
 
 
+# === History ==================================================================================
+# What runs did, in an SQLite file. It is advice for those who look, never a condition for a run.
+
+HISTORY_VERSION = 1
+HISTORY_SCHEMA = """
+CREATE TABLE run (id TEXT PRIMARY KEY, pid INTEGER, version TEXT, started_at TEXT, ended_at TEXT,
+    exit_status INTEGER, total INTEGER, progress TEXT);
+CREATE TABLE turn (run TEXT, provider TEXT, server_id TEXT, name TEXT, ended_at TEXT, seconds REAL,
+    success INTEGER, snapshot TEXT, size_gb REAL, kept TEXT, stored_gb REAL, deleted TEXT,
+    error TEXT, warnings TEXT);
+CREATE INDEX turn_ended ON turn (ended_at);
+CREATE TABLE server (provider TEXT, server_id TEXT, name TEXT, looked_at TEXT, newest_at TEXT,
+    kept INTEGER, stored_gb REAL, success_at TEXT, failure_at TEXT, failed INTEGER, error TEXT,
+    PRIMARY KEY (provider, server_id))
+"""  # times as in utc_text; lists as JSON; progress: see `progress_of`, null once a run has ended
+BUSY_SECONDS = 0.4  # how long one write waits for others that hold the file
+HISTORY_WAIT_SECONDS = 0.5  # how long a run waits for it: once when it begins, once when it ends
+PROGRESS = "UPDATE run SET progress = ? WHERE id = ?"
+Statement = tuple[str, Sequence[Any]]
+
+
+def utc_text(moment: Optional[datetime]) -> Optional[str]:
+    """2026-11-25T12:27:03Z."""
+    if moment is None:
+        return None
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def total_or_none(sizes: Iterable[Optional[float]]) -> Optional[float]:
+    """The sum in GB, or None if one of them is unknown."""
+    every = list(sizes)
+    known = [size for size in every if size is not None]
+    return round(sum(known), 3) if len(known) == len(every) else None
+
+
+def newest_of(ours: Iterable[Snapshot], now: datetime) -> Optional[datetime]:
+    """When the newest of them was made; one dated in the future only if there is no other."""
+    moments = [s.created for s in ours if s.created is not None]
+    past = [moment for moment in moments if moment <= now + CLOCK_MAY_DIFFER]
+    return max(past or moments, default=None)
+
+
+CLOCK_MAY_DIFFER = timedelta(minutes=10)  # between this machine and a provider
+
+
+class History:
+    """The file as a run writes to it, from a thread of its own: neither a slow disk nor another
+    program that holds the file keeps a turn waiting."""
+
+    def __init__(self, path: Path, keep_days: int, world: World) -> None:
+        self.path, self.keep_days, self.world = path, keep_days, world
+        self.id = uuid.uuid4().hex
+        self._changed = world.condition()
+        self._waiting: list[Statement] = []
+        self._written: list[Statement] = []  # in case the file has to be begun anew
+        self._problem = ""  # why the last write failed
+        self._news = self._closing = False
+        self._idle = True
+        self._progress, self._progress_at = "", -math.inf
+
+    def begin(self, total: int) -> None:
+        """A run begins, of so many servers."""
+        now = utc_text(self.world.clock.now())
+        run = {"id": self.id, "pid": os.getpid(), "version": __version__, "started_at": now}
+        self._insert("run", {**run, "total": total})
+        try:
+            self.world.clock.start(self._work, "history")
+        except RuntimeError as error:  # the machine allows no more threads
+            self._problem, self._idle = str(error), True
+        self._wait()
+
+    def saw(self, server: Server, ours: Sequence[Snapshot]) -> None:
+        """A complete listing has shown these snapshots of ours."""
+        now = self.world.clock.now()
+        self._put_server(
+            server,
+            looked_at=utc_text(now),
+            newest_at=utc_text(newest_of(ours, now)),
+            kept=len(ours),
+            stored_gb=total_or_none(s.size_gb for s in ours),
+        )
+
+    def progress(self, how_far: Mapping[str, Any]) -> None:
+        """How far the run is, in the words of `progress_of`; once a second is enough."""
+        text, now = json.dumps(how_far), self.world.clock.monotonic()
+        if text != self._progress and now - self._progress_at >= 1:
+            self._progress, self._progress_at = text, now
+            self._put(PROGRESS, text, self.id)
+
+    def turn(self, report: Report) -> None:
+        """A turn has ended."""
+        server, ended = report.server, utc_text(report.ended)
+        sizes = {s.id: s.size_gb for s, _ in report.kept}
+        stored = total_or_none(sizes.values()) if report.kept else None
+        values = {
+            "run": self.id,
+            "provider": server.provider,
+            "server_id": server.id,
+            "name": server.name,
+            "ended_at": ended,
+            "seconds": round(report.seconds, 1),
+            "success": report.success,
+            "snapshot": report.snapshot_name,
+            "size_gb": sizes.get(report.snapshot_id),
+            "kept": json.dumps([s.name for s, _ in report.kept]),
+            "stored_gb": stored,
+            "deleted": json.dumps([s.name for s in report.deleted]),
+            "error": report.error,
+            "warnings": json.dumps(report.warnings),
+        }
+        self._insert("turn", values)
+        if isinstance(server, BadServer):
+            return
+        if report.success:
+            self._put_server(
+                server, success_at=ended, failed=0, kept=report.total_snapshots, stored_gb=stored
+            )
+        else:
+            self._put_server(server, failure_at=ended, failed=1, error=report.error)
+
+    def end(self, status: Optional[ExitStatus]) -> None:
+        """The run has ended; what is too old goes."""
+        now = self.world.clock.now()
+        self._put(
+            "UPDATE run SET ended_at = ?, exit_status = ?, progress = NULL WHERE id = ?",
+            utc_text(now),
+            status,
+            self.id,
+        )
+        horizon = utc_text(now - timedelta(days=self.keep_days))
+        self._put("DELETE FROM turn WHERE ended_at < ?", horizon)
+        self._put("DELETE FROM run WHERE started_at < ?", horizon)
+        latest = "max(coalesce(looked_at, ''), coalesce(success_at, ''), coalesce(failure_at, ''))"
+        self._put(f"DELETE FROM server WHERE {latest} < ?", horizon)  # noqa: S608
+        self._closing = True
+        self._wait()
+        if self._waiting or not self._idle:
+            reason = self._problem or "it takes too long"
+            self.world.warn(
+                f"{self.path}: cannot be written: {reason} (what this run did is missing there)"
+            )
+
+    def _put_server(self, server: Server, **columns: Any) -> None:
+        changes = ", ".join(f"{name} = excluded.{name}" for name in ("name", *columns))
+        key = {"provider": server.provider, "server_id": server.id, "name": server.name}
+        on_conflict = f" ON CONFLICT (provider, server_id) DO UPDATE SET {changes}"
+        self._insert("server", {**key, **columns}, on_conflict)
+
+    def _insert(self, table: str, values: Mapping[str, Any], on_conflict: str = "") -> None:
+        names, marks = ", ".join(values), ", ".join("?" * len(values))
+        sql = f"INSERT INTO {table} ({names}) VALUES ({marks}){on_conflict}"  # noqa: S608
+        self._put(sql, *values.values())
+
+    def _put(self, sql: str, *values: Any) -> None:
+        """Have this written soon; as masked as the log."""
+        redact = self.world.redact
+        masked = [redact(value) if isinstance(value, str) else value for value in values]
+        with self._changed:
+            self._waiting.append((sql, masked))
+            self._news, self._idle = True, False
+            self._changed.notify_all()
+
+    def _wait(self) -> None:
+        """Wait until all has been written or has failed, but not long."""
+        clock = self.world.clock
+        until = clock.monotonic() + HISTORY_WAIT_SECONDS
+        with self._changed:
+            while not self._idle and clock.monotonic() < until:
+                self._changed.wait(until - clock.monotonic())
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._news:
+                    self._idle = True
+                    self._changed.notify_all()
+                    if self._closing:
+                        return
+                    self._changed.wait()
+                self._news, batch = False, list(self._waiting)
+            problem = self._write(batch)
+            with self._changed:
+                self._problem = problem
+                if not problem:
+                    self._written += [entry for entry in batch if entry[0] != PROGRESS]
+                    del self._waiting[: len(batch)]
+
+    def _write(self, batch: Sequence[Statement]) -> str:
+        """Write it all or nothing; why it failed, or ''."""
+        if sqlite3 is None:
+            return "this Python has no sqlite3"
+        try:
+            try:
+                self._commit(batch)
+            except sqlite3.DatabaseError as error:
+                if type(error) is not sqlite3.DatabaseError:  # locked, full, ...: not damaged
+                    raise
+                aside = f"{self.path}.damaged-{self.world.clock.now():%Y%m%d%H%M%S}"
+                for suffix in ("", "-journal", "-wal", "-shm"):  # they belong together
+                    with contextlib.suppress(FileNotFoundError):
+                        os.replace(f"{self.path}{suffix}", aside + suffix)
+                self._commit([*self._written, *batch])
+                self.world.warn(f"{self.path}: was damaged; put aside as {aside}, and begun anew")
+        except (sqlite3.Error, OSError, ValueError) as error:
+            return reason_of(error)
+        return ""
+
+    def _commit(self, batch: Sequence[Statement]) -> None:
+        flags = os.O_RDWR | os.O_CREAT
+        for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"):
+            flags |= getattr(os, name, 0)
+        descriptor = os.open(self.path, flags, 0o600)
+        plain = is_plain_file(descriptor)
+        os.close(descriptor)
+        if not plain:
+            raise OSError(0, "not a regular file of its own")
+        with contextlib.closing(open_history(self.path, BUSY_SECONDS)) as file:
+            file.execute("PRAGMA synchronous = OFF")  # a power cut may cost it; a kill does not
+            file.execute("BEGIN IMMEDIATE")
+            if history_version(file) == 0:
+                for statement in HISTORY_SCHEMA.split(";"):
+                    file.execute(statement)
+                file.execute(f"PRAGMA user_version = {HISTORY_VERSION}")
+            for sql, values in batch:
+                file.execute(sql, values)
+            file.execute("COMMIT")
+
+
+def open_history(path: Path, timeout: float) -> sqlite3.Connection:
+    """Open the file, which must be there. Raises sqlite3.Error."""
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    return sqlite3.connect(uri, timeout=timeout, isolation_level=None, uri=True)
+
+
+def history_version(file: sqlite3.Connection) -> int:
+    """What wrote it; 0: nothing so far. Raises ValueError if it is newer than this tool."""
+    version = int(file.execute("PRAGMA user_version").fetchone()[0])
+    if version > HISTORY_VERSION:
+        raise ValueError(f"a newer version of this tool has written it (format {version})")
+    return version
+
+
 # === Shared limit =============================================================================
 # The order and the room of turns whose servers share a limit on snapshots.
 
@@ -5347,6 +5662,7 @@ class Turn:
         self.replaced_at: Optional[float] = None  # monotonic: when it went
         self.times_busy = 0  # how often the create was refused because the server was busy
         self.busy_until = math.inf  # monotonic: how long that is waited for
+        self.history: Optional[History] = None
         self.delete_sent = False  # from then on nobody can say that nothing was pruned
 
     def __str__(self) -> str:
@@ -5372,7 +5688,10 @@ class Turn:
 
     def listing(self, patience: float = 0.0) -> tuple[Snapshot, ...]:
         """A complete listing that begins now or later."""
-        return self.account.list_snapshots(self.server.id, patience)
+        listing = self.account.list_snapshots(self.server.id, patience)
+        if self.history is not None:
+            self.history.saw(self.server, self.owned(listing))
+        return listing
 
     def patience(self) -> float:
         """How long to wait for others before a listing. Not at the cost of those that wait for
@@ -5963,6 +6282,7 @@ STOP_GRACE_SECONDS = 5.0  # how long turns have to end by themselves after a sto
 HANG_SECONDS = 7200.0  # how much longer than its waits a turn may take before it is given up
 LIVE_SECONDS = 1.0
 PROGRESS_SECONDS = 60.0
+HISTORY_SECONDS = 15.0  # how old the history's picture of a run under way may be
 
 
 class Fleet:
@@ -5978,6 +6298,7 @@ class Fleet:
     ) -> None:
         self.world, self.settings, self.on_report = world, settings, on_report
         self.tell_progress, self.progress_seconds = tell_progress, progress_seconds
+        self.history: Optional[History] = None
         self.began = world.clock.monotonic()
         self.deadline = self.began + settings.timing.run_timeout
         self.reports: dict[int, Report] = {}
@@ -6056,6 +6377,7 @@ class Fleet:
         turn = Turn(
             server, account, self.settings, self.world, limit, index, lambda: self.waiting > 0
         )
+        turn.history = self.history
         account.enter()
         if limit is not None:
             limit.enter(index)
@@ -6164,6 +6486,24 @@ def progress_line(fleet: Fleet) -> str:
         percent = f" {slowest.percent} %" if slowest.percent is not None else ""
         line += f"; longest: {slowest} ({slowest.doing}{percent})"
     return line
+
+
+def progress_of(fleet: Fleet) -> dict[str, Any]:
+    """How far a run is, as `--status --json` shows it."""
+    turns = list(fleet.running.values())
+    failed = sum(not report.success for report in fleet.reports.values())
+    total = len(fleet.reports) + len(turns) + fleet.waiting
+    parts = len(fleet.reports) + sum((turn.percent or 0) / 100 for turn in turns)
+    return {
+        "done": len(fleet.reports) - failed,
+        "failed": failed,
+        "total": total,
+        "progress_percent": int(100 * parts / total) if total else 100,
+        "servers": [
+            {"name": turn.server.name, "doing": turn.doing, "progress_percent": turn.percent}
+            for turn in turns
+        ],
+    }
 
 
 # === Command line =============================================================================
@@ -6320,20 +6660,30 @@ def run(
 ) -> ExitStatus:
     """Give every server its turn and tell people; the lock is held."""
     notifier = Notifier(world, settings, hostname)
+    history = History(settings.history_path, settings.history.keep_days, world)
 
     def on_report(report: Report) -> None:
         if not report.success:
             log.error("%s: %s", report.server.name, report.error)
             world.screen.problem(f"{report.server.name}: {report.error}")
         log.info("%s", final_status_line(report, hostname), extra=ALWAYS)
+        history.turn(report)
         notifier.tell(report)
 
+    def on_progress(fleet: Fleet) -> None:
+        if tell is not None:
+            tell(fleet)
+        history.progress(progress_of(fleet))
+
     tell, every = progress_teller(world, verbose)
-    fleet = Fleet(world, settings, on_report, tell, every)
+    fleet = Fleet(world, settings, on_report, on_progress, min(every, HISTORY_SECONDS))
+    fleet.history = history
+    history.begin(len(entries))
     reports = fleet.run(entries)
     if tell is not None and every == LIVE_SECONDS:
         world.screen.live("")
     undelivered = notifier.finish()
+    history.end(exit_status(reports))
     for report in reports:  # in the order of the configuration, however they ended
         log.info("%s", result_line(report))
     line = summary_line(reports, undelivered)
@@ -6439,7 +6789,7 @@ def guarded(args: argparse.Namespace, world: World) -> int:
             for warning in warnings:
                 screen.problem(f"warning: {warning}")
             return dry_run(settings, entries, world)
-        with single_run(settings.logs_dir / settings.files.lock_file, world.clock):
+        with single_run(settings.lock_path, world.clock):
             open_log(settings, world, args.verbose, to_file=True)
             log.info("snapshots %s begins: %s", __version__, counted(len(entries), "server"))
             for warning in warnings:

@@ -396,7 +396,7 @@ def test_the_log_is_made_for_its_owner_only_and_rotates(place: Place) -> None:
     written = "".join(path.read_text() for path in (place.folder / "logs").glob("*.log*"))
     assert written.count(" | SUMMARY: 1 succeeded") == written.count(" begins: 1 server\n") == 3
     logs = sorted(path.name for path in (place.folder / "logs").iterdir())
-    assert logs[:3] == ["snapshots.lock", "snapshots.log", "snapshots.log.1"]
+    assert logs[:4] == ["history.db", "snapshots.lock", "snapshots.log", "snapshots.log.1"]
     for path in (place.folder / "logs").iterdir():
         assert path.stat().st_mode & 0o777 == 0o600
     assert (place.folder / "logs").stat().st_mode & 0o777 == 0o700
@@ -464,7 +464,8 @@ def test_a_log_that_takes_no_more_is_one_warning_and_the_cloud_decides(
     path = place.folder / "logs" / "snapshots.log"
     warning = f"snapshots: warning: {path}: cannot be written: {os.strerror(number)}\n"
     assert warning in err
-    assert err.count("warning") == 1
+    assert f"{path.with_name('history.db')}: cannot be written: " in err
+    assert err.count("warning") == 2
     assert ("no [hidden]" in err) is fails
     assert out.splitlines()[-1].endswith(
         f"SUMMARY: {1 - fails} succeeded, {fails:d} failed out of 1 total"
@@ -512,8 +513,9 @@ def test_a_directory_that_takes_no_log_costs_the_log_alone(
         elif how != "read-only disk":
             logs.chmod(0o700)
     assert (code, out) == (0, "SUMMARY: 1 succeeded, 0 failed out of 1 total\n")
-    assert err.startswith(f"snapshots: warning: {logs / 'snapshots.log'}: cannot be written: ")
-    assert err.count("\n") == 1
+    of_log, of_history = err.splitlines()
+    assert of_log.startswith(f"snapshots: warning: {logs / 'snapshots.log'}: cannot be written: ")
+    assert of_history.startswith(f"snapshots: warning: {logs / 'history.db'}: cannot be written: ")
     assert len(place.cloud.names(server)) == 1
 
 
@@ -1042,7 +1044,9 @@ def test_a_disk_that_is_full_costs_the_log_and_not_the_run(
     out, err = first.communicate(timeout=60)
     assert (first.returncode, out) == (0, "SUMMARY: 1 succeeded, 0 failed out of 1 total\n")
     log = logs / "snapshots.log"
-    assert err == f"snapshots: warning: {log}: cannot be written: No space left on device\n"
+    of_log, of_history = err.splitlines()
+    assert of_log == f"snapshots: warning: {log}: cannot be written: No space left on device"
+    assert of_history.startswith(f"snapshots: warning: {logs / 'history.db'}: cannot be written: ")
     assert len(place.cloud.names(server)) == 1
 
 
@@ -1087,6 +1091,7 @@ def test_a_log_of_which_no_old_ones_are_kept_begins_anew(project: Project) -> No
     assert all(LOG_LINE.fullmatch(line) for line in lines)
     assert lines[-1].endswith("SUMMARY: 1 succeeded, 0 failed out of 1 total")
     assert [path.name for path in sorted(log.parent.iterdir())] == [
+        "history.db",
         "snapshots.lock",
         "snapshots.log",
     ]
