@@ -26,7 +26,6 @@ if sys.version_info < (3, 9):  # noqa: UP036  (a clear line instead of a traceba
 import argparse
 import base64
 import collections
-import configparser
 import contextlib
 import dataclasses
 import difflib
@@ -67,7 +66,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn, Optional, Protocol, TextIO, TypeVar, Union
-from urllib.parse import quote, quote_plus, unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 try:
     import requests
@@ -81,7 +80,7 @@ except ImportError as missing:  # cron runs another python more often than one w
 
 try:
     import fcntl
-except ImportError:  # Windows: untested, see `take_lock`
+except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 try:
@@ -307,8 +306,6 @@ class Server:
     replace_when_full: bool = False
     former_names: tuple[str, ...] = ()  # its snapshots under these names are its own as well
     destinations: tuple[Destination, ...] = field(default=(), repr=False)
-    notes: tuple[str, ...] = ()  # what is allowed but worth a line of the log
-    lacking: tuple[str, ...] = ()  # channels that somebody set up, but not so that they can work
 
 
 @dataclass(frozen=True)
@@ -524,19 +521,8 @@ MAX_CONFIG_BYTES = 1_000_000
 BUILT_IN = ""  # an empty template selects the built-in text
 PLACEHOLDER = re.compile(r"(?:https?://)?your[-_][a-z0-9._/-]*", re.IGNORECASE)
 NAME_PLACEHOLDER = re.compile(r"your[-_](?:[a-z]+[-_])*name(?:[-_][0-9]+)?", re.IGNORECASE)
-PLACEHOLDER_KEYS = frozenset(
-    [
-        "id",
-        "api_token",
-        "client_id",
-        "client_secret",
-        "api_user",
-        "api_password",
-        "bot_token",
-        "chat_id",
-        "url",
-        "password",
-    ]
+PLACEHOLDER_KEYS = re.compile(
+    "id|url|chat_id|password|(api|bot)_token|client_id|client_secret|api_user|api_password"
 )
 SHORT_SECRET = 8  # characters; a shorter one cannot be masked everywhere without harm
 LOOPBACK_NAMES = ("localhost", "localhost.")
@@ -546,45 +532,39 @@ def is_placeholder(key: str, text: str) -> bool:
     """Is this still the text that a sample holds? Then the key counts as missing."""
     if key == "name":
         return NAME_PLACEHOLDER.fullmatch(text.strip()) is not None
-    return key in PLACEHOLDER_KEYS and PLACEHOLDER.fullmatch(text.strip()) is not None
+    is_key = PLACEHOLDER_KEYS.fullmatch(key) is not None
+    return is_key and PLACEHOLDER.fullmatch(text.strip()) is not None
 
 
-class SecretText(str):
-    """A credential that has been resolved; `literal` tells that the file itself holds it."""
+class Level(enum.Enum):
+    """What becomes of a remark."""
 
-    literal: bool = True
+    PROBLEM = "the file cannot be used"
+    WARNING = "for screen and log: somebody should fix it"
+    NOTE = "for the log: allowed, but worth a line"
 
-    def __repr__(self) -> str:
-        return "'[hidden]'"
+
+@dataclass(frozen=True)
+class Remark:
+    """One thing that is to be said about the configuration."""
+
+    level: Level
+    text: str
+    where: str = ""  # the section (of a problem) or the server that it is about
 
 
-def resolve_secret(text: str, base: Path) -> SecretText:
-    """A credential, given as it is, as env:NAME or as file:PATH (relative to base).
+def remark_lines(remarks: Iterable[Remark], level: Level) -> list[str]:
+    """The remarks of a level; the same one about many servers is one line."""
+    names: dict[str, list[str]] = {}
+    for remark in remarks:
+        if remark.level is level:
+            names.setdefault(remark.text, []).append(remark.where)
+    return [
+        f"{text} (for {', '.join(where)})" if any(where) else text for text, where in names.items()
+    ]
 
-    Raises ValueError with the reason, which holds nothing of the value.
-    """
-    if text.startswith("env:"):
-        name = text[4:].strip()
-        if not os.environ.get(name):
-            raise ValueError(f"the environment variable {one_line(name, 80)!r} is not set")
-        value = SecretText(os.environ[name])
-        value.literal = False
-    elif text.startswith("file:"):
-        path = base / text[5:].strip()
-        try:
-            value = SecretText(read_text_file(path).strip("\r\n"))
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"cannot read {one_line(str(path), 200)!r}: {reason_of(error)}"
-            ) from None
-        value.literal = False
-        if not value:
-            raise ValueError(f"{one_line(str(path), 200)!r} is empty")
-    else:
-        value = SecretText(text)
-    if any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
-        raise ValueError("holds a control character or a line break")
-    return value
+
+# --- files and paths ---
 
 
 def reason_of(error: BaseException) -> str:
@@ -596,35 +576,144 @@ def reason_of(error: BaseException) -> str:
     return one_line(str(error), 200) or type(error).__name__
 
 
+def open_plain(path: Path, flags: int, own: bool) -> int:
+    """A descriptor of a regular file, without waiting for a FIFO. Raises OSError or ValueError.
+
+    own: a file of this tool's, made 0600: never through a link, for what is written must not
+    arrive in another's file.
+    """
+    for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY", *(("O_NOFOLLOW",) if own else ())):
+        flags |= getattr(os, name, 0)
+    descriptor = os.open(path, flags, 0o600)
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and (not own or status.st_nlink <= 1):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        raise OSError(0, "is a directory (docker makes one where a file to mount is missing)")
+    raise OSError(0, "not a regular file" + (" of its own" if own else ""))
+
+
 def read_text_file(path: Path) -> str:
     """A small regular file as text, UTF-8 with or without BOM. Raises OSError or ValueError."""
-    descriptor = os.open(
-        path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-    )
-    with open(descriptor, "rb") as file:  # O_NONBLOCK: a FIFO must not hang us
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("not a regular file")
+    with open(open_plain(path, os.O_RDONLY, own=False), "rb") as file:
         content = file.read(MAX_CONFIG_BYTES + 1)
     if len(content) > MAX_CONFIG_BYTES:
         raise ValueError(f"larger than {MAX_CONFIG_BYTES} bytes")
     return content.decode("utf-8-sig")
 
 
-# Readers: text -> value, or ValueError with a reason that does not quote the text.
-Reader = Callable[[str, Path], Any]
+def environment_variable(name: str) -> str:
+    """Its value. Raises ValueError if it is unset or empty."""
+    value = os.environ.get(name)
+    if not value:
+        raise ValueError(f"the environment variable {one_line(name, 80)!r} is not set")
+    return value
 
 
-def read_number(low: float, high: float, unit: str = "seconds") -> Reader:
-    """A number of seconds (or other units) between low and high."""
+def expand(path: str) -> str:
+    """A path with ~, ~user, $NAME and ${NAME} replaced, and $$ by $. Raises ValueError."""
+    user = re.match(r"~[^/\\]*|", path)[0]  # type: ignore[index]
+    home = os.path.expanduser(user)
+    if user and not os.path.isabs(home):
+        raise ValueError("begins with ~, but that home directory is not known")
 
-    def read(text: str, _base: Path) -> float:
-        try:
-            value = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else math.nan
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise ValueError(f"must be a number of {unit} from {low:g} to {high:g}")
-        return int(value) if value == int(value) else value
+    def value(match: re.Match[str]) -> str:
+        if match[1]:
+            return "$"
+        if not match[2]:
+            raise ValueError("holds a $ without a name (write $$ for a dollar sign)")
+        return environment_variable(match[2].strip("{}"))
+
+    return home + re.sub(r"\$(?:(\$)|([A-Za-z_]\w*|\{\w+\})?)", value, path[len(user) :])
+
+
+GROUPS_OF_MANY = ("users", "staff")
+
+
+def is_own_group(group: int) -> bool:
+    """Is it a group of this process's, and not one that people share?"""
+    import grp
+
+    try:
+        name = grp.getgrgid(group).gr_name
+    except KeyError:
+        name = ""
+    shared = group == 100 or name in GROUPS_OF_MANY
+    return group in (os.getegid(), *os.getgroups()) and not shared
+
+
+def open_to_others(path: Path) -> Iterator[Remark]:
+    """A remark if a file that holds secrets can be read by a group or by others."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        if os.name != "posix" or not status.st_mode & 0o077:
+            return
+        if not status.st_mode & 0o027 and is_own_group(status.st_gid):
+            text = f"{path}: holds credentials and can be read by group {status.st_gid}"
+            yield Remark(Level.NOTE, text)
+        else:
+            text = f"{path}: holds credentials and can be read by others (chmod 600 {path})"
+            yield Remark(Level.WARNING, text)
+
+
+# --- values ---
+# A reader makes a value of what a file holds, or raises ValueError with a reason that does not
+# quote it.
+
+Reader = Callable[[Any, Path], Any]
+
+
+class IniText(str):
+    """A value of snapshots.config, where flags, lists and objects are text as well."""
+
+
+class SecretText(str):
+    """A credential that has been resolved; `literal` tells that the file itself holds it."""
+
+    literal: bool = True
+
+    def __repr__(self) -> str:
+        return "'[hidden]'"
+
+
+def text_of(value: Any) -> str:
+    """A value that must be text."""
+    if not isinstance(value, str):
+        raise ValueError("must be a text")
+    return value
+
+
+def number_text(value: Any) -> str:
+    """A number, which JSON may hold as it is or in quotes, as text; empty for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value.strip() if isinstance(value, str) else ""
+
+
+def printable(text: str) -> str:
+    """The text as it is. Raises ValueError where it is more than one printable line."""
+    if one_line(text, len(text)) != text:
+        raise ValueError("holds a control character or a line break")
+    return text
+
+
+def without_quotes(text: str) -> str:
+    """The text as it is. Raises ValueError where it is in quotes: they would be part of it."""
+    if len(text) > 1 and text[0] in "'\"" and text[0] == text[-1]:
+        raise ValueError("is in quotes (write it without them)")
+    return text
+
+
+def read_number(low: float, high: float) -> Reader:
+    """A number of seconds between low and high."""
+
+    def read(value: Any, _base: Path) -> float:
+        text = number_text(value)
+        number = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else math.nan
+        if not low <= number <= high:
+            raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
+        return int(number) if number == int(number) else number
 
     return read
 
@@ -632,7 +721,8 @@ def read_number(low: float, high: float, unit: str = "seconds") -> Reader:
 def read_count(low: int, high: int) -> Reader:
     """A whole number between low and high."""
 
-    def read(text: str, _base: Path) -> int:
+    def read(value: Any, _base: Path) -> int:
+        text = number_text(value)
         if not re.fullmatch(r"[0-9]{1,18}", text) or not low <= int(text) <= high:
             raise ValueError(f"must be a whole number from {low} to {high}")
         return int(text)
@@ -640,66 +730,158 @@ def read_count(low: int, high: int) -> Reader:
     return read
 
 
-def read_flag(text: str, _base: Path) -> bool:
-    """true or false, in the words that INI files use."""
-    words = {"true": True, "yes": True, "on": True, "1": True}
-    words.update({"false": False, "no": False, "off": False, "0": False})
-    if text.lower() not in words:
-        raise ValueError("must be true or false")
-    return words[text.lower()]
+FLAGS: Mapping[str, bool] = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
 
 
-def read_text(text: str, _base: Path) -> str:
-    """Any text."""
-    return text
-
-
-def read_word(text: str, _base: Path) -> str:
-    """A name, a path or an address: neither quotes nor a comment belong to it."""
-    if re.search(r"\s[#;]", text):
-        raise ValueError("has a comment behind it (put that on a line of its own)")
-    return without_quotes(text)
-
-
-def without_quotes(text: str) -> str:
-    """The text as it is. Raises ValueError where it stands in quotes: they would be part of it."""
-    if len(text) > 1 and text[0] in "'\"" and text[0] == text[-1]:
-        raise ValueError("stands in quotes (write it without them)")
-    return text
-
-
-def read_chat_id(text: str, _base: Path) -> str:
-    """A Telegram chat: a number (groups are negative) or @name."""
-    if not re.fullmatch(r"-?[0-9]{1,20}|@\w{1,64}", text, re.ASCII):
-        raise ValueError("must be the chat's number, as in -1001234567890, or @channelname")
-    return text
-
-
-def read_template(text: str, _base: Path) -> str:
-    r"""A message template: \n is a newline, everything else stays as it is."""
-    return text.replace("\\n", "\n")
+def read_flag(value: Any, _base: Path) -> bool:
+    """true or false; in snapshots.config also in the other words that INI files use."""
+    if isinstance(value, IniText):
+        value = FLAGS.get(value.lower())
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false, without quotes")
+    return value
 
 
 def read_choice(*words: str) -> Reader:
     """One of the words; spelled in any case."""
 
-    def read(text: str, _base: Path) -> str:
+    def read(value: Any, _base: Path) -> str:
         for word in words:
-            if word.lower() == text.lower():
+            if word.lower() == text_of(value).strip().lower():
                 return word
-        raise ValueError(f"must be one of {', '.join(words)}")
+        raise ValueError(f"must be {'one of ' if len(words) > 1 else ''}{', '.join(words)}")
 
     return read
 
 
-def read_password(text: str, base: Path) -> SecretText:
-    """A password: any characters but control characters."""
-    return resolve_secret(text, base)
+def read_word(value: Any, _base: Path) -> str:
+    """A name or an address: neither quotes nor a comment belong to it."""
+    text = printable(text_of(value).strip())
+    if re.search(r"\s[#;]", text):
+        raise ValueError("has a comment behind it (put that on a line of its own)")
+    return without_quotes(text)
 
 
-def read_token(text: str, base: Path) -> SecretText:
+def read_path(value: Any, base: Path) -> str:
+    """A path, relative to something else or not."""
+    return expand(read_word(value, base))
+
+
+def read_name(value: Any, _base: Path) -> str:
+    """A server's name."""
+    name = printable(text_of(value).strip())
+    if not 1 <= len(name) <= 200:
+        raise ValueError("must have 1 to 200 characters")
+    return name
+
+
+def read_id(value: Any, _base: Path) -> str:
+    """A provider's id of a server: digits only, for it becomes part of a path."""
+    text = number_text(value)
+    if not re.fullmatch(r"[1-9][0-9]{0,17}", text):
+        raise ValueError("must be the provider's number of the server, as in 12345678")
+    return text
+
+
+MAX_RETAIN = 100_000
+
+
+def read_retain(value: Any, _base: Path) -> Optional[int]:
+    """How many snapshots stay: an integer of at least 1, digits, or "all"."""
+    text = number_text(value)
+    if text.lower() == "all":
+        return None
+    if re.fullmatch(r"[0-9]{1,9}", text) and 1 <= int(text) <= MAX_RETAIN:
+        return int(text)
+    raise ValueError(f'must be a whole number from 1 to {MAX_RETAIN}, or "all"')
+
+
+read_keep = read_count(0, MAX_RETAIN)
+
+
+def read_names(value: Any, base: Path) -> tuple[str, ...]:
+    """A list of names."""
+    if not isinstance(value, list):
+        raise ValueError('must be a list of names, as in ["old-name"]')
+    return tuple(read_name(name, base) for name in value)
+
+
+def read_chat_id(value: Any, _base: Path) -> str:
+    """A Telegram chat: a number (groups are negative) or @name."""
+    text = number_text(value)
+    if not re.fullmatch(r"-?[0-9]{1,20}|@\w{1,64}", text, re.ASCII):
+        raise ValueError("must be the chat's number, as in -1001234567890, or @channelname")
+    return text
+
+
+def read_text(value: Any, _base: Path) -> str:
+    """Any text."""
+    return text_of(value)
+
+
+def read_template(value: Any, _base: Path) -> str:
+    r"""A message template; in snapshots.config \n is a newline, everything else is as it is."""
+    text = text_of(value)
+    return text.replace("\\n", "\n") if isinstance(value, IniText) else text
+
+
+def read_object(value: Any, _base: Path) -> dict[str, Any]:
+    """A JSON object."""
+    if not isinstance(value, dict):
+        raise ValueError("must be an object in braces")
+    return value
+
+
+def read_payload(value: Any, base: Path) -> dict[str, Any]:
+    """A webhook payload: a JSON object, exactly as it is."""
+    payload = parse_json(value) if isinstance(value, IniText) else value
+    if isinstance(value, IniText) and not isinstance(payload, dict):
+        raise ValueError('must be a JSON object, as in {"text": "{server_name}: {status}"}')
+    return read_object(payload, base)
+
+
+def read_address(value: Any, _base: Path) -> str:
+    """One mail address."""
+    text = printable(text_of(value).strip())
+    _, address = email.utils.parseaddr(text)
+    if not re.fullmatch(r"[^@\s<>,;]+@[^@\s<>,;]+", address):
+        raise ValueError("must hold mail addresses such as ops@example.org, with commas between")
+    return text
+
+
+def read_addresses(value: Any, base: Path) -> tuple[str, ...]:
+    """Mail addresses: a list, or one text with commas."""
+    parts = value if isinstance(value, list) else text_of(value).split(",")
+    return tuple(read_address(p, base) for p in parts if not isinstance(p, str) or p.strip())
+
+
+def read_password(value: Any, base: Path) -> SecretText:
+    """A credential, given as it is, as env:NAME or as file:PATH (relative to base)."""
+    text = text_of(value).strip()
+    secret = SecretText(text)
+    if text.startswith("env:"):
+        secret = SecretText(environment_variable(text[4:].strip()))
+    elif text.startswith("file:"):
+        path = base / expand(text[5:].strip())
+        try:
+            secret = SecretText(read_text_file(path).strip("\r\n"))
+        except (OSError, ValueError) as error:
+            shown = one_line(str(path), 200)
+            raise ValueError(f"cannot read {shown!r}: {reason_of(error)}") from None
+        if not secret:
+            raise ValueError(f"{one_line(str(path), 200)!r} is empty")
+    secret.literal = not text.startswith(("env:", "file:"))
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in secret):
+        raise ValueError("holds a control character, a line break or what is not UTF-8")
+    return secret
+
+
+def read_token(value: Any, base: Path) -> SecretText:
     """A token: it travels in a header or a path, so printable ASCII without spaces or quotes."""
-    token = resolve_secret(text, base)
+    token = read_password(value, base)
     if not re.fullmatch(r"[\x21-\x7e]*", token):
         raise ValueError("holds a space or a non-ASCII character (a comment behind it?)")
     without_quotes(token)
@@ -731,8 +913,9 @@ def check_url(text: str) -> tuple[str, str]:
     return parts.scheme, host
 
 
-def read_endpoint(text: str, _base: Path) -> str:
+def read_endpoint(value: Any, _base: Path) -> str:
     """The base URL of an API: https, unless the host is this machine."""
+    text = text_of(value)
     scheme, host = check_url(text)
     parts = urlsplit(text)
     if "@" in parts.netloc:
@@ -744,154 +927,61 @@ def read_endpoint(text: str, _base: Path) -> str:
     return text.rstrip("/")
 
 
-def read_hook_url(text: str, base: Path) -> SecretText:
+def read_hook_url(value: Any, base: Path) -> SecretText:
     """The URL of a webhook, which is a secret as a whole; http is allowed (self-hosted n8n)."""
-    url = resolve_secret(text, base)
+    url = read_password(value, base)
     check_url(url)
     return url
 
 
-def read_payload(text: str, _base: Path) -> dict[str, Any]:
-    """A webhook payload: a JSON object, exactly as it stands."""
-    payload = parse_json(text)
-    if not isinstance(payload, dict):
-        raise ValueError('must be a JSON object, as in {"text": "{server_name}: {status}"}')
-    return payload
-
-
-def read_addresses(text: str, _base: Path) -> tuple[str, ...]:
-    """Mail addresses, separated by commas."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    for part in parts:
-        check_address(part)
-    return tuple(parts)
-
-
-def read_address(text: str, _base: Path) -> str:
-    """One mail address."""
-    return check_address(text)
-
-
-def check_address(text: str) -> str:
-    """A mail address as it is. Raises ValueError."""
-    _, address = email.utils.parseaddr(text)
-    if not re.fullmatch(r"[^@\s<>,;]+@[^@\s<>,;]+", address):
-        raise ValueError("must hold mail addresses such as ops@example.org, with commas between")
-    return text
-
-
-# Only these values may go on in indented lines; elsewhere such a line is a key that went astray.
+# In snapshots.config only these may go on in indented lines; elsewhere such a line is a slip.
 LONG_READERS: tuple[Reader, ...] = (read_template, read_payload, read_addresses)
 
 
-# Checks: JSON value -> value, or ValueError with a reason that does not quote it.
-Check = Callable[[Any], Any]
+def read_values(
+    values: Mapping[str, Any],
+    readers: Mapping[str, Reader],
+    base: Path,
+    problem: Callable[[str, str], None],
+    required: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The values of the keys that are set; an empty text or a sample's is not. Problems, all of
+    them, go to problem(key, reason), which shows a key only if it looks like one."""
+    result: dict[str, Any] = {}
+    for key, read in readers.items():
+        value = values.get(key)
+        is_empty = isinstance(value, str) and (not value.strip() or is_placeholder(key, value))
+        if key in values and value is None:
+            problem(key, "has no value (give it one, or leave the key out)")
+        elif key not in values or is_empty:
+            if key in required:
+                sample = ", or still the sample's text" if key in values else ""
+                problem(key, f"is missing{sample}")
+        elif isinstance(value, IniText) and "\n" in value and read not in LONG_READERS:
+            problem(key, "continues in an indented line (a key must start in column 1)")
+        else:
+            try:
+                result[key] = read(value, base)
+            except ValueError as error:
+                problem(key, str(error))
+    for key in values:
+        if key not in readers:
+            problem(key, f"unknown key{did_you_mean(key, readers)}")
+    return result
 
 
-def check_text(value: Any) -> str:
-    """A JSON string that holds something."""
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("must be a text that is not empty")
-    return value.strip()
+# --- the keys ---
 
 
-def check_any_text(value: Any) -> str:
-    """A JSON string; an empty one selects the built-in text."""
-    if not isinstance(value, str):
-        raise ValueError("must be a text")
-    return value
+def option(default: Any, read: Reader, override: bool = False) -> Any:
+    """A key of a section: its default, and how its text becomes a value.
+    override: may a server file bring another value?"""
+    return field(default=default, metadata={"read": read, "override": override})
 
 
-def check_name(value: Any) -> str:
-    """A server's name."""
-    name = check_text(value)
-    if len(name) > 200:
-        raise ValueError("is longer than 200 characters")
-    if one_line(name) != name:
-        raise ValueError("holds a control character or a line break")
-    return name
-
-
-def check_flag(value: Any) -> bool:
-    """true or false."""
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false, without quotes")
-    return value
-
-
-def check_id(value: Any) -> str:
-    """A provider's id of a server: digits only, for it becomes part of a path."""
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if not isinstance(text, str) or not re.fullmatch(r"[1-9][0-9]{0,17}", text.strip()):
-        raise ValueError("must be the provider's number of the server, as in 12345678")
-    return text.strip()
-
-
-MAX_RETAIN = 100_000
-
-
-def check_retain(value: Any) -> Optional[int]:
-    """How many snapshots stay: an integer of at least 1, digits, or "all"."""
-    if isinstance(value, str) and value.strip().lower() == "all":
-        return None
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if isinstance(text, str) and re.fullmatch(r"[0-9]{1,9}", text.strip()):
-        number = int(text)
-        if 1 <= number <= MAX_RETAIN:
-            return number
-    raise ValueError(f'must be a whole number from 1 to {MAX_RETAIN}, or "all"')
-
-
-read_keep = read_count(0, MAX_RETAIN)
-
-
-def check_keep(value: Any) -> Any:
-    """How many days, weeks, ...: an integer of at least 0, or its digits."""
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    return read_keep(text.strip() if isinstance(text, str) else "", Path())
-
-
-def check_former_names(value: Any) -> tuple[str, ...]:
-    """A list of names."""
-    if not isinstance(value, list):
-        raise ValueError('must be a list of names, as in ["old-name"]')
-    return tuple(check_name(name) for name in value)
-
-
-def check_chat_id(value: Any) -> str:
-    """A Telegram chat: a number (groups are negative) or @name."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return read_chat_id(check_text(value), Path())
-
-
-def check_thread_id(value: Any) -> int:
-    """A topic of a Telegram group; 0 or an empty text: none."""
-    return int(read_count(0, 10**15)(str(value).strip() or "0", Path()))
-
-
-def check_object(value: Any) -> dict[str, Any]:
-    """A JSON object."""
-    if not isinstance(value, dict):
-        raise ValueError("must be an object in braces")
-    return value
-
-
-def check_addresses(value: Any) -> tuple[str, ...]:
-    """A list of mail addresses, or one text with commas."""
-    parts = value if isinstance(value, list) else check_text(value).split(",")
-    return tuple(check_address(check_text(part)) for part in parts)
-
-
-def option(default: Any, read: Reader, own: Optional[Check] = None) -> Any:
-    """A key of a section: its default, how its text becomes a value, and what a server file may
-    put over it (nothing without `own`)."""
-    return field(default=default, metadata={"read": read, "own": own})
-
-
-def secret(read: Reader = read_token, own: bool = False) -> Any:
-    """A key that holds a credential; never shown. own: may a server file bring another?"""
-    metadata = {"read": read, "own": check_text if own else None, "secret": True}
+def secret(read: Reader = read_token, override: bool = False) -> Any:
+    """A key that holds a credential; never shown."""
+    metadata = {"read": read, "override": override, "secret": True}
     return field(default=SecretText(""), repr=False, metadata=metadata)
 
 
@@ -899,16 +989,16 @@ def secret(read: Reader = read_token, own: bool = False) -> Any:
 class Directories:
     """[DIRECTORIES] - relative to the script's directory, or to that of --config's file."""
 
-    configs_dir: str = option("configs", read_word)
-    logs_dir: str = option("logs", read_word)
+    configs_dir: str = option("configs", read_path)
+    logs_dir: str = option("logs", read_path)
 
 
 @dataclass(frozen=True)
 class Files:
     """[FILES] - relative to logs_dir."""
 
-    log_file: str = option("snapshots.log", read_word)
-    lock_file: str = option("snapshots.lock", read_word)
+    log_file: str = option("snapshots.log", read_path)
+    lock_file: str = option("snapshots.lock", read_path)
 
 
 @dataclass(frozen=True)
@@ -928,11 +1018,11 @@ class Retention:
     """[RETENTION]"""
 
     max_deletes_per_run: int = option(10, read_count(1, 100000))
-    keep_daily: int = option(0, read_keep, check_keep)
-    keep_weekly: int = option(0, read_keep, check_keep)
-    keep_monthly: int = option(0, read_keep, check_keep)
-    keep_yearly: int = option(0, read_keep, check_keep)
-    keep_within_days: int = option(0, read_keep, check_keep)
+    keep_daily: int = option(0, read_keep, override=True)
+    keep_weekly: int = option(0, read_keep, override=True)
+    keep_monthly: int = option(0, read_keep, override=True)
+    keep_yearly: int = option(0, read_keep, override=True)
+    keep_within_days: int = option(0, read_keep, override=True)
 
 
 @dataclass(frozen=True)
@@ -948,26 +1038,33 @@ class Logging:
 class HistorySection:
     """[HISTORY] - the file is in logs_dir."""
 
-    file: str = option("history.db", read_word)
+    file: str = option("history.db", read_path)
     keep_days: int = option(365, read_count(1, 36500))
 
 
 @dataclass(frozen=True)
-class TelegramSection:
+class Channel:
+    """What [TELEGRAM], [WEBHOOK] and [SMTP] have in common."""
+
+    enabled: bool = option(False, read_flag, override=True)
+    timeout: float = option(10, read_number(1, 300))
+    retries: int = option(3, read_count(0, 20))
+    base_delay_between_retries: float = option(2, read_number(0, 300))
+
+
+@dataclass(frozen=True)
+class TelegramSection(Channel):
     """[TELEGRAM]"""
 
     channel: ClassVar[str] = "Telegram"  # what the log calls it
     needs: ClassVar[tuple[str, ...]] = ("bot_token", "chat_id")
-    enabled: bool = option(True, read_flag, check_flag)
-    bot_token: SecretText = secret(own=True)
-    chat_id: str = option("", read_chat_id, check_chat_id)
-    message_thread_id: int = option(0, read_count(0, 10**15), check_thread_id)
-    timeout: float = option(10, read_number(1, 300))
-    retries: int = option(3, read_count(0, 20))
-    base_delay_between_retries: float = option(2, read_number(0, 300))
+    enabled: bool = option(True, read_flag, override=True)
+    bot_token: SecretText = secret(override=True)
+    chat_id: str = option("", read_chat_id, override=True)
+    message_thread_id: int = option(0, read_count(0, 10**15), override=True)
     parse_mode: str = option("Markdown", read_choice("Markdown", "MarkdownV2", "HTML", "none"))
-    message_success: str = option(BUILT_IN, read_template, check_any_text)
-    message_failure: str = option(BUILT_IN, read_template, check_any_text)
+    message_success: str = option(BUILT_IN, read_template, override=True)
+    message_failure: str = option(BUILT_IN, read_template, override=True)
 
     @property
     def address(self) -> tuple[str, ...]:
@@ -976,18 +1073,14 @@ class TelegramSection:
 
 
 @dataclass(frozen=True)
-class WebhookSection:
+class WebhookSection(Channel):
     """[WEBHOOK]"""
 
     channel: ClassVar[str] = "webhook"
     needs: ClassVar[tuple[str, ...]] = ("url",)
-    enabled: bool = option(False, read_flag, check_flag)
-    url: SecretText = secret(read_hook_url, own=True)
-    timeout: float = option(10, read_number(1, 300))
-    retries: int = option(3, read_count(0, 20))
-    base_delay_between_retries: float = option(2, read_number(0, 300))
-    payload_success: Optional[dict[str, Any]] = option(None, read_payload, check_object)
-    payload_failure: Optional[dict[str, Any]] = option(None, read_payload, check_object)
+    url: SecretText = secret(read_hook_url, override=True)
+    payload_success: Optional[dict[str, Any]] = option(None, read_payload, override=True)
+    payload_failure: Optional[dict[str, Any]] = option(None, read_payload, override=True)
 
     @property
     def address(self) -> tuple[str, ...]:
@@ -996,27 +1089,23 @@ class WebhookSection:
 
 
 @dataclass(frozen=True)
-class SmtpSection:
+class SmtpSection(Channel):
     """[SMTP]"""
 
     channel: ClassVar[str] = "e-mail"
-    enabled: bool = option(False, read_flag, check_flag)
     server: str = option("", read_word)
     port: int = option(587, read_count(1, 65535))
     security: str = option("starttls", read_choice("starttls", "tls", "none"))
     user: str = option("", read_word)
     password: SecretText = secret(read_password)
     from_email: str = option("", read_address)
-    to_emails: tuple[str, ...] = option((), read_addresses, check_addresses)
-    notify_on_success: bool = option(False, read_flag, check_flag)
-    notify_on_failure: bool = option(True, read_flag, check_flag)
-    timeout: float = option(10, read_number(1, 300))
-    retries: int = option(3, read_count(0, 20))
-    base_delay_between_retries: float = option(2, read_number(0, 300))
-    subject_success: str = option(BUILT_IN, read_text, check_any_text)
-    subject_failure: str = option(BUILT_IN, read_text, check_any_text)
-    message_success: str = option(BUILT_IN, read_template, check_any_text)
-    message_failure: str = option(BUILT_IN, read_template, check_any_text)
+    to_emails: tuple[str, ...] = option((), read_addresses, override=True)
+    notify_on_success: bool = option(False, read_flag, override=True)
+    notify_on_failure: bool = option(True, read_flag, override=True)
+    subject_success: str = option(BUILT_IN, read_text, override=True)
+    subject_failure: str = option(BUILT_IN, read_text, override=True)
+    message_success: str = option(BUILT_IN, read_template, override=True)
+    message_failure: str = option(BUILT_IN, read_template, override=True)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -1046,25 +1135,26 @@ class Endpoints:
     telegram_url: str = option("https://api.telegram.org", read_endpoint)
 
 
-SECTIONS: Mapping[str, Any] = MappingProxyType(
-    {
-        "DIRECTORIES": Directories,
-        "FILES": Files,
-        "TIMING": Timing,
-        "RETENTION": Retention,
-        "LOGGING": Logging,
-        "HISTORY": HistorySection,
-        "TELEGRAM": TelegramSection,
-        "WEBHOOK": WebhookSection,
-        "SMTP": SmtpSection,
-        "API": Endpoints,
-    }
-)
+SECTIONS: Mapping[str, Any] = {
+    "DIRECTORIES": Directories,
+    "FILES": Files,
+    "TIMING": Timing,
+    "RETENTION": Retention,
+    "LOGGING": Logging,
+    "HISTORY": HistorySection,
+    "TELEGRAM": TelegramSection,
+    "WEBHOOK": WebhookSection,
+    "SMTP": SmtpSection,
+    "API": Endpoints,
+}
+
+
+# --- snapshots.config ---
 
 
 @dataclass(frozen=True)
 class Settings:
-    """snapshots.config, checked; `unsound` names the sections that have a problem."""
+    """snapshots.config, checked."""
 
     base: Path  # what relative paths are relative to
     directories: Directories = Directories()
@@ -1077,10 +1167,7 @@ class Settings:
     webhook: WebhookSection = WebhookSection()
     smtp: SmtpSection = SmtpSection()
     api: Endpoints = Endpoints()
-    problems: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()  # for log and stderr: somebody should mend it
-    notes: tuple[str, ...] = ()  # for the log: allowed, but worth a line
-    unsound: frozenset[str] = frozenset()
+    remarks: tuple[Remark, ...] = ()
 
     @property
     def configs_dir(self) -> Path:
@@ -1093,6 +1180,16 @@ class Settings:
         return self.base / self.directories.logs_dir
 
     @property
+    def log_path(self) -> Path:
+        """The log."""
+        return self.logs_dir / self.files.log_file
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why it cannot be used."""
+        return tuple(r.text for r in self.remarks if r.level is Level.PROBLEM)
+
+    @property
     def lock_path(self) -> Path:
         """The lock of runs."""
         return self.logs_dir / self.files.lock_file
@@ -1103,164 +1200,156 @@ class Settings:
         return self.logs_dir / self.history.file
 
 
-def lines_of_keys(text: str) -> tuple[dict[tuple[str, str], list[int]], dict[str, list[int]]]:
-    """Where each key and each section of an INI text stands: numbers of lines, from 1.
+@dataclass
+class IniEntry:
+    """A key of an INI text, or a [SECTION] line (its key is empty), or a line that is neither."""
 
-    configparser reads the values but does not tell where they stand.
-    """
-    keys: dict[tuple[str, str], list[int]] = {}
-    sections: dict[str, list[int]] = {}
-    section, inside_value = "", False
-    for number, line in enumerate(text.splitlines(), 1):
-        stripped = line.strip()
-        if not stripped or stripped[0] in "#;":
+    line: int  # from 1
+    section: str
+    key: str = ""
+    lines: Optional[list[str]] = None  # of the value; None: neither = nor : follows the key
+    problem: str = ""
+
+    @property
+    def value(self) -> Optional[IniText]:
+        """All lines of the value, without the empty ones behind it."""
+        return None if self.lines is None else IniText("\n".join(self.lines).rstrip())
+
+
+def parse_ini(text: str) -> list[IniEntry]:
+    """What an INI text holds, as configparser reads it (which tells no lines, and stops at the
+    first problem): a line that is indented more than its key goes on with the key's value."""
+    entries: list[IniEntry] = []
+    section: Optional[str] = None
+    indent, last = 0, None  # last: the key whose value a line that is indented more goes on with
+    for number, line in enumerate(text.split("\n"), 1):
+        content = line.strip()
+        depth = len(line) - len(line.lstrip())
+        if content.startswith(("#", ";")):
             continue
-        header = re.match(r"\[(?P<name>.+)\]", stripped)
-        if line[:1].isspace() and inside_value:
+        if not content or (last and depth > indent):
+            if last and last.lines is not None:
+                last.lines.append(content)
+            elif last and content:
+                problem = "continues a key that has no value"
+                entries.append(IniEntry(number, last.section, problem=problem))
             continue
+        indent, last = depth, None
+        header = re.match(r"\[(.+)\]", content)
         if header:
-            section, inside_value = header["name"], False
-            sections.setdefault(section, []).append(number)
-            continue
-        key = re.split(r"[=:]", stripped, maxsplit=1)[0].strip().lower()
-        keys.setdefault((section, key), []).append(number)
-        inside_value = True
-    return keys, sections
+            section = header[1]
+            entries.append(IniEntry(number, section))
+        elif section is None:
+            if not entries:
+                entries.append(IniEntry(number, "", problem="is before the first [SECTION]"))
+        else:
+            key, sign, value = re.split(r"([=:]|$)", content, maxsplit=1)
+            lines = [value.strip()] if sign else None
+            entry = IniEntry(number, section, key.strip().lower(), lines)
+            if entry.key:
+                last = entry
+            else:
+                entry.problem = "is not `key = value`"
+            entries.append(entry)
+    return entries
 
 
-class IniFile:
-    """snapshots.config as text: where its keys stand, and every problem found so far."""
-
-    def __init__(self, path: Path, text: str) -> None:
-        self.path = path
-        self.keys, self.sections = lines_of_keys(text)
-        self.found: list[tuple[int, str, str]] = []  # line, section, problem
-
-    def add(self, section: str, key: str, reason: str, line: int = 0) -> None:
-        """A problem at a key (shown only if it looks like one) or at a whole section."""
-        line = line or self.keys.get((section, key), [0])[0]
-        place = f"[{section}] {shown_key(key)!r}" if key else f"[{section}]"
-        self.found.append((line, section, f"{self.path}: line {line}: {place}: {reason}"))
-
-    def add_doubles(self) -> None:
-        """Sections and keys that stand twice: nobody knows which is meant."""
-        for section, numbers in self.sections.items():
-            for number in numbers[1:]:
-                self.add(section, "", f"stands twice (first on line {numbers[0]})", number)
-        for (section, key), numbers in self.keys.items():
-            for number in numbers[1:]:
-                self.add(section, key, f"stands twice (first on line {numbers[0]})", number)
-
-    def read_section(self, section: str, values: Mapping[str, Optional[str]], base: Path) -> Any:
-        """Fill a section's dataclass; its fields are the schema."""
-        schema = {f.name: f for f in dataclasses.fields(SECTIONS[section])}
-        chosen: dict[str, Any] = {}
-        for key, raw in values.items():
-            if key not in schema:
-                self.add(section, key, f"unknown key{did_you_mean(key, schema)}")
-            elif raw is None:
-                self.add(section, key, "has no value (write `key = value`)")
-            elif "\n" in raw.strip() and schema[key].metadata["read"] not in LONG_READERS:
-                self.add(section, key, "goes on in an indented line (begin that at the left edge)")
-            elif raw.strip() and not is_placeholder(key, raw):  # else the default
-                try:
-                    chosen[key] = schema[key].metadata["read"](raw.strip(), base)
-                except ValueError as error:
-                    self.add(section, key, str(error))
-        return SECTIONS[section](**chosen)
-
-
-def parse_ini(path: Path, text: str) -> configparser.ConfigParser:
-    """The INI text. Raises ConfigError with line numbers; configparser's own texts quote lines."""
-    parser = configparser.ConfigParser(
-        interpolation=None, strict=False, allow_no_value=True, default_section="\0"
-    )
-    try:
-        parser.read_string(text)
-    except configparser.MissingSectionHeaderError as error:
-        raise ConfigError(
-            [f"{path}: line {error.lineno}: stands before the first [SECTION]"]
-        ) from None
-    except configparser.ParsingError as error:
-        found = getattr(error, "errors", None) or [(getattr(error, "lineno", 0), "")]
-        lines = [number for number, _ in found]
-        raise ConfigError([f"{path}: line {n}: is not `key = value`" for n in lines]) from None
-    except AttributeError:  # a slip of configparser before Python 3.13, which has an error for it
-        lines = [
-            n for n, line in enumerate(text.split("\n"), 1) if line.strip() and line[0].isspace()
-        ]
-        shown = ", ".join(map(str, lines[:10]))
-        raise ConfigError(
-            [f"{path}: an indented line ({shown}) goes on after a key without a value"]
-        ) from None
-    return parser
+def readers_of(section: Any, override: bool = False) -> dict[str, Reader]:
+    """{key: reader} of a section's dataclass; or only those that a server file may override."""
+    return {
+        key.name: key.metadata["read"]
+        for key in dataclasses.fields(section)
+        if key.metadata["override"] or not override
+    }
 
 
 def load_settings(path: Path, required: bool) -> Settings:
-    """Read snapshots.config. Its problems, all of them, stand in the result's `problems`.
+    """Read snapshots.config. Its problems, all of them, are in the result's remarks.
 
     A missing file is fine unless it was asked for by name.
     """
     settings = Settings(base=path.parent)
     try:
-        text = read_text_file(path)
-        parser = parse_ini(path, text)
-    except ConfigError as error:
-        return dataclasses.replace(settings, problems=error.problems, unsound=frozenset(SECTIONS))
+        entries = parse_ini(read_text_file(path))
     except (OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError) and not required and not path.is_symlink():
             return settings
-        problem = f"{path}: cannot be read: {reason_of(error)}"
-        return dataclasses.replace(settings, problems=(problem,), unsound=frozenset(SECTIONS))
-    ini = IniFile(path, text)
-    ini.add_doubles()
-    values: dict[str, Any] = {}
-    for section in parser.sections():
+        problem_text = f"{path}: cannot be read: {reason_of(error)}"
+        return dataclasses.replace(settings, remarks=(Remark(Level.PROBLEM, problem_text),))
+    found: list[tuple[int, Remark]] = []
+    first_lines: dict[tuple[str, str], int] = {}
+    sections: dict[str, dict[str, Any]] = {}
+
+    def problem(section: str, key: str, reason: str, line: int = 0) -> None:
+        line = line or first_lines[section, key]
+        place = f" [{shown_key(section)}]" if section else ""
+        place += f" {shown_key(key)!r}:" if key else ":" * bool(section)
+        found.append(
+            (line, Remark(Level.PROBLEM, f"{path}: line {line}:{place} {reason}", section))
+        )
+
+    for entry in entries:
+        section, key, line = entry.section, entry.key, entry.line
+        first = first_lines.setdefault((section, key), line)
+        if entry.problem:
+            problem("", "", entry.problem, line)
+        elif first != line:
+            kind = "key" if key else "section"
+            problem(section, key, f"duplicate {kind} (first on line {first})", line)
+        values = sections.setdefault(section, {})
+        if key:
+            values[key] = entry.value
+    for section, values in sections.items():
         if section in SECTIONS:
-            values[section.lower()] = ini.read_section(section, parser[section], path.parent)
-        elif section != "DEFAULT" or parser[section]:  # a bare [DEFAULT]: the predecessor's sample
-            hint = did_you_mean(section.upper(), SECTIONS)
-            line = ini.sections.get(section, [0])[0]
-            ini.add(shown_key(section), "", f"unknown section{hint}", line)
-    settings = dataclasses.replace(settings, **values)
+            readers, tell = readers_of(SECTIONS[section]), functools.partial(problem, section)
+            chosen = SECTIONS[section](**read_values(values, readers, path.parent, tell))
+            settings = dataclasses.replace(settings, **{section.lower(): chosen})
+        elif section and (
+            section != "DEFAULT" or values
+        ):  # the predecessor's sample has a bare one
+            problem(section, "", f"unknown section{did_you_mean(section.upper(), SECTIONS)}")
     smtp = settings.smtp
     if smtp.user and smtp.security == "none" and not is_loopback(smtp.server):
-        reason = "a password would travel in the clear (use starttls or tls)"
-        ini.add("SMTP", "security" if ("SMTP", "security") in ini.keys else "user", reason)
-    if Path(settings.files.log_file) == Path(settings.files.lock_file):
-        key = "lock_file" if ("FILES", "lock_file") in ini.keys else "log_file"
-        ini.add("FILES", key, "log and lock must be two files")
-    if Path(settings.history.file) in (
-        Path(settings.files.log_file),
-        Path(settings.files.lock_file),
-    ):
-        ini.add("HISTORY", "file", "the history must be a file of its own")
-    ini.found.sort()
-    return dataclasses.replace(
-        settings,
-        problems=tuple(problem for _, _, problem in ini.found),
-        warnings=tuple(open_to_others(path)) if holds_secrets(settings) else (),
-        notes=tuple(settings_notes(settings)),
-        unsound=frozenset(section for _, section, _ in ini.found),
+        key = "security" if ("SMTP", "security") in first_lines else "user"
+        problem("SMTP", key, "a password would travel in the clear (use starttls or tls)")
+    log_file, lock_file, history_file = map(
+        os.path.normpath, (settings.log_path, settings.lock_path, settings.history_path)
     )
+    if log_file == lock_file:
+        key = "lock_file" if ("FILES", "lock_file") in first_lines else "log_file"
+        problem("FILES", key, "log and lock must be two files")
+    if history_file in (log_file, lock_file):
+        key = "file" if ("HISTORY", "file") in first_lines else "log_file"
+        section = "HISTORY" if key == "file" else "FILES"
+        problem(section, key, "the history must be a file of its own")
+    found.sort(key=lambda item: item[0])
+    remarks = [*(remark for _, remark in found), *settings_notes(settings)]
+    if any(value.literal for value in secrets_of(settings.telegram, settings.webhook, smtp)):
+        remarks += open_to_others(path)
+    return dataclasses.replace(settings, remarks=tuple(remarks))
 
 
-def holds_secrets(settings: Settings) -> bool:
-    """Does the file itself hold a credential?"""
-    secrets = (settings.telegram.bot_token, settings.webhook.url, settings.smtp.password)
-    return any(value and value.literal for value in secrets)
+def secrets_of(*sections: Any) -> list[SecretText]:
+    """The credentials that are set in these sections."""
+    return [
+        getattr(section, key.name)
+        for section in sections
+        for key in dataclasses.fields(section)
+        if key.metadata.get("secret") and getattr(section, key.name)
+    ]
 
 
-def settings_notes(settings: Settings) -> Iterator[str]:
+def settings_notes(settings: Settings) -> Iterator[Remark]:
     """What is allowed in snapshots.config, but not wise."""
     webhook, timing = settings.webhook, settings.timing
     if webhook.enabled and in_the_clear(webhook.url):
-        yield f"[WEBHOOK] url: {IN_THE_CLEAR}"
+        yield Remark(Level.NOTE, f"[WEBHOOK] url: {IN_THE_CLEAR}")
     if timing.snapshot_creation_timeout < 3600:
-        yield (
+        text = (
             f"[TIMING] snapshot_creation_timeout: {timing.snapshot_creation_timeout:g} s is short:"
             " a snapshot may take 1 to 3 minutes per GB of used disk (3600 or more is sensible)"
         )
+        yield Remark(Level.NOTE, text)
 
 
 IN_THE_CLEAR = "is http://: what is sent there can be read on the way"
@@ -1271,11 +1360,7 @@ def in_the_clear(url: str) -> bool:
     return url.startswith("http://") and not is_loopback(urlsplit(url).hostname or "")
 
 
-def open_to_others(path: Path) -> Iterator[str]:
-    """A warning if a file that holds secrets can be read by group or others."""
-    with contextlib.suppress(OSError):
-        if os.name == "posix" and path.stat().st_mode & 0o077:
-            yield f"{path}: holds credentials and can be read by others (chmod 600 {path})"
+# --- server files ---
 
 
 def refuse_constant(word: str) -> NoReturn:
@@ -1297,7 +1382,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         names = [key for key, _ in pairs]
         twice = next(key for key in names if names.count(key) > 1)
-        raise ValueError(f"the key {shown_key(twice)!r} stands twice")
+        raise ValueError(f"duplicate key {shown_key(twice)!r}")
     return result
 
 
@@ -1318,110 +1403,45 @@ def parse_json(text: str) -> Any:
         raise ValueError("not valid JSON: nested too deeply") from None
 
 
-class Fields:
-    """Takes the known keys out of a JSON object, one after the other, and notes every problem."""
-
-    def __init__(self, content: Mapping[str, Any], where: str, problems: list[str]) -> None:
-        self.content, self.where, self.problems = content, where, problems
-        self.known: list[str] = []
-
-    def take(self, key: str, check: Callable[[Any], T], default: T, required: bool = False) -> T:
-        """The checked value of a key; the default where it is absent or wrong (a problem then)."""
-        self.known.append(key)
-        value = self.content.get(key)
-        is_text = isinstance(value, str)
-        if value is None or (is_text and (not value.strip() or is_placeholder(key, value))):
-            if required:
-                sample = ", or still the sample's text" if key in self.content else ""
-                self.problems.append(f"{self.where}{key}: is missing{sample}")
-            elif key in self.content and value is None:
-                self.problems.append(f"{self.where}{key}: is null (leave the key out)")
-            return default
-        try:
-            return check(value)
-        except ValueError as error:
-            self.problems.append(f"{self.where}{key}: {error}")
-            return default
-
-    def finish(self) -> None:
-        """Every key that was not asked for is a problem: a typo must not go unnoticed."""
-        for key in self.content:
-            if key not in self.known:
-                hint = did_you_mean(key, self.known)
-                self.problems.append(f"{self.where}{shown_key(key)}: unknown key{hint}")
+# The keys of server files: in the order of the provider's login, and what they may be read as.
+CREDENTIAL_KEYS: Mapping[str, Mapping[str, Reader]] = {
+    "digitalocean": {"api_token": read_token},
+    "hetzner": {"api_token": read_token},
+    "contabo": {
+        "client_id": read_token,
+        "client_secret": read_password,
+        "api_user": read_password,
+        "api_password": read_password,
+    },
+}
+USER_NAMES = ("client_id", "api_user")  # of the credentials; they are no secrets
+TOP_KEYS: Mapping[str, str] = {
+    "digitalocean_droplet": "digitalocean",
+    "hetzner_cloud_server": "hetzner",
+    "contabo_instance": "contabo",
+}
+CHANNELS = ("telegram", "webhook", "smtp")  # blocks of a server file, fields of Settings
 
 
-def with_reader(read: Reader, base: Path) -> Check:
-    """A JSON check made of an INI reader: the value must be a text."""
-
-    def check(value: Any) -> Any:
-        return read(check_text(value), base)
-
-    return check
-
-
-CREDENTIAL_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "digitalocean": ("api_token",),
-        "hetzner": ("api_token",),
-        "contabo": ("client_id", "client_secret", "api_user", "api_password"),
-    }
-)
-TOP_KEYS: Mapping[str, str] = MappingProxyType(
-    {
-        "digitalocean_droplet": "digitalocean",
-        "hetzner_cloud_server": "hetzner",
-        "contabo_instance": "contabo",
-    }
-)
+def server_readers(provider: str) -> dict[str, Reader]:
+    """{key: reader} of a provider's server files."""
+    readers = {"provider": read_choice(provider), "id": read_id, "name": read_name}
+    readers["retain_last_snapshots"] = read_retain
+    readers.update(readers_of(Retention, override=True))
+    readers["former_names"] = read_names
+    readers.update(CREDENTIAL_KEYS[provider])
+    if provider == "contabo":
+        readers["replace_when_full"] = read_flag
+    return {**readers, **dict.fromkeys(CHANNELS, read_object)}
 
 
-def with_own(section: ChannelSection, content: Fields, base: Path) -> ChannelSection:
-    """A channel's settings, with those over them that a server file brings along. A credential
-    there may be env:NAME or file:PATH as well; an empty text or object changes nothing."""
-    chosen: dict[str, Any] = {}
-    for key in dataclasses.fields(section):
-        check, inherited = key.metadata["own"], getattr(section, key.name)
-        if check is None:
-            continue
-        if key.metadata.get("secret"):
-            check = with_reader(key.metadata["read"], base)
-        if key.name == "message_thread_id" and chosen["chat_id"] != vars(section)["chat_id"]:
-            inherited = 0  # a topic belongs to its chat
-        value = content.take(key.name, check, inherited)
-        chosen[key.name] = inherited if value == {} else value
-    content.finish()
-    return dataclasses.replace(section, **chosen)
-
-
-@dataclass(frozen=True)
-class Channels:
-    """What becomes of the channels' settings: where messages go, and a line for each channel that
-    is switched on but cannot work."""
-
-    destinations: tuple[Destination, ...]
-    lacking: tuple[str, ...]  # somebody counts on these
-    unused: tuple[str, ...]  # Telegram, which is on by itself, without anything set
-
-
-def channels_of(sections: Iterable[Destination]) -> Channels:
-    """The channels that are switched on and can work, and those that cannot."""
-    found: list[Destination] = []
-    lacking: list[str] = []
-    unused: list[str] = []
-    for section in sections:
-        missing = [key for key in section.needs if not getattr(section, key)]
-        if section.enabled and missing:
-            nothing = isinstance(section, TelegramSection) and len(missing) == len(section.needs)
-            text = f"no {section.channel} notification: {' and '.join(missing)} not set"
-            (unused if nothing else lacking).append(text)
-        elif section.enabled:
-            found.append(section)
-    return Channels(tuple(found), tuple(lacking), tuple(unused))
+def required_keys(provider: str) -> tuple[str, ...]:
+    """The keys that each server file of a provider must hold."""
+    return ("id", "name", "retain_last_snapshots", *CREDENTIAL_KEYS[provider])
 
 
 def top_key_and_content(path: Path) -> tuple[str, Mapping[str, Any]]:
-    """A server file's one top key, and what stands under it. Raises ConfigError."""
+    """A server file's one top key, and what is under it. Raises ConfigError."""
     try:
         whole = parse_json(read_text_file(path))
     except (OSError, ValueError) as error:
@@ -1438,72 +1458,6 @@ def top_key_and_content(path: Path) -> tuple[str, Mapping[str, Any]]:
     if not isinstance(whole[top], dict):
         raise ConfigError([f"{top}: must be an object in braces"])
     return top, whole[top]
-
-
-def load_server(path: Path, settings: Settings) -> tuple[Server, tuple[str, ...]]:
-    """One server file, and warnings about it. Raises ConfigError with every problem in it."""
-    top, content = top_key_and_content(path)
-    provider = TOP_KEYS[top]
-    problems: list[str] = []
-    fields = Fields(content, "", problems)
-    said = fields.take("provider", check_text, provider)
-    if said.lower() != provider:
-        problems.append(
-            f"provider: says {shown_key(said)!r}, but {top} is for {provider!r} (or leave it out)"
-        )
-    server_id = fields.take("id", check_id, "", required=True)
-    name = fields.take("name", check_name, "", required=True)
-    unset: Optional[int] = None
-    last = fields.take("retain_last_snapshots", check_retain, unset, required=True)
-    tiers = {
-        key.name: fields.take(key.name, check_keep, getattr(settings.retention, key.name))
-        for key in dataclasses.fields(settings.retention)
-        if key.metadata["own"]
-    }
-    policy = Policy(last, **{key[len("keep_") :]: count for key, count in tiers.items()})
-    nobody: tuple[str, ...] = ()
-    former_names = fields.take("former_names", check_former_names, nobody)
-    credentials: list[SecretText] = []
-    for key in CREDENTIAL_KEYS[provider]:
-        read = read_token if key in ("api_token", "client_id") else read_password
-        check = with_reader(read, settings.base)
-        credentials.append(fields.take(key, check, SecretText(""), required=True))
-    replace_when_full = False
-    if provider == "contabo":
-        replace_when_full = fields.take("replace_when_full", check_flag, False)
-
-    def own(key: str) -> Fields:
-        nothing: dict[str, Any] = {}
-        return Fields(fields.take(key, check_object, nothing), f"{key}.", problems)
-
-    telegram = with_own(settings.telegram, own("telegram"), settings.base)
-    webhook = with_own(settings.webhook, own("webhook"), settings.base)
-    smtp = with_own(settings.smtp, own("smtp"), settings.base)
-    fields.finish()
-    if problems:
-        raise ConfigError(problems)
-    inherited = (settings.telegram.bot_token, settings.webhook.url)
-    secrets = [v for v in (telegram.bot_token, webhook.url) if v not in inherited] + credentials
-    warnings = [*open_to_others(path)] if any(v and v.literal for v in secrets) else []
-    warnings += [f"{path}: {problem}" for problem in ineffective_rules(policy, provider)]
-    channels = channels_of([telegram, webhook, smtp])
-    notes = channels.unused
-    if webhook.enabled and webhook.url not in inherited and in_the_clear(webhook.url):
-        notes = (*notes, f"webhook.url {IN_THE_CLEAR}")
-    server = Server(
-        provider,
-        server_id,
-        name,
-        policy,
-        tuple(credentials),
-        str(path),
-        replace_when_full,
-        former_names,
-        channels.destinations,
-        notes,
-        channels.lacking,
-    )
-    return server, tuple(warnings)
 
 
 CONTABO_KEEPS_DAYS = 30
@@ -1527,94 +1481,183 @@ def ineffective_rules(policy: Policy, provider: str) -> Iterator[str]:
             )
 
 
-def everywhere(settings: Settings) -> tuple[Destination, ...]:
+def override(
+    section: ChannelSection,
+    block: Mapping[str, Any],
+    base: Path,
+    problem: Callable[[str, str], None],
+) -> ChannelSection:
+    """A channel's settings, with those over them that a server file holds; an empty object there
+    changes nothing."""
+    chosen = read_values(block, readers_of(section, override=True), base, problem)
+    if chosen.get("chat_id", "") not in ("", vars(section).get("chat_id")):
+        chosen.setdefault("message_thread_id", 0)  # a topic belongs to its chat
+    return dataclasses.replace(section, **{k: v for k, v in chosen.items() if v != {}})
+
+
+def channels_of(sections: Iterable[Destination]) -> tuple[tuple[Destination, ...], list[Remark]]:
+    """The channels that are switched on and can work, and a remark about each that cannot."""
+    working: list[Destination] = []
+    remarks: list[Remark] = []
+    for section in sections:
+        missing = [key for key in section.needs if not getattr(section, key)]
+        if section.enabled and missing:
+            # Telegram is on by itself: where nothing at all is set, nobody counts on it
+            nothing = isinstance(section, TelegramSection) and len(missing) == len(section.needs)
+            text = f"no {section.channel} notification: {' and '.join(missing)} not set"
+            remarks.append(Remark(Level.NOTE if nothing else Level.WARNING, text))
+        elif section.enabled:
+            working.append(section)
+    return tuple(working), remarks
+
+
+def default_channels(settings: Settings) -> tuple[Destination, ...]:
     """The channels of snapshots.config."""
-    return channels_of([settings.telegram, settings.webhook, settings.smtp]).destinations
+    return channels_of([settings.telegram, settings.webhook, settings.smtp])[0]
 
 
-def destinations_of_bad_file(path: Path, settings: Settings) -> tuple[Destination, ...]:
-    """Where people hear of a server file that cannot be used: its own channels, where they at
-    least can be read, else those of snapshots.config."""
+def load_server(path: Path, settings: Settings) -> tuple[Union[Server, BadServer], list[Remark]]:
+    """One server file, and remarks about it. One that cannot be used holds every problem, and is
+    reported over its own channels, where these at least can be read."""
+    shown = one_line(str(path), 500)
+    name = one_line(path.stem, 200) or shown
+    bad = BadServer(name, shown, "", default_channels(settings))
     try:
-        _, content = top_key_and_content(path)
-    except ConfigError:
-        return everywhere(settings)
+        top, content = top_key_and_content(path)
+    except ConfigError as error:
+        return dataclasses.replace(bad, error=f"{shown}: {error}"), []
+    provider, base = TOP_KEYS[top], settings.base
+    problems: list[str] = []
 
-    def own(key: str, section: ChannelSection) -> ChannelSection:
-        problems: list[str] = []
-        nothing: dict[str, Any] = {}
-        block = Fields(content, "", problems).take(key, check_object, nothing)
-        merged = with_own(section, Fields(block, "", problems), settings.base)
-        return section if problems else merged
+    def problem(prefix: str, key: str, reason: str) -> None:
+        problems.append(f"{prefix}{shown_key(key)}: {reason}")
 
-    sections = (own("telegram", settings.telegram), own("webhook", settings.webhook))
-    return channels_of([*sections, own("smtp", settings.smtp)]).destinations
+    values = read_values(
+        content,
+        server_readers(provider),
+        base,
+        functools.partial(problem, ""),
+        required_keys(provider),
+    )
+    channels: dict[str, Any] = {}
+    for name in CHANNELS:
+        inherited, count = getattr(settings, name), len(problems)
+        tell = functools.partial(problem, f"{name}.")
+        merged = override(inherited, values.get(name, {}), base, tell)
+        channels[name] = merged if len(problems) == count else inherited
+    destinations, remarks = channels_of(channels.values())
+    if problems:
+        text = f"{shown}: {'; '.join(problems)}"
+        return dataclasses.replace(bad, error=text, destinations=destinations), []
+    tiers = {
+        key.removeprefix("keep_"): values.get(key, getattr(settings.retention, key))
+        for key in readers_of(Retention, override=True)
+    }
+    policy = Policy(values["retain_last_snapshots"], **tiers)
+    server = Server(
+        provider=provider,
+        id=values["id"],
+        name=values["name"],
+        policy=policy,
+        credentials=tuple(values[key] for key in CREDENTIAL_KEYS[provider]),
+        source=str(path),
+        replace_when_full=values.get("replace_when_full", False),
+        former_names=values.get("former_names", ()),
+        destinations=destinations,
+    )
+    webhook = channels["webhook"]
+    if webhook.enabled and webhook.url != settings.webhook.url and in_the_clear(webhook.url):
+        remarks.append(Remark(Level.NOTE, f"webhook.url {IN_THE_CLEAR}"))
+    inherited_secrets = secrets_of(settings.telegram, settings.webhook, settings.smtp)
+    own = [value for value in secrets_of(*channels.values()) if value not in inherited_secrets]
+    own += [values[key] for key in CREDENTIAL_KEYS[provider]]
+    remarks = [dataclasses.replace(remark, where=server.name) for remark in remarks]
+    remarks += [
+        Remark(Level.WARNING, f"{path}: {text}") for text in ineffective_rules(policy, provider)
+    ]
+    if any(value.literal for value in own):
+        remarks += open_to_others(path)
+    return server, remarks
 
 
-def server_files(names: Sequence[str], settings: Settings) -> list[Path]:
-    """The files to load: those named, or every *.json in configs_dir.
+def server_files(names: Sequence[str], settings: Settings) -> tuple[list[Path], list[Remark]]:
+    """The files to load: those named, or every *.json in configs_dir that is not hidden.
 
     A name is taken as a path if that exists, else looked up in configs_dir. One file named
     twice is one. Raises ConfigError if there is nothing at all.
     """
     if not names:
-        folder = settings.configs_dir
-        try:
-            found = sorted(p for p in folder.iterdir() if p.name.endswith(".json"))
-        except OSError as error:
-            raise ConfigError(
-                [f"{folder}: cannot be listed: {reason_of(error)} ({HOW_TO_BEGIN})"]
-            ) from None
-        found = [path for path in found if not path.name.startswith("._")]
-        if not found:
-            raise ConfigError([f"{folder}: holds no server file ({HOW_TO_BEGIN})"])
-        return found
+        return files_in(settings.configs_dir)
     files: dict[str, Path] = {}
     for name in names:
         path = Path(name)
-        if not path.exists():
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
             path = settings.configs_dir / name
-        files.setdefault(os.path.realpath(path), path)
-    return list(files.values())
+        except (OSError, ValueError):
+            pass  # reading it will tell why
+        files.setdefault(str(path) if "\0" in name else os.path.realpath(path), path)
+    return list(files.values()), []
 
 
 HOW_TO_BEGIN = "copy a configs/*.json.sample to configs/NAME.json and fill it in"
 
 
+def files_in(folder: Path) -> tuple[list[Path], list[Remark]]:
+    """The server files of a directory, and remarks about what may be meant as one. Raises
+    ConfigError if there is none."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise ConfigError(
+            [f"{folder}: cannot be listed: {reason_of(error)} ({HOW_TO_BEGIN})"]
+        ) from None
+    files = [name for name in names if name.endswith(".json")]
+    others = [name for name in names if not name.endswith((".json", ".json.sample"))]
+    misnamed = [name for name in others if name.lower().endswith((".json", ".json.txt"))]
+    remarks = [
+        Remark(
+            Level.WARNING, f"{folder / name}: not used (the name of a server file ends in .json)"
+        )
+        for name in misnamed
+    ]
+    if not files:
+        problems = [f"{folder}: holds no server file ({HOW_TO_BEGIN})"]
+        raise ConfigError([*problems, *(remark.text for remark in remarks)])
+    rest = [name for name in others if name not in misnamed]
+    if rest:
+        more = f" and {len(rest) - 10} more" if len(rest) > 10 else ""
+        text = f"{folder}: no server files: {', '.join(rest[:10])}{more}"
+        remarks.append(Remark(Level.NOTE, text))
+    return [folder / name for name in files], remarks
+
+
 def load_servers(
     names: Sequence[str], settings: Settings
-) -> tuple[list[Union[Server, BadServer]], list[str]]:
-    """Every server of this run in order, bad ones included, and the warnings about them.
+) -> tuple[list[Union[Server, BadServer]], list[Remark]]:
+    """Every server of this run in order, bad ones included, and the remarks about them.
 
     Two files for the same server are both refused: nobody knows whose retention would hold.
     Raises ConfigError if there is no file at all.
     """
+    files, remarks = server_files(names, settings)
     loaded: list[Union[Server, BadServer]] = []
-    warnings: list[str] = []
-    for path in server_files(names, settings):
-        try:
-            server, notes = load_server(path, settings)
-        except ConfigError as error:
-            reason = "; ".join(error.problems)
-            told = destinations_of_bad_file(path, settings)
-            loaded.append(BadServer(path.stem, str(path), f"{path}: {reason}", told))
-        else:
-            loaded.append(server)
-            warnings.extend(notes)
-    files_of: dict[tuple[str, str], list[str]] = {}
-    for entry in loaded:
+    sources: dict[tuple[str, str], list[str]] = {}
+    for path in files:
+        entry, about = load_server(path, settings)
+        loaded.append(entry)
+        remarks += about
         if isinstance(entry, Server):
-            files_of.setdefault((entry.provider, entry.id), []).append(entry.source)
+            sources.setdefault((entry.provider, entry.id), []).append(entry.source)
     for index, entry in enumerate(loaded):
-        sources = files_of.get((entry.provider, entry.id), []) if isinstance(entry, Server) else []
-        if len(sources) > 1:
-            reason = (
-                f"{' and '.join(sources)}: are for the same server {entry.id} (keep one of them)"
-            )
+        same = sources.get((entry.provider, entry.id), [])
+        if len(same) > 1:
+            reason = f"{' and '.join(same)}: are for the same server {entry.id} (keep one of them)"
             loaded[index] = BadServer(
                 entry.name, entry.source, reason, entry.destinations, entry.provider, entry.id
             )
-    return loaded, warnings
+    return loaded, remarks
 
 
 # === World ====================================================================================
@@ -1625,54 +1668,111 @@ log.propagate = False
 log.addHandler(logging.NullHandler())  # without any, logging would print to stderr by itself
 
 MASK = "[hidden]"
-LOOKS_SECRET = re.compile(
-    r"dop_v1_[0-9a-fA-F]{8,}"
-    r"|(?:bot)?[0-9]{6,}:[A-Za-z0-9_-]{20,}"
-    r"|eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]*"
-    r"|(?<=Bearer )[^\s\"',;]+"
-    r"|(?<=Basic )[A-Za-z0-9+/=]{8,}"
-    r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
+ESCAPED = re.compile(
+    r"%[c-f][0-9a-f](?:%[89ab][0-9a-f])+|%[0-9a-f]{2}"  # URLs; one character of UTF-8, or a byte
+    r"|&#?[0-9a-z]{1,31};"  # HTML
+    r"|\\+u(d[89ab][0-9a-f]{2})\\+u(d[c-f][0-9a-f]{2})"  # JSON: a pair of surrogates
+    r"|\\+(?:(?-i:U)[0-9a-f]{8}|u[0-9a-f]{4}|x[0-9a-f]{2})"  # JSON and Python
+    r"|\\+|\+",  # before a quote or a slash; a form's space
+    re.IGNORECASE,
 )
+UNESCAPE_TIMES = 4  # JSON in JSON in a URL in HTML
+ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+
+
+def unescape(escaped: re.Match[str]) -> str:
+    """The character that an escape sequence stands for."""
+    text = escaped[0]
+    if text == "+":
+        return " "
+    if text[0] == "&":
+        return html.unescape(text)
+    if text[0] == "%":
+        raw = bytes.fromhex(text.replace("%", ""))
+        with contextlib.suppress(UnicodeDecodeError):
+            return raw.decode("utf-8")
+        return raw.decode("latin-1")
+    if escaped[1]:
+        pair = bytes.fromhex(escaped[1] + escaped[2])
+        return pair.decode("utf-16-be")
+    digits = text.lstrip("\\")[1:]
+    return chr(int(digits, 16)) if digits and int(digits, 16) <= sys.maxunicode else ""
 
 
 class Redactor:
-    """Masks every known credential, in all the forms it may take, and what looks like one."""
+    """Masks every known credential, in whatever form a URL, JSON, HTML, a form, Python, base64
+    or hex may hold it: escapes are undone step by step, and each step is searched."""
 
     def __init__(self) -> None:
-        self._known: set[str] = set()
-        self._forms: tuple[str, ...] = ()
-        self._lock = threading.Lock()
+        self._forms: dict[str, tuple[str, ...]] = {}  # first SHORT_SECRET characters: whole forms
 
     def add(self, *secrets: str) -> None:
         """From now on mask these; one shorter than 8 characters would mask half the language."""
-        with self._lock:
-            new = {s for s in secrets if len(s) >= SHORT_SECRET} - self._known
-            if new:
-                self._known |= new
-                forms = set(self._forms).union(*(self.forms_of(secret) for secret in new))
-                self._forms = tuple(sorted(forms, key=len, reverse=True))
+        for secret in secrets:
+            if len(secret) < SHORT_SECRET:
+                continue
+            for form in self.forms_of(secret):
+                start = form[:SHORT_SECRET]
+                known = self._forms.get(start, ())
+                if len(form) >= SHORT_SECRET and form not in known:
+                    self._forms[start] = tuple(sorted((*known, form), key=len, reverse=True))
 
     @staticmethod
     def forms_of(secret: str) -> set[str]:
-        """How a credential may look in a URL, JSON, HTML, Python text, base64 or hex."""
-        raw = secret.encode("utf-8", "surrogatepass")
-        forms = {secret, quote(secret), quote(secret, safe=""), quote_plus(secret), raw.hex()}
-        forms |= {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
-        forms |= {repr(secret)[1:-1], ascii(secret)[1:-1], html.escape(secret)}
+        """How a credential may look between two steps of unescaping, in lower case."""
+        try:
+            raw = secret.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            raw = secret.encode("utf-8", "surrogatepass")
+        forms = {secret, raw.decode("latin-1"), raw.hex()}
         for shift in range(3):  # base64 of anything that holds the secret, at each alignment
             for encode in (base64.b64encode, base64.urlsafe_b64encode):
-                text = encode(b"\0" * shift + raw).decode("ascii").rstrip("=")
-                forms.add(
-                    text[(0, 2, 3)[shift] : len(text) - (0 if (shift + len(raw)) % 3 == 0 else 1)]
-                )
-        return {form for form in forms if len(form) >= SHORT_SECRET}
+                first, last = -(-8 * shift // 6), 8 * (shift + len(raw)) // 6
+                forms.add(encode(b"\0" * shift + raw).decode("ascii")[first:last])
+        for _ in range(UNESCAPE_TIMES):
+            forms |= {ESCAPED.sub(unescape, form) for form in forms}
+        return {form.translate(ASCII_LOWER) for form in forms}
 
     def __call__(self, text: str) -> str:
         """The text with every credential masked."""
-        for form in self._forms:
-            if form in text:
-                text = text.replace(form, MASK)
-        return LOOKS_SECRET.sub(MASK, text)
+        places: list[tuple[int, int]] = []  # in the text: begin, end
+        step: str = text
+        origin: Sequence[int] = range(len(text) + 1)  # where in the text each character begins
+        for _ in range(UNESCAPE_TIMES + 1):
+            places += [(origin[first], origin[last]) for first, last in self._find(step)]
+            before = step
+            step, origin = self._unescaped(step, origin)
+            if step == before:
+                break
+        result, end = [], 0
+        for first, last in sorted(places):
+            if first >= end:
+                result += [text[end:first], MASK]
+            end = max(end, last)
+        return "".join([*result, text[end:]])
+
+    def _find(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where in a text credentials are, as they are known."""
+        text = text.translate(ASCII_LOWER)
+        for first in range(len(text) - SHORT_SECRET + 1):
+            for form in self._forms.get(text[first : first + SHORT_SECRET], ()):
+                if text.startswith(form, first):
+                    yield first, first + len(form)
+                    break
+
+    @staticmethod
+    def _unescaped(text: str, origin: Sequence[int]) -> tuple[str, Sequence[int]]:
+        """The text with its escapes undone once, and where each of its characters begins."""
+        parts: list[str] = []
+        starts: list[int] = []
+        end = 0
+        for escaped in ESCAPED.finditer(text):
+            begin, character = escaped.start(), unescape(escaped)
+            if character != escaped[0]:  # not just an & and a word
+                parts += [text[end:begin], character]
+                starts += [*origin[end:begin], *[origin[begin]] * len(character)]
+                end = escaped.end()
+        return "".join([*parts, text[end:]]), [*starts, *origin[end:]]
 
     def line(self, text: str, limit: int = LINE_LIMIT) -> str:
         """One printable line of it. Masked before it is cut: a cut credential is not known again,
@@ -1865,12 +1965,6 @@ class OneLine(logging.Filter):
         return True
 
 
-def is_plain_file(descriptor: int) -> bool:
-    """Is it a regular file under one name? What we write must not arrive in another's file."""
-    status = os.fstat(descriptor)
-    return stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
-
-
 class LogFile(logging.handlers.RotatingFileHandler):
     """The rotating log: created 0600, never through a symlink; trouble is told once."""
 
@@ -1886,12 +1980,7 @@ class LogFile(logging.handlers.RotatingFileHandler):
 
     def _open(self) -> Any:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"):  # a FIFO must not hang us
-            flags |= getattr(os, name, 0)
-        descriptor = os.open(self.baseFilename, flags, 0o600)
-        if not is_plain_file(descriptor):
-            os.close(descriptor)
-            raise OSError(0, "not a regular file of its own")
+        descriptor = open_plain(Path(self.baseFilename), flags, own=True)
         return open(descriptor, "a", encoding=self.encoding, errors=self.errors)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -1935,7 +2024,7 @@ def open_log(settings: Settings, world: World, verbose: bool, to_file: bool) -> 
     log.addFilter(OneLine(world.redact))
     handlers: list[logging.Handler] = [ToScreen(world.screen)] if verbose else []
     if to_file:
-        path = settings.logs_dir / settings.files.log_file
+        path = settings.log_path
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             handlers.append(LogFile(path, settings.logging, world.screen))
@@ -1980,11 +2069,8 @@ def single_run(path: Path, clock: Clock) -> Iterator[None]:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT
-        for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"):
-            flags |= getattr(os, name, 0)
-        descriptor = os.open(path, flags, 0o600)
-    except OSError as error:
+        descriptor = open_plain(path, os.O_RDWR | os.O_CREAT, own=True)
+    except (OSError, ValueError) as error:
         raise LockError(
             f"{path}: the lock file cannot be opened: {reason_of(error)}"
             " (it must be a regular file that this user may write)"
@@ -1994,7 +2080,8 @@ def single_run(path: Path, clock: Clock) -> Iterator[None]:
         holder = f"{os.getpid()} since {clock_time(clock.now())}\n"
         with contextlib.suppress(OSError):  # a full disk: the lock is what counts
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, holder.encode("ascii"), 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, holder.encode("ascii"))
         yield
     finally:
         with contextlib.suppress(OSError):  # the run is over, and the process's end lets go as well
@@ -2003,17 +2090,25 @@ def single_run(path: Path, clock: Clock) -> Iterator[None]:
 
 LOCK_TRIES = 10  # a look holds a shared lock for an instant (see `run_holds_lock`)
 LOCK_PAUSE_SECONDS = 0.02
+LOCKED_BYTE = 1_000_000  # on Windows nobody can read what is locked: so nothing that is written
 
 
 def lock_file(descriptor: int, shared: bool) -> None:
     """Lock it at once, or raise BlockingIOError or PermissionError where another holds it. On
-    Windows, untested, msvcrt stands in for flock, and knows no shared lock."""
+    Windows msvcrt stands in for flock, and knows no shared lock."""
     if fcntl is not None:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     else:
         import msvcrt
 
+        os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+
+def lock_holder(descriptor: int) -> str:
+    """What a lock file says: "4711 since 2026-01-01 03:00:00", by all that is right."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return os.read(descriptor, 80).decode("ascii", "replace").strip()
 
 
 def run_holds_lock(path: Path) -> Optional[int]:
@@ -2021,11 +2116,8 @@ def run_holds_lock(path: Path) -> Optional[int]:
 
     The kernel is asked, not the file: a run that was killed holds nothing. Raises LockError.
     """
-    flags = os.O_RDONLY
-    for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"):
-        flags |= getattr(os, name, 0)
     try:
-        descriptor = os.open(path, flags)
+        descriptor = open_plain(path, os.O_RDONLY, own=True)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -2033,7 +2125,7 @@ def run_holds_lock(path: Path) -> Optional[int]:
     try:
         lock_file(descriptor, shared=True)
     except (BlockingIOError, PermissionError):
-        found = re.match(rb"[0-9]{1,9} since ", os.pread(descriptor, 80, 0))
+        found = re.match("[0-9]{1,9} since ", lock_holder(descriptor))
         return int(found[0].split()[0]) if found else 0
     except OSError as error:
         raise LockError(f"{path}: cannot be asked: {reason_of(error)}") from None
@@ -2045,8 +2137,6 @@ def run_holds_lock(path: Path) -> Optional[int]:
 def take_lock(descriptor: int, path: Path) -> None:
     """Lock an open lock file or raise."""
     try:
-        if not is_plain_file(descriptor):
-            raise LockError(f"{path}: the lock file is not a regular file of its own (remove it)")
         for attempt in range(1, LOCK_TRIES + 1):
             try:
                 lock_file(descriptor, shared=False)
@@ -2057,7 +2147,7 @@ def take_lock(descriptor: int, path: Path) -> None:
             time.sleep(LOCK_PAUSE_SECONDS)
     except (BlockingIOError, PermissionError):
         with contextlib.suppress(OSError):
-            text = os.pread(descriptor, 80, 0).decode("ascii", "replace").strip()
+            text = lock_holder(descriptor)
             if re.fullmatch(r"[0-9]+ since [0-9: -]+", text):
                 raise LockHeldError(
                     f"another run holds the lock: process {text} ({path})"
@@ -5471,14 +5561,7 @@ class History:
         return ""
 
     def _commit(self, batch: Sequence[Statement]) -> None:
-        flags = os.O_RDWR | os.O_CREAT
-        for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"):
-            flags |= getattr(os, name, 0)
-        descriptor = os.open(self.path, flags, 0o600)
-        plain = is_plain_file(descriptor)
-        os.close(descriptor)
-        if not plain:
-            raise OSError(0, "not a regular file of its own")
+        os.close(open_plain(self.path, os.O_RDWR | os.O_CREAT, own=True))
         with contextlib.closing(open_history(self.path, BUSY_SECONDS)) as file:
             file.execute("PRAGMA synchronous = OFF")  # a power cut may cost it; a kill does not
             file.execute("BEGIN IMMEDIATE")
@@ -6568,82 +6651,70 @@ def parser() -> Parser:
     return result
 
 
+MIN_URL_PART = 16  # characters; shorter parts of a path are words such as "webhook"
+
+
 def secrets_of_url(url: str) -> Iterator[str]:
     """A webhook's URL and those parts of it that a receiver may echo: all of them are secret."""
-    if not url:
-        return
-    yield url
     _, user, password = split_login(url)
     if user or password:
-        login = urlsplit(url).netloc.rpartition("@")[0]
-        yield from (password or user, login.partition(":")[2] or login)
-        yield base64.b64encode(f"{user}:{password}".encode()).decode()
-        if len(user) >= SHORT_SECRET:
-            yield user
+        yield from (f"{user}:{password}", user, password)
     rest = url.partition("://")[2].partition("/")[2]
     path, _, query = rest.partition("?")
+    yield from (url, rest)
     parts = path.split("/")
-    yield from (part for part in (rest, path) if len(part) >= MIN_URL_PART)
-    for index in range(len(parts)):
-        for part in (parts[index], "/".join(parts[index:])):
-            if len(part) >= MIN_URL_PART:
-                yield part
-    for pair in query.split("&"):
-        yield from (part for part in (pair, pair.partition("=")[2]) if len(part) >= SHORT_SECRET)
-
-
-MIN_URL_PART = 16  # characters; shorter parts of a path are words such as "webhook"
+    tails = ("/".join(parts[index:]) for index in range(len(parts)))
+    yield from (part for part in (*parts, *tails) if len(part) >= MIN_URL_PART)
+    yield from (value for pair in query.split("&") for value in (pair, pair.partition("=")[2]))
 
 
 def collect_secrets(
     settings: Settings, entries: Sequence[Union[Server, BadServer]], world: World
-) -> list[str]:
+) -> list[Remark]:
     """Have every known credential masked; returns warnings about those too short for that."""
-    warnings: list[str] = []
+    remarks: dict[Remark, None] = {}
+    inherited: list[SecretText] = []
 
-    def add(where: str, *values: str) -> None:
-        for value in values:
-            if 0 < len(value) < SHORT_SECRET:
-                warnings.append(
-                    f"{where}: a credential is shorter than {SHORT_SECRET} characters: it can be"
-                    " masked only in texts about its own connection"
-                )
-            world.redact.add(value)
+    def add(where: str, *secrets: str) -> None:
+        if any(0 < len(value) < SHORT_SECRET for value in secrets):
+            text = (
+                f"{where}: a credential is shorter than {SHORT_SECRET} characters: it can be"
+                " masked only in texts about its own connection"
+            )
+            remarks[Remark(Level.WARNING, text)] = None
+        world.redact.add(*secrets, *map(unquote, secrets))
 
-    telegram, webhook, smtp = settings.telegram, settings.webhook, settings.smtp
-    add("snapshots.config", telegram.bot_token, smtp.password, *secrets_of_url(webhook.url))
+    def add_channels(where: str, channels: Iterable[Destination]) -> None:
+        for channel in channels:
+            own = [value for value in secrets_of(channel) if value not in inherited]
+            add(where, *own)
+            if isinstance(channel, WebhookSection) and own:
+                _, user, password = split_login(channel.url)
+                add(where, password or user)
+                world.redact.add(*secrets_of_url(channel.url))
+
+    channels = (settings.telegram, settings.webhook, settings.smtp)
+    add_channels("snapshots.config", channels)
+    inherited = secrets_of(*channels)
     for entry in entries:
+        add_channels(entry.source, entry.destinations)
         if isinstance(entry, Server):
-            keys = CREDENTIAL_KEYS[entry.provider]
-            for key, value in zip(keys, entry.credentials):
-                if key not in ("client_id", "api_user"):
-                    add(entry.source, value)
-        for destination in entry.destinations:
-            if isinstance(destination, TelegramSection):
-                add(entry.source, destination.bot_token)
-            elif isinstance(destination, WebhookSection):
-                add(entry.source, *secrets_of_url(destination.url))
+            named = zip(CREDENTIAL_KEYS[entry.provider], entry.credentials)
+            add(entry.source, *(value for key, value in named if key not in USER_NAMES))
     for name, value in os.environ.items():
         if name.lower().endswith("_proxy") and "@" in value:
-            user_info = value.partition("://")[2].rpartition("@")[0]
-            add(name, *user_info.split(":", 1))
-    return list(dict.fromkeys(warnings))
-
-
-def told_once(texts_of: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
-    """Texts about servers, given as (name, texts); the same text about many is one line."""
-    names: dict[str, list[str]] = {}
-    for name, texts in texts_of:
-        for text in texts:
-            names.setdefault(text, []).append(name)
-    return [f"{text} (for {', '.join(servers)})" for text, servers in names.items()]
+            user_info = value.rpartition("@")[0].rpartition("://")[2]
+            world.redact.add(user_info, unquote(user_info))
+            add(name, user_info.partition(":")[2])
+    return list(remarks)
 
 
 def tell_run_failure(error: str, settings: Settings, world: World, hostname: str) -> None:
     """A run that cannot do its job tells so over every global channel whose section is sound."""
-    destinations = everywhere(settings)
     needs = {"Telegram": {"TELEGRAM", "API"}, "webhook": {"WEBHOOK"}, "e-mail": {"SMTP"}}
-    destinations = tuple(d for d in destinations if not settings.unsound & needs[d.channel])
+    invalid = {remark.where for remark in settings.remarks if remark.level is Level.PROBLEM}
+    channels = default_channels(settings)
+    destinations = tuple(d for d in channels if not invalid & needs[d.channel])
     text = world.redact.line(error, ERROR_LIMIT)
     whole = BadServer("the whole run", "", text, destinations, provider="none", id="none")
     notifier = Notifier(world, settings, hostname)
@@ -6780,10 +6851,9 @@ def guarded(args: argparse.Namespace, world: World) -> int:
     try:
         if settings.problems:
             raise ConfigError(settings.problems)
-        entries, warnings = load_servers(args.files, settings)
-        servers = [entry for entry in entries if isinstance(entry, Server)]
-        warnings = [*settings.warnings, *warnings, *collect_secrets(settings, entries, world)]
-        warnings += told_once((server.name, server.lacking) for server in servers)
+        entries, remarks = load_servers(args.files, settings)
+        remarks = [*settings.remarks, *remarks, *collect_secrets(settings, entries, world)]
+        warnings = remark_lines(remarks, Level.WARNING)
         if args.dry_run:
             open_log(settings, world, args.verbose, to_file=False)
             for warning in warnings:
@@ -6794,8 +6864,7 @@ def guarded(args: argparse.Namespace, world: World) -> int:
             log.info("snapshots %s begins: %s", __version__, counted(len(entries), "server"))
             for warning in warnings:
                 world.warn(warning)
-            notes = told_once((server.name, server.notes) for server in servers)
-            for note in [*settings.notes, *notes]:
+            for note in remark_lines(remarks, Level.NOTE):
                 log.warning("%s", note)
             return run(settings, entries, world, hostname, args.verbose)
     except LockHeldError as error:

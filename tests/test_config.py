@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import configparser
+import grp
 import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import fakes as fake
 import pytest
 from conftest import Project
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import snapshots
@@ -81,16 +83,16 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> Non
     [
         (
             "[DIRECTORIES]\nlogs_dir = logs\n  configs_dir = configs\n",
-            "line 2: [DIRECTORIES] 'logs_dir': goes on in an indented line"
-            " (begin that at the left edge)",
+            "line 2: [DIRECTORIES] 'logs_dir': continues in an indented line"
+            " (a key must start in column 1)",
         ),
         (
             "[SMTP]\nserver = mail\n port = 465\n",
-            "line 2: [SMTP] 'server': goes on in an indented line (begin that at the left edge)",
+            "line 2: [SMTP] 'server': continues in an indented line (a key must start in column 1)",
         ),
         (
             '[DIRECTORIES]\nlogs_dir = "logs"\n',
-            "line 2: [DIRECTORIES] 'logs_dir': stands in quotes (write it without them)",
+            "line 2: [DIRECTORIES] 'logs_dir': is in quotes (write it without them)",
         ),
         (
             "[FILES]\nlock_file = a.lock ; the lock\n",
@@ -155,7 +157,7 @@ def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
     )
     assert problems_of(tmp_path, text) == [
         "line 2: [TIMING] 'poll_intervall': unknown key, did you mean 'poll_interval'?",
-        "line 4: [TIMING] 'http_timeout': stands twice (first on line 3)",
+        "line 4: [TIMING] 'http_timeout': duplicate key (first on line 3)",
         "line 7: [RETENTION] 'max_deletes_per_run': must be a whole number from 1 to 100000",
         "line 8: [TELEGRM]: unknown section, did you mean 'TELEGRAM'?",
         "line 11: [WEBHOOK] 'url': must be a URL that starts with https://",
@@ -163,9 +165,9 @@ def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
         "line 13: [WEBHOOK] 'payload_failure': not valid JSON: line 1, column 2:"
         " Expecting property name enclosed in double quotes",
         "line 15: [API] 'hetzner_url': must start with https:// (a token would travel in the clear)",
-        "line 16: [TIMING]: stands twice (first on line 1)",
+        "line 16: [TIMING]: duplicate section (first on line 1)",
         "line 17: [TIMING] 'run_timeout': must be a number of seconds from 1 to 604800",
-        "line 19: [SMTP] 'enabled': must be true or false",
+        "line 19: [SMTP] 'enabled': must be true or false, without quotes",
         "line 20: [SMTP] 'to_emails': must hold mail addresses such as ops@example.org,"
         " with commas between",
     ]
@@ -269,11 +271,11 @@ def test_an_open_file_with_credentials_gets_a_warning_with_the_way_out(tmp_path:
     path = tmp_path / "snapshots.config"
     path.write_text("[TELEGRAM]\nbot_token = 123456:abcdef\n")
     path.chmod(0o644)
-    assert snapshots.load_settings(path, required=True).warnings == (
-        f"{path}: holds credentials and can be read by others (chmod 600 {path})",
-    )
+    assert remarks_of(snapshots.load_settings(path, required=True).remarks) == [
+        f"{path}: holds credentials and can be read by others (chmod 600 {path})"
+    ]
     path.write_text("[TELEGRAM]\nbot_token = env:HOME\n")
-    assert snapshots.load_settings(path, required=True).warnings == ()
+    assert snapshots.load_settings(path, required=True).remarks == ()
 
 
 def test_a_password_never_travels_in_the_clear(tmp_path: Path) -> None:
@@ -285,14 +287,17 @@ def test_a_password_never_travels_in_the_clear(tmp_path: Path) -> None:
 
 
 def test_a_short_timeout_gets_a_hint(tmp_path: Path) -> None:
-    (note,) = settings_of(tmp_path, "[TIMING]\nsnapshot_creation_timeout = 900\n").notes
+    settings = settings_of(tmp_path, "[TIMING]\nsnapshot_creation_timeout = 900\n")
+    (note,) = remarks_of(settings.remarks, snapshots.Level.NOTE)
     assert "900 s is short" in note
 
 
 def test_a_webhook_in_the_clear_gets_a_note_unless_it_stays_on_this_machine(tmp_path: Path) -> None:
     text = "[WEBHOOK]\nenabled = true\nurl = http://n8n.example.org:5678/webhook/x\n"
-    assert settings_of(tmp_path, text).notes == (f"[WEBHOOK] url: {snapshots.IN_THE_CLEAR}",)
-    assert settings_of(tmp_path, text.replace("n8n.example.org", "127.0.0.1")).notes == ()
+    assert remarks_of(settings_of(tmp_path, text).remarks, snapshots.Level.NOTE) == [
+        f"[WEBHOOK] url: {snapshots.IN_THE_CLEAR}"
+    ]
+    assert settings_of(tmp_path, text.replace("n8n.example.org", "127.0.0.1")).remarks == ()
 
 
 # --- server files ---
@@ -321,15 +326,31 @@ def write(
 
 
 def load(tmp_path: Path, content: Any, top: str = "hetzner_cloud_server") -> snapshots.Server:
+    server = load_any(tmp_path, content, top)
+    assert isinstance(server, snapshots.Server), server.error
+    return server
+
+
+def load_any(
+    tmp_path: Path, content: Any, top: str = "hetzner_cloud_server"
+) -> snapshots.Server | snapshots.BadServer:
     settings = snapshots.Settings(base=tmp_path)
     return snapshots.load_server(write(tmp_path, content, top=top), settings)[0]
 
 
 def refusals(tmp_path: Path, content: Any, top: str = "hetzner_cloud_server") -> list[str]:
-    with pytest.raises(snapshots.ConfigError) as caught:
-        load(tmp_path, content, top)
-    assert TOKEN not in str(caught.value)
-    return list(caught.value.problems)
+    server = load_any(tmp_path, content, top)
+    assert isinstance(server, snapshots.BadServer)
+    assert TOKEN not in server.error
+    prefix = f"{tmp_path / 'configs' / 'web.json'}: "
+    assert server.error.startswith(prefix)
+    return server.error[len(prefix) :].split("; ")
+
+
+def remarks_of(
+    remarks: Iterable[snapshots.Remark], level: snapshots.Level = snapshots.Level.WARNING
+) -> list[str]:
+    return snapshots.remark_lines(remarks, level)
 
 
 def test_a_good_server_file_becomes_a_server(tmp_path: Path) -> None:
@@ -404,7 +425,7 @@ def test_a_name_is_one_line_of_text(tmp_path: Path, value: Any) -> None:
         ('{"hetzner_cloud_server": []}', "hetzner_cloud_server: must be an object in braces"),
         ('{"hetzner_cloud_server": {}, "digitalocean_droplet": {}}', "must hold exactly one of "),
         ('{"hetzner_cloud_servr": {}}', "must hold exactly one of "),
-        ('{"hetzner_cloud_server": {"id": 1, "id": 2}}', "the key 'id' stands twice"),
+        ('{"hetzner_cloud_server": {"id": 1, "id": 2}}', "duplicate key 'id'"),
         ("[" * 100_000, "not valid JSON: nested too deeply"),
         ('{"hetzner_cloud_server": {"id": 1e400}}', "not valid JSON: it holds a number beyond"),
     ],
@@ -439,14 +460,14 @@ def test_every_problem_of_a_server_file_is_told_at_once(tmp_path: Path) -> None:
         "webhook": [],
     }
     assert refusals(tmp_path, content) == [
-        "provider: says 'digitalocean', but hetzner_cloud_server is for 'hetzner' (or leave it out)",
+        "provider: must be hetzner",
         "id: is missing",
         "retain_last_snapshots: is missing",
         "api_token: is missing, or still the sample's text",
-        "telegram.enabled: must be true or false, without quotes",
-        "telegram.token: unknown key, did you mean 'bot_token'?",
         "webhook: must be an object in braces",
         "retension: unknown key",
+        "telegram.enabled: must be true or false, without quotes",
+        "telegram.token: unknown key, did you mean 'bot_token'?",
     ]
 
 
@@ -481,9 +502,12 @@ def test_the_server_file_wins_over_the_global_settings_field_by_field(tmp_path: 
 
 def test_a_channel_without_credentials_is_one_clear_line_and_no_failure(tmp_path: Path) -> None:
     path = write(tmp_path, {**GOOD, "telegram": {"enabled": True, "chat_id": "your_chat_id"}})
-    server, warnings = snapshots.load_server(path, snapshots.Settings(base=tmp_path))
-    assert (server.destinations, warnings) == ((), ())
-    assert server.notes == ("no Telegram notification: bot_token and chat_id not set",)
+    server, remarks = snapshots.load_server(path, snapshots.Settings(base=tmp_path))
+    assert server.destinations == ()
+    assert remarks_of(remarks) == []
+    assert remarks_of(remarks, snapshots.Level.NOTE) == [
+        "no Telegram notification: bot_token and chat_id not set (for web)"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -571,12 +595,12 @@ def test_any_credential_in_an_open_server_file_gets_the_warning(
         "webhook": {"url": "https://h.example.org/secret-path"},
     }
     path = write(tmp_path, content)
-    path.chmod(0o640)
+    path.chmod(0o644)
     settings = snapshots.Settings(base=tmp_path)
-    assert "chmod 600" in snapshots.load_server(path, settings)[1][0]
+    assert "chmod 600" in remarks_of(snapshots.load_server(path, settings)[1])[0]
     path = write(tmp_path, {**GOOD, "api_token": "env:API"})
-    path.chmod(0o640)
-    assert snapshots.load_server(path, settings)[1] == ()
+    path.chmod(0o644)
+    assert remarks_of(snapshots.load_server(path, settings)[1]) == []
 
 
 # --- which files ---
@@ -826,11 +850,10 @@ def test_no_server_file_can_raise_anything_but_a_config_error(
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "fuzz"
     folder.mkdir(exist_ok=True)
-    try:
-        load(folder, {**GOOD, **content})
-    except snapshots.ConfigError as error:
-        assert error.problems
-        assert all(snapshots.one_line(p) == p for p in error.problems)
+    server = load_any(folder, {**GOOD, **content})
+    if isinstance(server, snapshots.BadServer):
+        assert server.error
+        assert snapshots.one_line(server.error) == server.error
 
 
 @given(st.text(max_size=200) | st.binary(max_size=200))
@@ -856,6 +879,435 @@ def test_a_configuration_that_is_a_link_to_nowhere_is_not_taken_for_none(tmp_pat
 def test_a_line_that_goes_on_after_nothing_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "snapshots.config"
     path.write_bytes(text.encode())
-    (problem,) = snapshots.load_settings(path, required=True).problems
-    assert str(path) in problem
-    assert "3" in problem.replace(str(path), "")
+    problems = snapshots.load_settings(path, required=True).problems
+    assert f"{path}: line 3: continues a key that has no value" in problems
+
+
+# --- what is a line, a key and a value: as configparser has it ---
+
+INI_PIECES = st.sampled_from(["[A]", "[a b]", "[]", "]", "k", "Key", "= v", "=", ":"]) | (
+    st.sampled_from(["k = v", "k : v = w", "# c", "; c", "v # c", "ü", "İ", "%(x)s", "'q'", "  "])
+    | st.sampled_from(" \t\r\x0b\x0c\x1c\x85\xa0\u2028")
+)
+INI_LINES = st.lists(INI_PIECES, max_size=5).map("".join)
+INI_TEXTS = st.lists(INI_LINES, max_size=12).map("\n".join) | st.text(
+    "[]=:#; \n\tkV\u2028", max_size=60
+)
+
+
+@pytest.mark.proves("W11.2")
+@settings(max_examples=5000)
+@given(INI_TEXTS)
+def test_an_ini_text_is_read_as_configparser_reads_it(text: str) -> None:
+    """Wherever both find it sound; that is, but for what configparser knows nothing of: lines."""
+    parser = configparser.ConfigParser(
+        interpolation=None, strict=False, allow_no_value=True, default_section="\0"
+    )
+    entries = snapshots.parse_ini(text)
+    problems = [entry for entry in entries if entry.problem]
+    try:
+        parser.read_string(text)
+    except (configparser.Error, AttributeError):
+        assert problems
+        return
+    assert not problems
+    found: dict[str, dict[str, str | None]] = {}
+    for entry in entries:
+        section = found.setdefault(entry.section, {})
+        if entry.key:
+            section[entry.key] = entry.value
+    if sys.version_info >= (3, 10) or "]" not in "".join(re.findall(r"\[.*\]", text)):
+        assert found == {name: dict(parser[name]) for name in parser.sections()}
+    lines = text.split("\n")
+    for entry in entries:
+        assert (entry.key or f"[{entry.section}]") in lines[entry.line - 1].lower() or not entry.key
+
+
+@pytest.mark.proves("W11.2")
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        (
+            "[RETENTION]\n  max_deletes_per_run = 5\n  max_deletes_per_run = 500\n",
+            ["line 3: [RETENTION] 'max_deletes_per_run': duplicate key (first on line 2)"],
+        ),
+        (
+            "  [RETENTION]\n  max_deletes_per_run = 5\n[TIMING]\n\tMax_Parallel = 2\n\n\tmax_parallel: 3\n",
+            ["line 6: [TIMING] 'max_parallel': duplicate key (first on line 4)"],
+        ),
+        (
+            "    [TIMING]\n    max_parallel = 2\n  [RETENTION]\n  [TIMING]\n",
+            ["line 4: [TIMING]: duplicate section (first on line 1)"],
+        ),
+        (
+            "x = 1\ny\n[TIMING]\nmax_parallel = 0\n",
+            [
+                "line 1: is before the first [SECTION]",
+                "line 4: [TIMING] 'max_parallel': must be a whole number from 1 to 1000",
+            ],
+        ),
+    ],
+)
+def test_indented_keys_are_keys_where_configparser_takes_them_for_that(
+    tmp_path: Path, text: str, problems: list[str]
+) -> None:
+    assert problems_of(tmp_path, text) == problems
+
+
+@pytest.mark.proves("W10.4")
+@pytest.mark.parametrize(
+    "sign", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\r"]
+)
+def test_what_unicode_takes_for_a_line_end_is_a_character_of_the_value(
+    tmp_path: Path, sign: str
+) -> None:
+    path = tmp_path / "snapshots.config"
+    text = f"[SMTP]\nmessage_success = one{sign}message_success = two{sign}[SMTP]{sign}x\n"
+    path.write_bytes(text.encode())
+    settings = snapshots.load_settings(path, required=True)
+    assert settings.problems == ()
+    assert settings.smtp.message_success == f"one{sign}message_success = two{sign}[SMTP]{sign}x"
+
+
+# --- hidden files, and names that are nearly right ---
+
+
+@pytest.mark.proves("W10.1")
+@pytest.mark.parametrize(
+    "name", [".#web.json", ".old.json", "._web.json", ".json", ".web.json.swp"]
+)
+def test_hidden_files_are_no_server_files(project: Project, name: str) -> None:
+    project.server("hetzner", 11)
+    (project.folder / "configs" / name).symlink_to("somebody@a-host.1234:567")
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    assert name not in result.log
+
+
+@pytest.mark.proves("W10.1")
+def test_a_hidden_file_that_is_named_is_used(project: Project) -> None:
+    project.server("hetzner", 11)
+    path = project.folder / "configs" / "hetzner-11.json"
+    path.rename(path.with_name(".new.json"))
+    assert project.run(".new.json").code == 0
+
+
+@pytest.mark.proves("W10.2")
+@pytest.mark.parametrize("name", ["WEB.JSON", "web.Json", "web.json.txt", "web.JSON.TXT"])
+@pytest.mark.parametrize("flags", [[], ["-n"]])
+def test_a_name_that_is_nearly_that_of_a_server_file_is_a_warning(
+    project: Project, name: str, flags: list[str]
+) -> None:
+    project.server("hetzner", 11)
+    path = project.write(name, "{}")
+    result = project.run(*flags)
+    assert result.code == 0
+    assert result.err == (
+        f"snapshots: warning: {path}: not used (the name of a server file ends in .json)\n"
+    )
+
+
+@pytest.mark.proves("W10.2")
+def test_where_every_name_is_only_nearly_right_that_is_told(project: Project) -> None:
+    path = project.write("WEB.JSON", "{}")
+    result = project.run()
+    assert result.code == 1
+    assert "holds no server file" in result.err
+    assert f"{path}: not used" in result.err
+
+
+@pytest.mark.proves("W10.2")
+def test_a_directory_called_like_a_server_file_fails_alone_and_is_named(project: Project) -> None:
+    """As docker makes one where the file to mount is missing."""
+    project.server("hetzner", 11)
+    path = project.folder / "configs" / "web.json"
+    path.mkdir()
+    result = project.run()
+    assert result.code == 2
+    assert result.err == (
+        f"snapshots: web: {path}: is a directory"
+        " (docker makes one where a file to mount is missing)\n"
+    )
+    assert len(project.cloud.created) == 1
+
+
+@pytest.mark.proves("W10.2")
+def test_whatever_else_is_there_is_one_line_of_the_log(project: Project) -> None:
+    project.server("hetzner", 11)
+    names = [
+        "web.json~",
+        "web.json.off",
+        "web.json.bak",
+        "notes.txt",
+        "hetzner.json.sample",
+        "Ü\nx",
+    ]
+    for name in names:
+        project.write(name, "{}")
+    (project.folder / "configs" / "old").mkdir()
+    for number in range(20):
+        project.write(f"{number}.txt", "")
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    (line,) = [line for line in result.lines if "no server files" in line]
+    assert "0.txt" in line
+    assert "and 16 more" in line
+    assert "sample" not in line
+
+
+# --- paths ---
+
+
+@pytest.mark.proves("W10.3")
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("~", "{home}"),
+        ("~/logs", "{home}/logs"),
+        ("~root/x", "/root/x"),
+        ("$HOME/logs", "{home}/logs"),
+        ("${HOME}/logs", "{home}/logs"),
+        ("a/$NAME/${NAME}x$NAME", "a/n/nxn"),
+        ("$$NAME/$$", "$NAME/$"),
+        ("a~b/~", "a~b/~"),
+        ("/x/%NAME%", "/x/%NAME%"),
+        ("$ODD", "$HOME"),  # a value is not looked at again
+        ("$BYTES/x", "\udcff/x"),
+    ],
+)
+def test_a_path_is_expanded_as_in_the_shell(
+    monkeypatch: pytest.MonkeyPatch, path: str, expected: str
+) -> None:
+    monkeypatch.setenv("NAME", "n")
+    monkeypatch.setenv("ODD", "$HOME")
+    monkeypatch.setenv("BYTES", "\udcff")
+    assert snapshots.expand(path) == expected.replace("{home}", os.environ["HOME"])
+
+
+@pytest.mark.proves("W10.3")
+@pytest.mark.parametrize("home", [None, "elsewhere", "/a/$NAME"])
+def test_a_home_directory_is_known_or_asked_for(
+    monkeypatch: pytest.MonkeyPatch, home: str | None
+) -> None:
+    import pwd
+
+    monkeypatch.delenv("HOME")
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    if home == "elsewhere":
+        with pytest.raises(ValueError, match="begins with ~, but that home directory is not known"):
+            snapshots.expand("~/x")
+    else:
+        assert snapshots.expand("~/x") == f"{home or pwd.getpwuid(os.getuid()).pw_dir}/x"
+
+
+PATH_KEYS = [
+    ("DIRECTORIES", "configs_dir"),
+    ("DIRECTORIES", "logs_dir"),
+    ("FILES", "log_file"),
+    ("FILES", "lock_file"),
+]
+
+
+@pytest.mark.proves("W10.3")
+@pytest.mark.parametrize(("section", "key"), [*PATH_KEYS, ("SMTP", "password"), ("WEBHOOK", "url")])
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("$NO_SUCH_NAME/x", "the environment variable 'NO_SUCH_NAME' is not set"),
+        ("${NO_SUCH_NAME}", "the environment variable 'NO_SUCH_NAME' is not set"),
+        ("$EMPTY/x", "the environment variable 'EMPTY' is not set"),
+        ("a$", "holds a $ without a name (write $$ for a dollar sign)"),
+        ("${x-y}/a", "holds a $ without a name (write $$ for a dollar sign)"),
+        ("~nobody-of-that-name/x", "begins with ~, but that home directory is not known"),
+    ],
+)
+def test_a_path_that_cannot_be_expanded_is_a_problem(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    section: str,
+    key: str,
+    path: str,
+    problem: str,
+) -> None:
+    monkeypatch.setenv("EMPTY", "")
+    text = (
+        f"[{section}]\n{key} = {path if section in ('FILES', 'DIRECTORIES') else 'file:' + path}\n"
+    )
+    assert problems_of(tmp_path, text) == [f"line 2: [{section}] '{key}': {problem}"]
+
+
+@pytest.mark.proves("W10.3", "W11.8")
+@pytest.mark.parametrize(("section", "key"), PATH_KEYS)
+@pytest.mark.parametrize("sign", ["\0", "\x1b", "\x7f", "\u2028"])
+def test_a_path_with_a_control_character_is_a_problem(
+    tmp_path: Path, section: str, key: str, sign: str
+) -> None:
+    assert problems_of(tmp_path, f"[{section}]\n{key} = a{sign}b\n") == [
+        f"line 2: [{section}] '{key}': holds a control character or a line break"
+    ]
+
+
+@pytest.mark.proves("W10.3")
+def test_every_path_may_begin_at_home(project: Project) -> None:
+    home = Path(os.environ["HOME"])
+    project.server("hetzner", 11)
+    (project.folder / "configs").rename(home / "servers")
+    path = home / "servers" / "hetzner-11.json"
+    content = json.loads(path.read_text())
+    (home / "token").write_text(content["hetzner_cloud_server"]["api_token"])
+    content["hetzner_cloud_server"]["api_token"] = "file:~/token"
+    path.write_text(json.dumps(content))
+    project.config["DIRECTORIES"] = {"configs_dir": "~/servers", "logs_dir": "$HOME/logs"}
+    assert project.run().code == 0
+    assert "SUMMARY: 1 succeeded" in (home / "logs" / "snapshots.log").read_text()
+    assert (home / "logs" / "snapshots.lock").exists()
+    assert not (project.folder / "~").exists()
+    for made in home.rglob("*"):  # the scan for leaks knows files of secrets by the project alone
+        if made.name in ("token", "hetzner-11.json"):
+            made.unlink()
+
+
+# --- who may read a file ---
+
+
+@pytest.mark.proves("W10.6")
+@pytest.mark.parametrize("mode", [0o440, 0o640, 0o040])
+@pytest.mark.parametrize(
+    ("group", "own", "name", "level"),
+    [
+        (4711, [4711], "snapshots", snapshots.Level.NOTE),
+        (4711, [5, 4711], None, snapshots.Level.NOTE),
+        (4711, [5], "snapshots", snapshots.Level.WARNING),
+        (100, [100], "users", snapshots.Level.WARNING),
+        (100, [100], None, snapshots.Level.WARNING),
+        (1000, [1000], "users", snapshots.Level.WARNING),
+        (50, [50], "staff", snapshots.Level.WARNING),
+    ],
+)
+def test_a_file_that_a_group_of_ones_own_can_read_is_a_line_of_the_log(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: int,
+    group: int,
+    own: list[int],
+    name: str | None,
+    level: snapshots.Level,
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may give a file to any group")
+
+    def entry(gid: int) -> Any:
+        if name is None:
+            raise KeyError(gid)
+        return grp.struct_group((name, "x", gid, []))
+
+    monkeypatch.setattr(os, "getgroups", lambda: own[:-1])
+    monkeypatch.setattr(os, "getegid", lambda: own[-1])
+    monkeypatch.setattr(grp, "getgrgid", entry)
+    path = write(tmp_path, GOOD)
+    os.chown(path, 0, group)
+    path.chmod(mode)
+    settings = snapshots.Settings(base=tmp_path)
+    remarks = [r for r in snapshots.load_server(path, settings)[1] if str(path) in r.text]
+    assert [remark.level for remark in remarks] == [level]
+
+
+@pytest.mark.proves("W10.6")
+@pytest.mark.parametrize(
+    ("mode", "level"),
+    [
+        (0o600, None),
+        (0o400, None),
+        (0o644, snapshots.Level.WARNING),
+        (0o444, snapshots.Level.WARNING),
+        (0o604, snapshots.Level.WARNING),
+        (0o660, snapshots.Level.WARNING),
+        (0o640, snapshots.Level.NOTE),
+    ],
+)
+def test_who_may_read_or_change_the_configuration(
+    project: Project, monkeypatch: pytest.MonkeyPatch, mode: int, level: snapshots.Level | None
+) -> None:
+    monkeypatch.setattr(os, "getgroups", lambda: [os.stat(project.folder).st_gid])
+    path = project.folder / "snapshots.config"
+    path.write_text("[TELEGRAM]\nbot_token = 123456:abcdef\n")
+    path.chmod(mode)
+    remarks = snapshots.load_settings(path, required=True).remarks
+    assert [remark.level for remark in remarks] == ([level] if level else [])
+
+
+# --- FILE ---
+
+
+@pytest.mark.proves("W11.1")
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("x" * 300 + ".json", "File name too long"),
+        ("y/" * 3000, "File name too long"),
+        ("a\0b.json", "embedded null byte"),
+        ("configs", "is a directory"),
+        ("/", "is a directory"),
+        ("..", "is a directory"),
+        ("loop.json", "Too many levels of symbolic links"),
+        ("b\udcffd.json", "No such file or directory"),
+        ("configs/hetzner-11.json/x", "No such file or directory"),
+        ("pipe.json", "not a regular file"),
+    ],
+)
+def test_a_file_that_cannot_even_be_looked_for_fails_alone(
+    project: Project, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
+) -> None:
+    monkeypatch.chdir(project.folder)
+    (project.folder / "loop.json").symlink_to("loop.json")
+    os.mkfifo(project.folder / "pipe.json")
+    project.server("hetzner", 11)
+    result = project.run("hetzner-11.json", name)
+    assert result.code == 2
+    assert reason in result.err
+    assert result.err.count("\n") == 1
+    assert len(project.cloud.created) == 1
+    assert len(result.final) == 2
+
+
+@pytest.mark.proves("W11.8")
+@pytest.mark.parametrize("sign", ["\n", "\r\n", "\0", "\x1b", "\u2028"])
+def test_a_line_break_in_a_mail_address_is_a_problem(tmp_path: Path, sign: str) -> None:
+    address = f'"x{sign}Bcc: y" <b@example.org>'
+    for value in (address, [address], ["a@example.org", address]):
+        assert refusals(tmp_path, {**GOOD, "smtp": {"to_emails": value}}) == [
+            "smtp.to_emails: holds a control character or a line break"
+        ]
+
+
+@pytest.mark.proves("W11.8")
+@pytest.mark.parametrize("key", ["server", "user", "from_email", "to_emails"])
+@pytest.mark.parametrize("sign", ["\0", "\x1b", "\x85"])
+def test_a_control_character_in_what_becomes_a_header_or_a_command_is_a_problem(
+    tmp_path: Path, key: str, sign: str
+) -> None:
+    assert problems_of(tmp_path, f"[SMTP]\n{key} = a{sign}b@example.org\n") == [
+        f"line 2: [SMTP] '{key}': holds a control character or a line break"
+    ]
+
+
+@pytest.mark.proves("W11.8")
+@pytest.mark.parametrize("value", ["file:a\0b", "file:\ud800", "env:A\0B", "env:A=B"])
+def test_a_name_that_the_system_cannot_take_is_a_problem_of_its_own_server(
+    tmp_path: Path, value: str
+) -> None:
+    (problem,) = refusals(tmp_path, {**GOOD, "api_token": value})
+    assert problem.startswith("api_token: ")
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        snapshots.read_token("env:\ud800", tmp_path)
+
+
+@pytest.mark.proves("W10.5")
+def test_a_credential_in_the_environment_that_is_no_utf_8_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ODD", "secret-\udcff-word")
+    assert refusals(tmp_path, {**GOOD, "api_token": "env:ODD"}) == [
+        "api_token: holds a control character, a line break or what is not UTF-8"
+    ]

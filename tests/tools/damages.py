@@ -345,8 +345,8 @@ DAMAGES = [
     ),
     damage(
         "nothing is masked on the screen and in the log",
-        "        for form in self._forms:\n            if form in text:\n",
-        "        for form in self._forms:\n            if not text:\n",
+        "                if text.startswith(form, first):\n",
+        "                if not text:\n",
         NO_LEAK,
     ),
     damage(
