@@ -3109,13 +3109,14 @@ class Api:
         source: TokenSource,
         *,
         own_code: Callable[[int, Mapping[str, Any]], Optional[str]] = lambda status, body: "",
+        headers: Callable[[], dict[str, str]] = dict,
         timeout: float,
         connections: int = 10,
         limits: Sequence[Union[Bucket, Window]] = (),
         secrets: Sequence[str] = (),
     ) -> None:
         self.world, self.base_url, self.source, self.timeout = world, base_url, source, timeout
-        self.own_code = own_code
+        self.own_code, self.headers = own_code, headers
         self.host = urlsplit(base_url).hostname or ""
         self.session = new_session(connections)
         self.pace = Pace(world, *limits)
@@ -3150,14 +3151,13 @@ class Api:
         params: Optional[Mapping[str, Any]] = None,
         json_body: Any = None,
         form: Optional[Mapping[str, str]] = None,
-        headers: Optional[Callable[[], dict[str, str]]] = None,
         within: float = RETRY_SECONDS,
     ) -> T:
         """Send a request, as often as the table allows, and parse the JSON of its answer.
 
         doing: the act in words, quoted in errors: "list snapshots of droplet 1".
         parse: JSON -> result, or GarbledError; for a delete: Answer -> result.
-        headers: made anew for each try. within: seconds, waiting for a rate limit not counted.
+        within: seconds, waiting for a rate limit not counted.
         Raises ApiError, or InterruptedRunError before anything is sent.
         """
         clock = self.world.clock
@@ -3172,7 +3172,7 @@ class Api:
             self._admit(doing, rate_deadline, second_look)
             auth = self.source.auth()
             self.world.check()  # a login takes its time
-            extra = headers() if headers else {}
+            extra = self.headers()
             tries += 1
             answer = send(
                 self.session,
@@ -3338,7 +3338,10 @@ class Provider(Protocol):
     limit_is_shared: ClassVar[bool]  # is the limit on snapshots one for many servers?
     has_slots: ClassVar[bool]  # does each server have so many slots for snapshots?
     lists_account: ClassVar[bool]  # can one listing serve several servers at all?
-    PER_PAGE: ClassVar[int]  # entries on a page of a listing
+    account_pages: int  # how many such a listing has, as known so far; 0: there is no other
+    id_place: ClassVar[
+        tuple[Union[str, int], ...]
+    ]  # of a snapshot's id, where it is read by itself
     limits: ClassVar[Callable[[], list[Union[Bucket, Window]]]]  # documented rate limits
 
     @staticmethod
@@ -3351,8 +3354,16 @@ class Provider(Protocol):
         words are somebody else's: a gateway's, a proxy's, another API's."""
 
     @staticmethod
+    def headers() -> dict[str, str]:
+        """What each request carries besides; made anew for each try."""
+
+    @staticmethod
     def label(name: str) -> str:
         """The server part of a snapshot name, as this provider takes it."""
+
+    @staticmethod
+    def path_of(snapshot: Snapshot) -> str:
+        """Where it is read and deleted by itself."""
 
     def check_server(self, server_id: str) -> None:
         """Raise ApiError unless the server exists and may be read."""
@@ -3363,17 +3374,8 @@ class Provider(Protocol):
     def poll(self, tickets: Sequence[Ticket]) -> dict[Ticket, Progress]:
         """How far they are; in as few requests as the API allows."""
 
-    def lists_together(self, count: int) -> bool:
-        """Do so many servers get their listings in fewer requests from one for all of them?"""
-
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
         """Every snapshot of these servers (and maybe more), complete or ApiError."""
-
-    def delete(self, snapshot: Snapshot) -> bool:
-        """Delete; False if it had gone already."""
-
-    def exists(self, snapshot: Snapshot) -> bool:
-        """Is it still there? One request, where a listing may take many."""
 
     def look_for(
         self, server_id: str, name: str, since: datetime, lost: ApiError
@@ -3383,37 +3385,6 @@ class Provider(Protocol):
         since: by the provider's clock, when the create went out, less a tolerance.
         Raises UnclearError where that cannot be told.
         """
-
-
-def delete_at(call: Callable[..., Any], path: str, snapshot: Snapshot) -> bool:
-    """Delete what is there; False if it had gone already."""
-    was_there: bool = call(
-        Act.DELETE,
-        "DELETE",
-        path,
-        f"delete snapshot {snapshot.id} ({snapshot.name})",
-        lambda answer: answer.status != 404,
-    )
-    return was_there
-
-
-def exists_at(
-    call: Callable[..., Any], path: str, snapshot: Snapshot, *place: Union[str, int]
-) -> bool:
-    """Is it there? place: where its id stands in the answer. A 404 is an answer, not an error."""
-    try:
-        call(
-            Act.READ,
-            "GET",
-            path,
-            f"read snapshot {snapshot.id}",
-            lambda content: take_id(content, *place),
-        )
-    except ApiError as error:
-        if error.outcome is Outcome.GONE:
-            return False
-        raise
-    return True
 
 
 SAME_NAME = "there is another one of that name, or one with an unreadable date"
@@ -3511,6 +3482,8 @@ class DigitalOcean:
     limit_is_shared = False
     has_slots = False
     lists_account = True
+    id_place = ("snapshot", "id")
+    headers: ClassVar[Callable[[], dict[str, str]]] = staticmethod(dict)
     label = staticmethod(plain_label)
     token_source = FixedToken.of
     PER_PAGE = 200  # the documented maximum
@@ -3520,7 +3493,7 @@ class DigitalOcean:
         self._newest_first = True  # not documented; given up once it proves wrong
         self._may_list_actions = True  # needs actions:read, which a narrow token lacks
         self._failed_lists = 0  # of actions, in a row
-        self._account_pages = 1  # of the account's snapshots, as the last listing showed
+        self.account_pages = 1
 
     @staticmethod
     def own_code(status: int, body: Mapping[str, Any]) -> Optional[str]:
@@ -3669,9 +3642,6 @@ class DigitalOcean:
                 return Progress(State.UNTRACED)
             raise
 
-    def lists_together(self, count: int) -> bool:
-        return count > self._account_pages
-
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
         """One droplet by itself, several from the whole account."""
         if len(server_ids) == 1:
@@ -3698,7 +3668,7 @@ class DigitalOcean:
             doing,
             by_number_or_volume,
         )
-        self._account_pages = max(1, math.ceil(len(items) / self.PER_PAGE))
+        self.account_pages = max(1, math.ceil(len(items) / self.PER_PAGE))
         return tuple(
             self._snapshot(
                 item_id,
@@ -3718,11 +3688,9 @@ class DigitalOcean:
             size_gb=size_of(item.get("size_gigabytes")),
         )
 
-    def delete(self, snapshot: Snapshot) -> bool:
-        return delete_at(self.api.call, f"/snapshots/{snapshot.id}", snapshot)
-
-    def exists(self, snapshot: Snapshot) -> bool:
-        return exists_at(self.api.call, f"/snapshots/{snapshot.id}", snapshot, "snapshot", "id")
+    @staticmethod
+    def path_of(snapshot: Snapshot) -> str:
+        return f"/snapshots/{snapshot.id}"
 
     def look_for(
         self, server_id: str, name: str, since: datetime, lost: ApiError
@@ -3769,6 +3737,9 @@ class Hetzner:
     limit_is_shared = True
     has_slots = False
     lists_account = True
+    account_pages = 0
+    id_place = ("image", "id")
+    headers: ClassVar[Callable[[], dict[str, str]]] = staticmethod(dict)
     label = staticmethod(plain_label)
     token_source = FixedToken.of
     PER_PAGE = 50  # the documented maximum
@@ -3884,9 +3855,6 @@ class Hetzner:
                 found.update({ticket: Progress(State.UNTRACED) for ticket in batch.values()})
         return found
 
-    def lists_together(self, count: int) -> bool:
-        return True
-
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
         """The whole project, for there is no filter by server; oldest id first, so that a
         snapshot made meanwhile comes at the end and shifts nothing."""
@@ -3915,11 +3883,9 @@ class Hetzner:
             size_gb=size_of(item.get("image_size")),
         )
 
-    def delete(self, snapshot: Snapshot) -> bool:
-        return delete_at(self.api.call, f"/images/{snapshot.id}", snapshot)
-
-    def exists(self, snapshot: Snapshot) -> bool:
-        return exists_at(self.api.call, f"/images/{snapshot.id}", snapshot, "image", "id")
+    @staticmethod
+    def path_of(snapshot: Snapshot) -> str:
+        return f"/images/{snapshot.id}"
 
     def look_for(
         self, server_id: str, name: str, since: datetime, lost: ApiError
@@ -4068,6 +4034,8 @@ class Contabo:
     limit_is_shared = False
     has_slots = True
     lists_account = False
+    account_pages = 0
+    id_place = ("data", 0, "snapshotId")
     label = staticmethod(contabo_label)
     token_source = ContaboLogin
     PER_PAGE = 100  # no maximum is documented
@@ -4092,19 +4060,10 @@ class Contabo:
         """None is documented; ten at once and five a second hurt nobody."""
         return [Bucket(20, 5.0)]
 
-    def _call(
-        self, act: Act, method: str, path: str, doing: str, parse: Callable[[Any], T], **more: Any
-    ) -> T:
-        """Every call carries a fresh x-request-id, which the audit can be asked about."""
-        return self.api.call(
-            act,
-            method,
-            path,
-            doing,
-            parse,
-            headers=lambda: {"x-request-id": str(uuid.uuid4())},
-            **more,
-        )
+    @staticmethod
+    def headers() -> dict[str, str]:
+        """An id that the audit can be asked about."""
+        return {"x-request-id": str(uuid.uuid4())}
 
     def _pages(self, path: str, doing: str, params: Mapping[str, Any], key: str) -> list[Item]:
         """Shape: {"data": [...], "_pagination": {"page", "totalPages", "totalElements"}}."""
@@ -4118,7 +4077,7 @@ class Contabo:
                     raise GarbledError("_pagination.totalElements is no whole number")
                 return Page(tuple(items), number < pages, int(total))
 
-            return self._call(
+            return self.api.call(
                 Act.READ,
                 "GET",
                 path,
@@ -4134,7 +4093,7 @@ class Contabo:
             if take_id(content, "data", 0, "instanceId") != server_id:
                 raise GarbledError("the answer is about another instance")
 
-        self._call(
+        self.api.call(
             Act.READ, "GET", f"/compute/instances/{server_id}", f"read instance {server_id}", parse
         )
 
@@ -4149,7 +4108,7 @@ class Contabo:
             return Ticket(server.id, snapshot_id=made)
 
         description = one_line(f"{server.name} (made by {SCRIPT})")[:255]
-        return self._call(
+        return self.api.call(
             Act.CREATE,
             "POST",
             f"/compute/instances/{server.id}/snapshots",
@@ -4161,9 +4120,6 @@ class Contabo:
     def poll(self, tickets: Sequence[Ticket]) -> dict[Ticket, Progress]:
         """There is no action to ask for."""
         return {ticket: Progress(State.UNTRACED) for ticket in tickets}
-
-    def lists_together(self, count: int) -> bool:
-        return False
 
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
         """Instance by instance, for there is no other way."""
@@ -4185,15 +4141,8 @@ class Contabo:
         )
 
     @staticmethod
-    def _path(snapshot: Snapshot) -> str:
+    def path_of(snapshot: Snapshot) -> str:
         return f"/compute/instances/{snapshot.server_id}/snapshots/{snapshot.id}"
-
-    def delete(self, snapshot: Snapshot) -> bool:
-        """An empty body and no Content-Type: Contabo refuses the one without the other."""
-        return delete_at(self._call, self._path(snapshot), snapshot)
-
-    def exists(self, snapshot: Snapshot) -> bool:
-        return exists_at(self._call, self._path(snapshot), snapshot, "data", 0, "snapshotId")
 
     def look_for(
         self, server_id: str, name: str, since: datetime, lost: ApiError
@@ -4289,6 +4238,7 @@ class Account:
             getattr(settings.api, f"{provider_key}_url"),
             kind.token_source(world, settings, credentials),
             own_code=kind.own_code,
+            headers=kind.headers,
             timeout=settings.timing.http_timeout,
             connections=settings.timing.max_parallel,
             limits=kind.limits(),
@@ -4304,9 +4254,9 @@ class Account:
         self._polled_at = -math.inf
         self._asks: list[Ask] = []
         self._listing = False
-        self._last_listing: Optional[tuple[Snapshot, ...]] = None
-        self._last_shared = 1  # how many asked for it
         self._deleting = 0
+        self._trying_read = False
+        self._reads_find: Optional[bool] = None  # what is there? None: not known yet
 
     def enter(self) -> None:
         """A turn begins."""
@@ -4421,7 +4371,7 @@ class Account:
                     self._changed.wait(wait)
                     continue
                 batch, self._asks = self._asks, []
-                if not self.provider.lists_together(len({a.server_id for a in batch})):
+                if len({a.server_id for a in batch}) <= self.provider.account_pages:
                     for asker in batch:  # each for itself: one's trouble must not be the others'
                         asker.alone = True
                     self._changed.notify_all()
@@ -4431,7 +4381,6 @@ class Account:
                 try:
                     with released(self._changed):
                         answer = self._list(sorted({a.server_id for a in batch}))
-                    self._last_listing, self._last_shared = answer, len(batch)
                 except SnapshotsError as error:
                     answer = error
                 except BaseException as error:
@@ -4445,18 +4394,6 @@ class Account:
         if isinstance(ask.answer, SnapshotsError):
             raise ask.answer
         return self._list([server_id]) if ask.answer is None else ask.answer
-
-    def single_reads_cost_less(self, count: int) -> bool:
-        """Do so many reads cost less than this server's share of a listing like the last one?"""
-        return count * self._last_shared < self._pages()
-
-    def company_is_near(self) -> bool:
-        """Are so many turns under way that a listing will soon be shared by many?"""
-        return self.under_way >= 2 * max(8, self._pages())
-
-    def _pages(self) -> int:
-        """How many pages the last listing had."""
-        return math.ceil(len(self._last_listing or ()) / self.provider.PER_PAGE)
 
     def _listing_wait(self) -> Optional[float]:
         """Seconds until the next listing may begin; None: until something changes."""
@@ -4476,20 +4413,60 @@ class Account:
     def delete(self, snapshot: Snapshot) -> bool:
         """Delete a snapshot; False if it had gone already. Raises ApiError.
 
-        Not while a listing is being read: what goes meanwhile shifts the pages.
+        Not while a listing is being read: what goes meanwhile shifts the pages. Without a body
+        and a Content-Type: Contabo refuses the one without the other.
         """
         with self._changed:
             while self._listing:
                 self.world.check()
                 self._changed.wait(60)
             self._deleting += 1
+        path = self.provider.path_of(snapshot)
+        doing = f"delete snapshot {snapshot.id} ({snapshot.name})"
         try:
-            return self.provider.delete(snapshot)
+            answer: Answer = self.api.call(Act.DELETE, "DELETE", path, doing, lambda answer: answer)
+            return answer.status != 404
         finally:
             with self._changed:
                 self._deleting -= 1
                 if self._asks and not self._deleting:
                     self._changed.notify_all()
+
+    def is_there(self, snapshot: Snapshot) -> bool:
+        """What one read shows; False is the provider's own not-found. Raises ApiError."""
+
+        def parse(content: Any) -> bool:
+            if take_id(content, *self.provider.id_place) != snapshot.id:
+                raise GarbledError("the answer is about another snapshot")
+            return True
+
+        path, doing = self.provider.path_of(snapshot), f"read snapshot {snapshot.id}"
+        try:
+            return self.api.call(Act.READ, "GET", path, doing, parse, within=POLL_RETRY_SECONDS)
+        except ApiError as error:
+            if error.outcome is Outcome.GONE:
+                return False
+            raise
+
+    def reads_find(self, snapshot: Snapshot) -> bool:
+        """Do reads find what is there, as this one is? Found out once, by the first that asks:
+        without that, a not-found would prove nothing."""
+        with self._changed:
+            while self._trying_read:
+                self.world.check()
+                self._changed.wait(60)
+            if self._reads_find is not None:
+                return self._reads_find
+            self._trying_read, self._reads_find = True, False
+        try:
+            self._reads_find = self.is_there(snapshot)
+        except ApiError as error:
+            log.debug("%s: %s; deletions are seen in listings", self.provider.title, error)
+        finally:
+            with self._changed:
+                self._trying_read = False
+                self._changed.notify_all()
+        return self._reads_find
 
 
 # === Notifications ============================================================================
@@ -5777,12 +5754,10 @@ class Turn:
         return listing
 
     def patience(self) -> float:
-        """How long to wait for others before a listing. Not at the cost of those that wait for
-        this turn's slot: then only a little, and only where company is sure to come."""
-        if not self.others_wait():
-            return COMPANY_SECONDS
+        """How long to wait for others before a listing; where servers wait for this one's slot,
+        at most a tenth of the time it has taken."""
         age = self.world.clock.monotonic() - self.began
-        return min(age / 10, COMPANY_SECONDS) if self.account.company_is_near() else 0.0
+        return min(age / 10, COMPANY_SECONDS) if self.others_wait() else COMPANY_SECONDS
 
     def give_way(self) -> None:
         """No other server has to wait for this one's create any more."""
@@ -6120,7 +6095,7 @@ def wait_until_gone(turn: Turn, asked: Sequence[Asked]) -> tuple[Sequence[Asked]
     left, until = asked, turn.world.clock.monotonic() + LAG_SECONDS
     while left:
         try:
-            there = still_there(turn, {one.snapshot.id: one.snapshot for one in left})
+            there = still_there(turn, [one.snapshot for one in left])
         except ApiError as error:
             log.error("%s: %s", turn, error)
             return left, str(error)
@@ -6144,13 +6119,19 @@ def note_replaced(turn: Turn, listing: Iterable[Snapshot]) -> None:
         turn.deleted.append(turn.replaced)
 
 
-def still_there(turn: Turn, snapshots: Mapping[str, Snapshot]) -> dict[str, Snapshot]:
-    """Which of them the provider still shows: one by one where other servers wait for this turn
-    to end and it costs less, else by a listing, which turns that end together share."""
-    if turn.others_wait() and turn.account.single_reads_cost_less(len(snapshots)):
-        return {i: s for i, s in snapshots.items() if turn.provider.exists(s)}
-    listed = {s.id for s in turn.listing(turn.patience())}
-    return {i: s for i, s in snapshots.items() if i in listed}
+def still_there(turn: Turn, snapshots: Sequence[Snapshot]) -> set[str]:
+    """The ids of those that have not gone: by one read of each, where such reads are known to find
+    what is there; a complete listing decides on all others. Raises ApiError."""
+    assert turn.verified is not None  # noqa: S101
+    left = {snapshot.id for snapshot in snapshots}
+    if turn.account.reads_find(turn.verified):
+        for snapshot in snapshots:
+            try:
+                if not turn.account.is_there(snapshot):
+                    left.discard(snapshot.id)
+            except ApiError as error:
+                log.debug("%s: %s; a listing decides", turn, error)
+    return left and left & {snapshot.id for snapshot in turn.listing(turn.patience())}
 
 
 def warn_of_oddities(turn: Turn, listing: Iterable[Snapshot]) -> None:

@@ -228,12 +228,12 @@ def test_a_token_that_may_not_list_actions_is_not_tried_again(project: Project) 
 
 @pytest.mark.parametrize("provider", ["hetzner", "digitalocean"])
 def test_one_listing_serves_many(project: Project, provider: str) -> None:
-    """One to verify and one to confirm the deletions, for all together."""
+    """One to verify, for all together; the deletions are confirmed by single reads."""
     roomy(project)
     add(project, provider, 25, duration_seconds=60)
     timing(project, max_parallel=25)
     assert project.run().code == 0
-    assert len(listings(project)) == 2
+    assert len(listings(project)) == 1
 
 
 @pytest.mark.parametrize("provider", ["hetzner", "digitalocean"])
@@ -244,10 +244,7 @@ def test_a_server_that_finishes_alone_waits_a_little_for_company(
     add(project, provider, 1, 101, duration_seconds=20)
     add(project, provider, 1, 102, duration_seconds=40)
     assert project.run().code == 0
-    if provider == "hetzner":
-        assert len(listings(project)) == 2
-    else:  # two droplets by themselves are no dearer than the account, once its size is known
-        assert len(listings(project)) in (2, 3, 4)
+    assert len(listings(project)) == 1
     assert project.clock.elapsed <= 60
 
 
@@ -441,7 +438,7 @@ def test_a_hundred_and_twenty_droplets_at_once_see_no_429(project: Project) -> N
     result = project.run()
     assert (result.code, result.err) == (0, "")
     assert [r for r in project.cloud.journal if r.status == 429] == []
-    assert project.cloud.count() / 120 <= 2.6
+    assert project.cloud.count() / 120 <= 3.6
 
 
 def test_more_droplets_than_a_minute_allows_are_spread_over_minutes(project: Project) -> None:
@@ -454,7 +451,7 @@ def test_more_droplets_than_a_minute_allows_are_spread_over_minutes(project: Pro
     assert [r for r in project.cloud.journal if r.status == 429] == []
     at = [r.monotonic for r in project.cloud.journal]
     assert all(later - earlier >= 60 for earlier, later in zip(at, at[250:]))
-    assert project.clock.elapsed <= 240
+    assert project.clock.elapsed <= 60 * (len(at) / 245 + 1)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -1295,19 +1292,11 @@ def test_a_droplet_whose_action_cannot_be_read_does_not_hold_up_the_others(
 
 
 @pytest.mark.parametrize(
-    ("waiting", "under_way", "age", "patience"),
-    [
-        (0, 1, 0, 30),
-        (0, 1, 1000, 30),
-        (1, 15, 100, 0),
-        (1, 16, 0, 0),
-        (1, 16, 100, 10),
-        (9, 20, 299, 29.9),
-        (9, 20, 1000, 30),
-    ],
+    ("waiting", "age", "patience"),
+    [(0, 0, 30), (0, 1000, 30), (1, 0, 0), (1, 100, 10), (9, 299, 29.9), (9, 1000, 30)],
 )
 def test_a_turn_waits_for_company_but_not_at_the_cost_of_those_that_wait_for_its_slot(
-    project: Project, waiting: int, under_way: int, age: float, patience: float
+    project: Project, waiting: int, age: float, patience: float
 ) -> None:
     project.server("hetzner", 31, "web")
     settings = snapshots.load_settings(project.write_config(), required=True)
@@ -1316,8 +1305,6 @@ def test_a_turn_waits_for_company_but_not_at_the_cost_of_those_that_wait_for_its
     world = outside(project.clock)
     account = snapshots.Account(world, server.provider, server.credentials, settings)
     turn = snapshots.Turn(server, account, settings, world, others_wait=lambda: waiting > 0)
-    for _ in range(under_way):
-        account.enter()
     project.clock.advance(age)
     assert turn.patience() == pytest.approx(patience)
 

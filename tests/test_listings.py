@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Project, real_account
-from test_fleet import add, roomy
+from test_fleet import add
 
 import snapshots
 from snapshots import Next, Outcome, Snapshot
@@ -120,50 +120,6 @@ def test_a_listing_waits_until_the_delete_under_way_is_through(project: Project)
     assert account.delete(doomed)
     listing.join(20)
     assert (begun, listed) == ([0], [5])
-
-
-@pytest.mark.parametrize(("sharers", "dear"), [(1, 8), (2, 4)])
-def test_single_reads_are_weighed_against_a_servers_share_of_a_listing(
-    project: Project, sharers: int, dear: int
-) -> None:
-    """The last listing had eight pages; of two that share it, each has paid four."""
-    roomy(project)
-    servers = add(project, "hetzner", 2, nights=200, retain=500)
-    account = real_account(project, servers[0].account)
-    assert not account.single_reads_cost_less(1)  # nothing is known of listings yet
-    threads = [
-        threading.Thread(target=account.list_snapshots, args=[server.id, 30])
-        for server in servers[:sharers]
-    ]
-    for _ in threads:
-        account.enter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert project.cloud.count("GET /hz/images") == 8
-    cheaper = [count for count in range(1, 20) if account.single_reads_cost_less(count)]
-    assert cheaper == list(range(1, dear))
-
-
-@pytest.mark.parametrize(("held", "needed"), [(0, 16), (400, 16), (401, 18), (450, 18), (451, 20)])
-def test_company_is_near_where_a_listings_pages_are_shared_by_many(
-    project: Project, held: int, needed: int
-) -> None:
-    """At least two for each page of 50, and at least sixteen."""
-    roomy(project)
-    server = add(project, "hetzner", 1, nights=held, retain=500)[0]
-    account = real_account(project, server.account)
-    account.list_snapshots(server.id)
-    coming, going = [], []
-    for _ in range(24):
-        account.enter()
-        coming.append(account.company_is_near())
-    for _ in range(24):
-        going.append(account.company_is_near())
-        account.leave()
-    assert coming == [count >= needed for count in range(1, 25)]
-    assert going == coming[::-1]
 
 
 def test_one_listing_is_read_at_a_time(project: Project) -> None:

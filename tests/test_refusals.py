@@ -207,6 +207,102 @@ def test_a_slot_that_is_freed_without_contabos_word_for_it_is_used(project: Proj
     assert project.own(server) != old
 
 
+# === One read of what was deleted ==============================================================
+
+SINGLE = {provider: route.replace("DELETE", "GET") for provider, route in DELETE.items()}
+
+
+@each_provider
+def test_one_read_of_each_shows_that_it_has_gone(project: Project, provider: str) -> None:
+    """Once in a run, for all of the account, such a read has to find what is there."""
+    for n in range(3):
+        server = project.server(provider, 31 + n, f"web{n}", 1, duration_seconds=40, slots=9)
+        project.history(server, 2)
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    reads = project.cloud.requests(SINGLE[provider])
+    assert [r.status for r in reads] == [200] + [404] * 6
+    assert reads[0].ids[-1] in {s.id for s in project.cloud.created}
+    assert {r.ids[-1] for r in reads[1:]} == set(project.cloud.deleted)
+    last = max(r.number for r in project.cloud.requests(DELETE[provider]))
+    listed = [
+        r.number for r in project.cloud.journal if r.route.endswith(("/images", "/snapshots"))
+    ]
+    assert max(listed) < last or provider == "contabo"
+
+
+@each_provider
+def test_a_listing_that_lags_does_not_deny_what_a_read_has_shown(
+    project: Project, provider: str
+) -> None:
+    lonely(project, provider, 1)
+    kept: list[Any] = []
+
+    def as_before(content: Any) -> Any:
+        kept[:] = kept or [content]
+        return kept[0]
+
+    after = lambda r: bool(project.cloud.deleted)  # noqa: E731
+    project.cloud.fault(LIST[provider], fake.edit(as_before), times=None, when=after)
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    assert result.final[0][8] == "1 snapshots exist"
+
+
+PROOFLESS: dict[str, Callable[[str], Fault]] = {
+    "own 404": lambda provider: fake.status(404),
+    "403": lambda provider: fake.status(403),
+    "500": lambda provider: fake.status(500),
+    "HTML 200": lambda provider: fake.garbage(act=False),
+    "another one": lambda provider: fake.status(
+        200,
+        {
+            "digitalocean": {"snapshot": {"id": "7"}},
+            "hetzner": {"image": {"id": 7}},
+            "contabo": {"data": [{"snapshotId": "snap7"}]},
+        }[provider],
+    ),
+    **{who: lambda provider, who=who: NOBODYS[who](provider, False) for who in NOBODYS},  # type: ignore[misc]
+}
+
+
+@each_provider
+@pytest.mark.parametrize("lies", [False, True])
+@pytest.mark.parametrize("who", PROOFLESS)
+def test_where_reads_do_not_find_what_is_there_a_listing_decides(
+    project: Project, provider: str, lies: bool, who: str
+) -> None:
+    """Their not-found would prove nothing."""
+    server, old = lonely(project, provider)
+    project.cloud.fault(SINGLE[provider], PROOFLESS[who](provider), times=None)
+    if lies:
+        project.cloud.fault(DELETE[provider], fake.status(204), times=None)
+    result = project.run()
+    assert result.code == (1 if lies else 0)
+    assert ("as deleted, but still lists it" in result.err) is lies
+    assert result.final[0][8] == ("3 snapshots exist" if lies else "1 snapshots exist")
+    assert project.own(server)[:-1] == (old if lies else [])
+
+
+@each_provider
+@pytest.mark.parametrize("lies", [False, True])
+@pytest.mark.parametrize("who", [who for who in PROOFLESS if who != "own 404"])
+def test_what_a_read_does_not_show_to_be_gone_a_listing_decides(
+    project: Project, provider: str, lies: bool, who: str
+) -> None:
+    server, old = lonely(project, provider)
+    doomed = {snapshot.id for snapshot in project.cloud.snapshots(server)}
+    project.cloud.fault(
+        SINGLE[provider], PROOFLESS[who](provider), times=None, when=lambda r: r.ids[-1] in doomed
+    )
+    if lies:
+        project.cloud.fault(DELETE[provider], fake.status(404), times=None)
+    result = project.run()
+    assert result.code == (1 if lies else 0)
+    assert result.final[0][8] == ("3 snapshots exist" if lies else "1 snapshots exist")
+    assert project.own(server)[:-1] == (old if lies else [])
+
+
 # === A 404 that decides something else =========================================================
 
 

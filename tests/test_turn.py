@@ -11,7 +11,7 @@ import pytest
 from conftest import POLL_AGAIN, Project, gaps, not_contabo, outside
 from fakes import Request
 from test_faults import CREATE, DELETE, LIST, LOOK, each_provider
-from test_fleet import add, roomy, timing
+from test_fleet import roomy, timing
 
 import snapshots
 from snapshots import Snapshot
@@ -86,9 +86,10 @@ def test_one_that_turns_out_to_be_protected_is_left_alone_with_a_warning(project
 def test_deletions_that_cannot_be_confirmed_are_a_failure(project: Project, provider: str) -> None:
     server = project.server(provider, 31, "web", retain=1, duration_seconds=40)
     project.history(server, 2)
-    project.cloud.fault(
-        LIST[provider], fake.status(403), times=None, when=lambda r: bool(project.cloud.deleted)
-    )
+    for route in (LIST[provider], DELETE[provider].replace("DELETE", "GET")):
+        project.cloud.fault(
+            route, fake.status(403), times=None, when=lambda r: bool(project.cloud.deleted)
+        )
     result = project.run()
     assert result.code == 1
     assert "the deletions could not be confirmed: cannot list" in result.err
@@ -121,35 +122,6 @@ def test_a_deletion_that_shows_late_is_waited_for(project: Project) -> None:
     assert result.final[0][8] == "1 snapshots exist"
 
 
-DEAR: dict[str, tuple[fake.Fault | None, fake.Fault | None, str]] = {
-    "gone": (None, None, ""),
-    "still there": (fake.status(204), None, "as deleted, but still lists it"),
-    "not to be read": (None, fake.status(403), "the deletions could not be confirmed: cannot read"),
-}
-
-
-@pytest.mark.parametrize("case", DEAR)
-def test_where_a_listing_is_dear_and_others_wait_the_deleted_are_asked_for_one_by_one(
-    project: Project, case: str
-) -> None:
-    roomy(project)
-    single = "GET /hz/images/{id}"
-    delete, read, trouble = DEAR[case]
-    servers = add(project, "hetzner", 2, nights=60, retain=60, duration_seconds=30)
-    timing(project, max_parallel=1)
-    if delete is not None:
-        project.cloud.fault(DELETE["hetzner"], delete, times=None)
-    if read is not None:
-        project.cloud.fault(single, read, times=None)
-    result = project.run()
-    if case == "gone":
-        (read_once,) = project.cloud.requests(single)  # nobody waits for the last server
-        assert read_once.number < project.cloud.requests(CREATE["hetzner"])[1].number
-    assert result.code == (2 if read else 1 if delete else 0)
-    assert trouble in result.err
-    assert all(len(project.own(server)) == (61 if delete else 60) for server in servers)
-
-
 @each_provider
 def test_a_single_snapshot_is_there_or_gone_or_it_is_not_known(
     project: Project, provider: str
@@ -169,10 +141,10 @@ def test_a_single_snapshot_is_there_or_gone_or_it_is_not_known(
     assert not account.delete(other)
     project.cloud.fault("DELETE", fake.status(404))
     assert not account.delete(one)
-    assert (account.provider.exists(one), account.provider.exists(other)) == (True, False)
+    assert (account.is_there(one), account.is_there(other)) == (True, False)
     project.cloud.fault("GET", fake.status(403), times=None)
     with pytest.raises(snapshots.ApiError, match="HTTP 403"):
-        account.provider.exists(one)
+        account.is_there(one)
 
 
 @pytest.mark.parametrize("id", [2, 999_999_999])
