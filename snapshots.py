@@ -35,6 +35,7 @@ import email.utils
 import enum
 import errno
 import functools
+import hmac
 import html
 import http.client
 import http.cookiejar
@@ -69,6 +70,7 @@ from typing import Any, ClassVar, NoReturn, Optional, Protocol, TextIO, TypeVar,
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 try:
+    import idna
     import requests
     import urllib3
     from dateutil.parser import isoparse
@@ -157,6 +159,7 @@ def one_line(text: str, limit: int = LINE_LIMIT) -> str:
     return "".join(
         character
         if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        or character in "\u200c\u200d"  # which letters and emoji need
         else f"\\u{ord(character):04x}"
         if character not in "\n\r\t"
         else " "
@@ -844,12 +847,18 @@ def read_payload(value: Any, base: Path) -> dict[str, Any]:
 
 
 def read_address(value: Any, _base: Path) -> str:
-    """One mail address."""
+    """One mail address; a domain with an umlaut as xn--..., as it travels."""
     text = printable(text_of(value).strip())
     _, address = email.utils.parseaddr(text)
     if not re.fullmatch(r"[^@\s<>,;]+@[^@\s<>,;]+", address):
         raise ValueError("must hold mail addresses such as ops@example.org, with commas between")
-    return text
+    domain = address.rpartition("@")[2]
+    if domain.isascii():
+        return text
+    try:
+        return text.replace(f"@{domain}", f"@{idna.encode(domain, uts46=True).decode()}")
+    except idna.IDNAError:
+        raise ValueError("holds a mail address whose domain cannot be") from None
 
 
 def read_addresses(value: Any, base: Path) -> tuple[str, ...]:
@@ -932,6 +941,14 @@ def read_hook_url(value: Any, base: Path) -> SecretText:
     url = read_password(value, base)
     check_url(url)
     return url
+
+
+def read_helo_name(value: Any, _base: Path) -> str:
+    """A host name, or an address in brackets."""
+    text = text_of(value).strip()
+    if not re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", text):
+        raise ValueError("must be a host name such as backup.example.org")
+    return text
 
 
 # In snapshots.config only these may go on in indented lines; elsewhere such a line is a slip.
@@ -1096,6 +1113,7 @@ class SmtpSection(Channel):
     server: str = option("", read_word)
     port: int = option(587, read_count(1, 65535))
     security: str = option("starttls", read_choice("starttls", "tls", "none"))
+    helo_name: str = option("", read_helo_name)
     user: str = option("", read_word)
     password: SecretText = secret(read_password)
     from_email: str = option("", read_address)
@@ -4752,7 +4770,8 @@ def mail_of(
         if template
         else unformatted(built_in_text(report), "HTML", values)
     )
-    message = email.message.EmailMessage(policy=email.policy.SMTP)
+    # nothing but ASCII travels, whatever the server can take
+    message = email.message.EmailMessage(policy=email.policy.SMTP.clone(cte_type="7bit"))
     message["Subject"] = one_line(fill(subject or "Snapshot {status}: {server_name}", values), 200)
     message["From"] = section.from_email
     message["To"] = ", ".join(section.to_emails)
@@ -4914,50 +4933,125 @@ def smtp_reason(code: int, text: Union[bytes, str]) -> str:
     return f"{code} {words}"
 
 
+SILENT_SECONDS = 3.0  # who greets later than that may be waiting for our TLS
+WRONG_PORT = "(does [SMTP] security fit the port?)"
+NO_PASSWORD = "the server does not log in by a password, but by"  # noqa: S105
+
+
+def greet(client: smtplib.SMTP, section: SmtpSection, timeout: float) -> None:
+    """Connect, with TLS as configured, up to the server's last EHLO answer."""
+    context = ssl.create_default_context()
+    sock = client.sock = connect_to(section.server, section.port, timeout)
+    if section.security == "tls":
+        client.sock = context.wrap_socket(sock, server_hostname=section.server)
+    else:
+        sock.settimeout(min(SILENT_SECONDS, timeout / 3))
+        try:
+            sock.recv(1, socket.MSG_PEEK)
+        except socket.timeout:
+            if begins_with_tls(section, context, sock.gettimeout() or 0):
+                client.close()
+                raise DeliveryError(f"the port begins with TLS {WRONG_PORT}") from None
+        sock.settimeout(timeout)
+    code, words = client.getreply()
+    if code != 220:
+        raise DeliveryError(f"the server greets with {smtp_reason(code, words)}", again=True)
+    client.ehlo_or_helo_if_needed()
+    if section.security == "starttls":
+        client._host = section.server  # type: ignore[attr-defined]  # starttls checks this name
+        client.starttls(context=context)
+        client.ehlo_or_helo_if_needed()
+
+
+def begins_with_tls(section: SmtpSection, context: ssl.SSLContext, timeout: float) -> bool:
+    """Does a new connection to that port get an answer to TLS, be it a bad certificate?"""
+    try:
+        with connect_to(section.server, section.port, timeout) as sock:
+            context.wrap_socket(sock, server_hostname=section.server).close()
+    except OSError as error:
+        return isinstance(error, ssl.SSLCertVerificationError)
+    return True
+
+
+def log_in(client: smtplib.SMTP, user: str, password: str) -> None:
+    """Log in by the first mechanism that works; smtplib's own knows ASCII only, and ends where
+    the machine forbids MD5. Sources: RFC 4954, RFC 4616 (PLAIN is UTF-8), RFC 2195 (CRAM-MD5)."""
+
+    def say(word: str, secret_bytes: bytes) -> tuple[int, bytes]:
+        return client.docmd(word, base64.b64encode(secret_bytes).decode("ascii"))
+
+    def plain() -> tuple[int, bytes]:
+        return say("AUTH PLAIN", f"\0{user}\0{password}".encode())
+
+    def login() -> tuple[int, bytes]:
+        code, words = client.docmd("AUTH LOGIN")
+        for answer in (user, password):
+            if code == 334:
+                code, words = client.docmd(base64.b64encode(answer.encode()).decode("ascii"))
+        return code, words
+
+    def cram_md5() -> tuple[int, bytes]:
+        digest = hmac.new(password.encode(), digestmod="md5")  # ValueError where that is forbidden
+        code, words = client.docmd("AUTH CRAM-MD5")
+        try:
+            digest.update(base64.b64decode(words))
+        except ValueError:  # no challenge
+            return code, words
+        if code != 334:
+            return code, words
+        answer = f"{user} {digest.hexdigest()}".encode()
+        return client.docmd(base64.b64encode(answer).decode("ascii"))
+
+    known = {"PLAIN": plain, "LOGIN": login, "CRAM-MD5": cram_md5}
+    offered = client.esmtp_features.get("auth", "").upper().split()
+    if not offered:
+        raise DeliveryError("the server does not offer a way to log in")
+    reason = f"{NO_PASSWORD} {', '.join(offered)} (make a password for apps, or use a relay)"
+    again = False
+    for mechanism in [name for name in known if name in offered]:
+        try:
+            code, words = known[mechanism]()
+        except ValueError:
+            if reason.startswith(NO_PASSWORD):
+                reason = f"this machine forbids the MD5 that {mechanism} needs"
+            continue
+        if code in (235, 503):
+            return
+        reason, again = smtp_reason(code, words), 400 <= code < 500
+        if code == 334:
+            client.docmd("*")  # ends the exchange: RFC 4954, section 4
+    raise DeliveryError(reason, again)
+
+
 def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout: float) -> None:
     """One try to hand a mail over. Raises DeliveryError.
 
     Certificates are verified for STARTTLS too, which smtplib by itself does not do. A watchdog
     ends a server that trickles. Never sent again once the text may have arrived.
     """
-    context = ssl.create_default_context()
-    lacking = "STARTTLS" if section.security == "starttls" else "a way to log in"
-    begun = False
-    client: Optional[smtplib.SMTP] = None
-    watchdog: Optional[threading.Timer] = None
+    domain = email.utils.parseaddr(section.from_email)[1].rpartition("@")[2]
+    client = smtplib.SMTP(timeout=timeout, local_hostname=section.helo_name or domain)
+    missing, begun = "STARTTLS", False
+
+    def cut_off() -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            client.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+
+    watchdog = threading.Timer(timeout * 3, cut_off)
+    watchdog.daemon = True
+    watchdog.start()
     try:
-        if section.security == "tls":
-            client = smtplib.SMTP_SSL(timeout=timeout, context=context)
-        else:
-            client = smtplib.SMTP(timeout=timeout)
-        client._host = section.server  # type: ignore[attr-defined]  # starttls checks this name
-        connection = client
-
-        def cut_off() -> None:
-            with contextlib.suppress(OSError, AttributeError):
-                connection.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
-
-        watchdog = threading.Timer(timeout * 3, cut_off)
-        watchdog.daemon = True
-        watchdog.start()
-        code, _ = client.connect(section.server, section.port)
-        if code != 220:
-            raise DeliveryError(f"the server greets with {code}", again=True)
-        client.ehlo_or_helo_if_needed()
-        if section.security == "starttls":
-            client.starttls(context=context)
-            lacking = "a way to log in"
-            client.ehlo_or_helo_if_needed()
+        greet(client, section, timeout)
         if section.user:
-            client.login(section.user, section.password)
-        begun = True
+            log_in(client, section.user, section.password)
+        missing, begun = "SMTPUTF8, which letters like these before an @ need", True
         refused = client.send_message(message)
         begun = False  # accepted
         if refused:
             names = ", ".join(sorted(refused))
             raise DeliveryError(f"refused for {names}; the others have it")
     except smtplib.SMTPNotSupportedError:
-        raise DeliveryError(f"the server does not offer {lacking}") from None
+        raise DeliveryError(f"the server does not offer {missing}") from None
     except smtplib.SMTPRecipientsRefused as error:
         again = all(400 <= code < 500 for code, _ in error.recipients.values())
         reasons = sorted({smtp_reason(*refusal) for refusal in error.recipients.values()})
@@ -4968,19 +5062,18 @@ def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout
     except ssl.SSLCertVerificationError as error:
         raise DeliveryError(f"its certificate is not valid: {error.verify_message}") from None
     except (smtplib.SMTPException, OSError, ValueError) as error:
-        _sending.begun = begun
+        _sending.begun = isinstance(error, smtplib.SMTPException)  # all of which are of a talk
         reason = network_reason(error)
         if isinstance(error, ssl.SSLError):
-            reason += " (does [SMTP] security fit the port?)"
+            reason += f" {WRONG_PORT}"
         raise DeliveryError(reason, again=not begun) from None
     finally:
-        if client is not None:
+        if client.sock is not None:
             with contextlib.suppress(smtplib.SMTPException, OSError):
                 client.quit()
             with contextlib.suppress(OSError):
                 client.close()
-        if watchdog is not None:
-            watchdog.cancel()
+        watchdog.cancel()
 
 
 class Sender:

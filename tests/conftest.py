@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import trustme
 from fakes import Account, FakeCloud, Server
 from fakes.clock import FakeClock
+from fakes.mail import MailServer
 from hypothesis import HealthCheck, settings
 from tools import leak_scan, specs
 from tools.leak_scan import forms_of as forms_of
@@ -328,6 +331,77 @@ def project(
         "TELEGRAM": {"enabled": "false"},
     }
     return made
+
+
+# === Mail servers and certificates ===============================================================
+
+
+@pytest.fixture(scope="session")
+def ca() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def other_ca() -> trustme.CA:
+    return trustme.CA()
+
+
+def certified(ca: trustme.CA, *names: str, **more: Any) -> ssl.SSLContext:
+    """The TLS context of a server with a certificate for these names."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert(*(names or ("127.0.0.1", "localhost")), **more).configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def trusted(
+    ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This machine trusts `ca` and nobody else."""
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    ca.cert_pem.write_to_path(path)
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.setenv(name, str(path))
+
+
+class PostOffice:
+    """Starts mail servers and has the project send its mails there."""
+
+    def __init__(self, project: Project, context: ssl.SSLContext) -> None:
+        self.project, self.context = project, context
+        self.password = project.canary("mail")
+        self.servers: list[MailServer] = []
+
+    def open(self, *, offers_tls: bool = True, **more: Any) -> MailServer:
+        """A server with STARTTLS and one user, unless said otherwise."""
+        fields: dict[str, Any] = {"users": {"backup@example.org": self.password}, **more}
+        context = fields.pop("context", self.context) if offers_tls else None
+        server = MailServer(context, **fields).start()
+        self.servers.append(server)
+        self.project.config["SMTP"] = {
+            "enabled": "true",
+            "server": "127.0.0.1",
+            "port": server.port,
+            "security": "tls" if fields.get("tls") else "starttls",
+            "user": "backup@example.org",
+            "password": self.password,
+            "from_email": "Sicherung für alle <snapshots@example.org>",
+            "to_emails": "ops@example.org",
+            "notify_on_success": "true",
+        }
+        return server
+
+
+@pytest.fixture
+def post(project: Project, ca: trustme.CA, trusted: None) -> Iterator[PostOffice]:
+    office = PostOffice(project, certified(ca))
+    yield office
+    for server in office.servers:
+        server.stop()
+        for mail in server.mails:
+            text = f"{mail.message['Subject']}{mail.part('plain')}{mail.part('html')}"
+            for canary in project.canaries:
+                assert not any(form in text for form in forms_of(canary))
 
 
 # === What several files of tests use ==============================================================

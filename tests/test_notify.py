@@ -14,7 +14,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Optional
@@ -22,8 +22,8 @@ from typing import Any, Optional
 import fakes as fake
 import pytest
 import trustme
-from conftest import Project, Result, a_server, forms_of
-from fakes.mail import HttpsServer, MailServer
+from conftest import PostOffice, Project, Result, a_server, certified
+from fakes.mail import HttpsServer
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -1206,34 +1206,6 @@ def test_nobody_there_is_told_without_the_address(project: Project) -> None:
 # --- sending: certificates -------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def ca() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def other_ca() -> trustme.CA:
-    return trustme.CA()
-
-
-def certified(ca: trustme.CA, *names: str, **more: Any) -> ssl.SSLContext:
-    """The TLS context of a server with a certificate for these names."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.issue_cert(*(names or ("127.0.0.1", "localhost")), **more).configure_cert(context)
-    return context
-
-
-@pytest.fixture
-def trusted(
-    ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """This machine trusts `ca` and nobody else."""
-    path = tmp_path_factory.mktemp("ca") / "ca.pem"
-    ca.cert_pem.write_to_path(path)
-    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
-        monkeypatch.setenv(name, str(path))
-
-
 def bad_context(case: str, ca: trustme.CA, other_ca: trustme.CA) -> ssl.SSLContext:
     if case == "another CA":
         return certified(other_ca)
@@ -1271,46 +1243,6 @@ def test_telegram_and_webhook_trust_good_certificates_only(
 
 
 # --- sending: e-mail ---------------------------------------------------------------------------------------
-
-
-class PostOffice:
-    """Starts mail servers and has the project send its mails there."""
-
-    def __init__(self, project: Project, context: ssl.SSLContext) -> None:
-        self.project, self.context = project, context
-        self.password = project.canary("mail")
-        self.servers: list[MailServer] = []
-
-    def open(self, *, offers_tls: bool = True, **more: Any) -> MailServer:
-        """A server with STARTTLS and one user, unless said otherwise."""
-        fields: dict[str, Any] = {"users": {"backup@example.org": self.password}, **more}
-        context = fields.pop("context", self.context) if offers_tls else None
-        server = MailServer(context, **fields).start()
-        self.servers.append(server)
-        self.project.config["SMTP"] = {
-            "enabled": "true",
-            "server": "127.0.0.1",
-            "port": server.port,
-            "security": "tls" if fields.get("tls") else "starttls",
-            "user": "backup@example.org",
-            "password": self.password,
-            "from_email": "Sicherung für alle <snapshots@example.org>",
-            "to_emails": "ops@example.org",
-            "notify_on_success": "true",
-        }
-        return server
-
-
-@pytest.fixture
-def post(project: Project, ca: trustme.CA, trusted: None) -> Iterator[PostOffice]:
-    office = PostOffice(project, certified(ca))
-    yield office
-    for server in office.servers:
-        server.stop()
-        for mail in server.mails:
-            text = f"{mail.message['Subject']}{mail.part('plain')}{mail.part('html')}"
-            for canary in project.canaries:
-                assert not any(form in text for form in forms_of(canary))
 
 
 @pytest.mark.parametrize("tls", [False, True])

@@ -6,6 +6,7 @@ import asyncio
 import email
 import email.message
 import email.policy
+import hmac
 import http.server
 import ssl
 import threading
@@ -46,10 +47,12 @@ class Smtp(SMTP):
 
     async def _handle_client(self) -> None:
         self.event_handler.connections += 1
+        await asyncio.sleep(self.event_handler.greets_after)
         await super()._handle_client()
 
     async def smtp_AUTH(self, arg: str) -> None:
         self.event_handler.auths.append(self.event_handler.is_encrypted(self))
+        self.event_handler.asked.append(arg.split()[0])
         await super().smtp_AUTH(arg)
 
 
@@ -58,6 +61,8 @@ class MailServer:
 
     context: its certificate, for STARTTLS or, with tls=True, from the first byte on.
     users: who may log in (None: it offers no login at all).
+    mechanisms: of these only, of LOGIN, PLAIN, CRAM-MD5; XOAUTH2 it offers, but nobody can use.
+    utf8: does it offer SMTPUTF8? greets_after: seconds until it says the first word.
     answers: what it says to RCPT ("rcpt"), to one address, or to a whole mail ("data"), each
     answer once; after those all is well. "hang up" to a mail: it takes it and says nothing.
     """
@@ -71,7 +76,13 @@ class MailServer:
         tls: bool = False,
         users: Optional[Mapping[str, str]] = None,
         answers: Optional[Mapping[str, Iterable[str]]] = None,
+        mechanisms: Iterable[str] = ("LOGIN", "PLAIN"),
+        utf8: bool = False,
+        greets_after: float = 0.0,
     ) -> None:
+        self.mechanisms, self.utf8, self.greets_after = set(mechanisms), utf8, greets_after
+        self.names: list[str] = []  # how clients called themselves in EHLO
+        self.asked: list[str] = []  # the mechanisms that clients chose
         self.made.append(self)
         self.context, self.tls, self.users = context, tls, users
         self.answers = {key: deque(texts) for key, texts in (answers or {}).items()}
@@ -81,6 +92,7 @@ class MailServer:
         self.connections = 0
         self.port = 0
         self._ready = threading.Event()
+        self._protocols: list[Smtp] = []
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         self._over: Optional[asyncio.Event] = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
@@ -107,17 +119,26 @@ class MailServer:
         self._ready.set()
         await self._over.wait()
         server.close()
+        for protocol in self._protocols:
+            transport: Any = protocol.transport
+            if transport is not None:
+                transport.abort()
+        await asyncio.sleep(0.01)  # in which they end
 
     def _protocol(self) -> Smtp:
         offers_login = self.users is not None
-        return Smtp(
+        protocol = Smtp(
             self,
             hostname="mail.test",
             tls_context=None if self.tls else self.context,
             auth_require_tls=False,
             authenticator=self._login if offers_login else None,
+            auth_exclude_mechanism={"LOGIN", "PLAIN", "CRAM-MD5"} - self.mechanisms,
+            enable_SMTPUTF8=self.utf8,
             loop=self._loop,
         )
+        self._protocols.append(protocol)
+        return protocol
 
     # --- what aiosmtpd calls ---
 
@@ -145,6 +166,9 @@ class MailServer:
         self, server: SMTP, session: Session, envelope: Envelope, name: str, lines: list[str]
     ) -> list[str]:
         session.host_name = name
+        self.names.append(name)
+        if "XOAUTH2" in self.mechanisms:
+            lines = [f"{line} XOAUTH2" if line[4:8] == "AUTH" else line for line in lines]
         return [line for line in lines if self.users is not None or not line.startswith("250-AUTH")]
 
     async def handle_RCPT(
@@ -156,12 +180,31 @@ class MailServer:
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
+    async def handle_MAIL(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        envelope.mail_from, envelope.mail_options = address, options
+        return "250 OK"
+
+    async def auth_CRAM__MD5(self, server: SMTP, args: list[str]) -> AuthResult:
+        challenge = b"<1896.697170952@mail.test>"
+        said: Any = await server.challenge_auth(challenge)
+        user, _, digest = said.decode().rpartition(" ")
+        password = (self.users or {}).get(user, "")
+        good = hmac.new(password.encode(), challenge, "md5").hexdigest() == digest
+        if good and user in (self.users or {}):
+            self.logins.append(user)
+            return AuthResult(success=True)
+        return AuthResult(success=False, handled=False, message="535 5.7.8 no")
+
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         refusal = self._answer("data")
         if refusal and refusal != "hang up":
             return refusal
         content = envelope.content
         assert isinstance(content, bytes)
+        if not content.isascii() and "BODY=8BITMIME" not in envelope.mail_options:
+            return "554 5.6.7 8-bit text that was not announced"
         self.mails.append(
             Mail(
                 str(envelope.mail_from),

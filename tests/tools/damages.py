@@ -357,8 +357,8 @@ DAMAGES = [
     ),
     damage(
         "a mail server's certificate is not verified",
-        "            client.starttls(context=context)\n",
-        "            client.starttls()\n",
+        "        client.starttls(context=context)\n",
+        "        client.starttls()\n",
         "test_notify.py::test_a_mail_server_with_a_bad_certificate_learns_nothing",
     ),
 ]
