@@ -142,8 +142,8 @@ class InterruptedRunError(SnapshotsError):
 # === Text (pure) ==============================================================================
 
 
-LINE_LIMIT = 2000  # characters of a line in the log or on the screen
-ERROR_LIMIT = 10_000  # characters of what notifications say went wrong
+LINE_LIMIT = 2000  # characters of a line on the screen
+ERROR_LIMIT = 10_000  # characters of what log and notifications say went wrong
 
 
 def one_line(text: str, limit: int = LINE_LIMIT) -> str:
@@ -1977,7 +1977,7 @@ class OneLine(logging.Filter):
             message = record.getMessage()
         except (TypeError, ValueError):
             message = str(record.msg)
-        record.msg = self.redact.line(message)
+        record.msg = self.redact.line(message, LINE_LIMIT + ERROR_LIMIT)
         record.args = ()
         record.exc_info = record.exc_text = record.stack_info = None
         return True
@@ -5181,7 +5181,8 @@ class Sender:
         status = real_status(answer)
         if 200 <= status < 300:
             return answer
-        words = self._shown(words_of(answer), password)
+        in_url = urlsplit(url).netloc.rpartition("@")[0].rpartition(":")[2]
+        words = self._shown(words_of(answer), password or user, in_url)
         error = RefusedError(answer, status, words, self.world.clock.now())
         if 300 <= status < 400:
             place = self._shown(where_to(answer, bare_url))
@@ -5255,7 +5256,7 @@ def joined(reports: Sequence[Report], limit: float = JOINED_LIMIT) -> Report:
     """Many reports as one: when so many wait that one by one they would never arrive. It names
     the first failures and counts the rest; `limit`: characters for that."""
     failed = [report for report in reports if not report.success]
-    line = LINE_LIMIT if limit == math.inf else 150
+    line = ERROR_LIMIT if limit == math.inf else 150
     lines = [utf16_cut(f"{r.server.name}: {r.error}", line) for r in failed]
     warnings = [utf16_cut(f"{r.server.name}: {w}", line) for r in reports for w in r.warnings]
     names = [report.server.name for report in reports]
