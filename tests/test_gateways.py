@@ -977,7 +977,7 @@ REFUSED_MAILS = {
         settings={"security": "tls"},
     ),
     "no TLS to the port for TLS": Refusal(
-        "timed out",
+        "the port begins with TLS (does [SMTP] security fit the port?)",
         "TLS error on connection",
         options={"security": "tls"},
         settings={"security": "starttls", "timeout": 1, "retries": 1},
