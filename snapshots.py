@@ -2245,43 +2245,46 @@ class Act(enum.Enum):
     TOKEN = "token"  # noqa: S105  (the act, not a token)
 
 
+METHODS: Mapping[Act, str] = MappingProxyType(
+    {Act.READ: "GET", Act.CREATE: "POST", Act.DELETE: "DELETE", Act.TOKEN: "POST"}
+)
+
+
 class Outcome(enum.Enum):
     """What came back."""
 
-    NOT_SENT = "no connection; it cannot have had an effect"
-    UNUSABLE = "it cannot be sent as it is configured, now or later"
-    UNTRUSTED = "the certificate is not to be trusted"
-    LOST = "no complete answer, or none of the API's own; it may have been carried out"
-    GOOD = "2xx as promised"
-    EMPTY = "204"
-    GARBLED = "2xx, but not as promised"
-    REDIRECT = "3xx"
-    REJECTED = "400, 405, 412, 415, 422 and other 4xx"
-    UNAUTHORIZED = "401"
-    READ_ONLY = "401 token_readonly"
-    LIMIT = "402, or 403 resource_limit_exceeded"
-    FORBIDDEN = "403"
-    GONE = "404 not_found, in the API's own words"
-    BUSY = "409 conflict, 423 locked, 422 pending event, 403 maintenance"
-    PROTECTED = "423 protected"
-    NOT_UNIQUE = "409 uniqueness_error"
-    RATE_LIMITED = "429"
-    SERVER_ERROR = "500, 502, 504 and other 5xx"
-    UNAVAILABLE = "503"
+    NOT_SENT = enum.auto()  # no connection; it cannot have had an effect
+    UNUSABLE = enum.auto()  # it cannot be sent as it is configured, now or later
+    UNTRUSTED = enum.auto()  # the certificate is not to be trusted
+    LOST = enum.auto()  # no complete answer, or none of the API's own; it may have been carried out
+    GOOD = enum.auto()  # 2xx as promised
+    EMPTY = enum.auto()  # 204
+    GARBLED = enum.auto()  # 2xx, but not as promised
+    REDIRECT = enum.auto()  # 3xx
+    REJECTED = enum.auto()  # 400, 405, 409 uniqueness_error, 412, 415, 422 and other 4xx
+    UNAUTHORIZED = enum.auto()  # 401
+    READ_ONLY = enum.auto()  # 401 token_readonly
+    LIMIT = enum.auto()  # 402, or 403 resource_limit_exceeded
+    FORBIDDEN = enum.auto()  # 403
+    GONE = enum.auto()  # 404 not_found, in the API's own words
+    BUSY = enum.auto()  # 409 conflict, 423 locked, 422 pending event, 403 maintenance
+    PROTECTED = enum.auto()  # 423 protected
+    RATE_LIMITED = enum.auto()  # 429
+    SERVER_ERROR = enum.auto()  # 408 and 5xx
 
 
 class Next(enum.Enum):
     """What to do about it."""
 
-    DONE = "go on"
-    RETRY = "send it again, after a pause"
-    RETRY_ONCE = "send it again one time"
-    RENEW = "send it again one time, with a new token and after a pause"
-    WAIT = "the server is busy: the caller waits until it is free"
-    LOOK = "it may have been carried out: look before anything else"
-    ROOM = "a limit is reached: the caller may make room"
-    LEAVE = "leave it alone"
-    FAIL = "give up"
+    DONE = enum.auto()  # go on
+    RETRY = enum.auto()  # send it again, after a pause
+    RETRY_ONCE = enum.auto()  # send it again one time
+    RENEW = enum.auto()  # send it again one time, with a new token and after a pause
+    WAIT = enum.auto()  # the server is busy: the caller waits until it is free
+    LOOK = enum.auto()  # it may have been carried out: look before anything else
+    ROOM = enum.auto()  # a limit is reached: the caller may make room
+    LEAVE = enum.auto()  # leave it alone
+    FAIL = enum.auto()  # give up
 
 
 NEXT: Mapping[Outcome, Mapping[Act, Next]] = MappingProxyType(
@@ -2304,10 +2307,8 @@ NEXT: Mapping[Outcome, Mapping[Act, Next]] = MappingProxyType(
             Outcome.GONE: (Next.FAIL, Next.FAIL, Next.DONE, Next.FAIL),
             Outcome.BUSY: (Next.RETRY, Next.WAIT, Next.RETRY, Next.RETRY),
             Outcome.PROTECTED: (Next.FAIL, Next.FAIL, Next.LEAVE, Next.FAIL),
-            Outcome.NOT_UNIQUE: (Next.FAIL,) * 4,
             Outcome.RATE_LIMITED: (Next.RETRY,) * 4,
             Outcome.SERVER_ERROR: (Next.RETRY, Next.LOOK, Next.RETRY, Next.RETRY),
-            Outcome.UNAVAILABLE: (Next.RETRY, Next.LOOK, Next.RETRY, Next.RETRY),
         }.items()
     }
 )
@@ -2400,7 +2401,7 @@ BY_CODE: Mapping[tuple[int, str], Outcome] = MappingProxyType(
         (403, "maintenance"): Outcome.BUSY,
         (403, "resource_limit_exceeded"): Outcome.LIMIT,
         (404, "not_found"): Outcome.GONE,
-        (409, "uniqueness_error"): Outcome.NOT_UNIQUE,
+        (409, "uniqueness_error"): Outcome.REJECTED,
         (423, "protected"): Outcome.PROTECTED,
     }
 )
@@ -2416,7 +2417,6 @@ BY_STATUS: Mapping[int, Outcome] = MappingProxyType(
         423: Outcome.BUSY,
         425: Outcome.RATE_LIMITED,
         429: Outcome.RATE_LIMITED,
-        503: Outcome.UNAVAILABLE,
     }
 )
 GATEWAYS_SAY_TOO = frozenset({401, 403, 404, 410})
@@ -3158,10 +3158,13 @@ class Api:
             text = text.replace(secret_text, MASK)
         return self.world.redact.line(text, limit)
 
+    def get(self, path: str, doing: str, parse: Callable[[Any], T], **more: Any) -> T:
+        """Read something: see `call`."""
+        return self.call(Act.READ, path, doing, parse, **more)
+
     def call(
         self,
         act: Act,
-        method: str,
         path: str,
         doing: str,
         parse: Callable[[Any], T],
@@ -3194,7 +3197,7 @@ class Api:
             tries += 1
             answer = send(
                 self.session,
-                method,
+                METHODS[act],
                 self.base_url + path,
                 self.timeout,
                 params=params,
@@ -3325,7 +3328,7 @@ class Api:
         is_foreign = own_code is None and answer.status in GATEWAYS_SAY_TOO
         hint = NOT_OWN if is_foreign else HINTS.get(outcome, "")
         reply = Reply(outcome, reason, message, hint, status=answer.status)
-        if outcome in (Outcome.RATE_LIMITED, Outcome.UNAVAILABLE):
+        if outcome is Outcome.RATE_LIMITED or answer.status == 503:
             clock = self.world.clock
             now = self.server_time(clock.monotonic()) or clock.now()
             reply.asked_seconds = retry_after_seconds(answer, now)
@@ -3390,7 +3393,8 @@ class Provider(Protocol):
         """Ask for a snapshot."""
 
     def poll(self, tickets: Sequence[Ticket]) -> dict[Ticket, Progress]:
-        """How far they are; in as few requests as the API allows."""
+        """How far they are; in as few requests as the API allows. Not where a create answers
+        without an action (Contabo)."""
 
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
         """Every snapshot of these servers (and maybe more), complete or ApiError."""
@@ -3470,6 +3474,11 @@ def by_number_or_volume(item: Any) -> str:
     return take_id(item, "id") if take(item).get("resource_type") == "volume" else by_number(item)
 
 
+def same_id(value: Any, server_id: str) -> bool:
+    """Is this the server's id, as a number or as text, or none at all?"""
+    return value is None or (type(value) in (int, str) and str(value) == server_id)
+
+
 def name_of(item: Mapping[str, Any], key: str) -> Optional[str]:
     """A snapshot's name, or None where the provider sent something else or a monster."""
     value = item.get(key)
@@ -3542,8 +3551,6 @@ class DigitalOcean:
             links = content.get("links") or {}
             pages = links.get("pages") if isinstance(links, dict) else None
             following = pages.get("next") if isinstance(pages, dict) else None
-            if following is not None and not same_origin(following, self.api.base_url):
-                raise GarbledError("the next page is on another host")
             total = (
                 (content.get("meta") or {}).get("total")
                 if isinstance(content.get("meta"), dict)
@@ -3551,9 +3558,7 @@ class DigitalOcean:
             )
             return Page(tuple(items), following is not None, total if type(total) is int else None)
 
-        return self.api.call(
-            Act.READ,
-            "GET",
+        return self.api.get(
             path,
             doing,
             parse,
@@ -3562,9 +3567,7 @@ class DigitalOcean:
         )
 
     def check_server(self, server_id: str) -> None:
-        self.api.call(
-            Act.READ,
-            "GET",
+        self.api.get(
             f"/droplets/{server_id}",
             f"read droplet {server_id}",
             lambda content: take_number(content, "droplet", "id"),
@@ -3575,14 +3578,12 @@ class DigitalOcean:
 
         def parse(content: Any) -> Ticket:
             action_id = take_number(content, "action", "id")
-            of = content["action"].get("resource_id")
-            if of is not None and str(of) != server.id:
+            if not same_id(content["action"].get("resource_id"), server.id):
                 raise GarbledError("the answer is about another droplet")
             return Ticket(server.id, action_id=action_id)
 
         return self.api.call(
             Act.CREATE,
-            "POST",
             f"/droplets/{server.id}/actions",
             f"create a snapshot of droplet {server.id}",
             parse,
@@ -3647,9 +3648,7 @@ class DigitalOcean:
             return self._progress(content["action"])
 
         try:
-            return self.api.call(
-                Act.READ,
-                "GET",
+            return self.api.get(
                 f"/droplets/{ticket.server_id}/actions/{ticket.action_id}",
                 f"read action {ticket.action_id} of droplet {ticket.server_id}",
                 parse,
@@ -3733,19 +3732,6 @@ class DigitalOcean:
         return None
 
 
-def same_origin(url: Any, base_url: str) -> bool:
-    """Is this URL on the same scheme, host and port as the base (or relative to it)?"""
-    if not isinstance(url, str):
-        return False
-    try:
-        theirs, ours = urlsplit(url), urlsplit(base_url)
-        return not theirs.netloc or (
-            (theirs.scheme, theirs.hostname, theirs.port) == (ours.scheme, ours.hostname, ours.port)
-        )
-    except ValueError:
-        return False
-
-
 class Hetzner:
     """Hetzner Cloud servers. https://docs.hetzner.cloud/ (read 2026-11)."""
 
@@ -3789,14 +3775,10 @@ class Hetzner:
                 raise GarbledError("the pages are out of order")
             return Page(tuple(items), following is not None, total if type(total) is int else None)
 
-        return self.api.call(
-            Act.READ, "GET", path, doing, parse, params={"per_page": self.PER_PAGE, **params}
-        )
+        return self.api.get(path, doing, parse, params={"per_page": self.PER_PAGE, **params})
 
     def check_server(self, server_id: str) -> None:
-        self.api.call(
-            Act.READ,
-            "GET",
+        self.api.get(
             f"/servers/{server_id}",
             f"read server {server_id}",
             lambda content: take_number(content, "server", "id"),
@@ -3807,7 +3789,7 @@ class Hetzner:
 
         def parse(content: Any) -> Ticket:
             made_from = take(content, "image").get("created_from")
-            if made_from is not None and take_number(made_from, "id") != server.id:
+            if not same_id(made_from and take_number(made_from, "id"), server.id):
                 raise GarbledError("the answer is about another server")
             return Ticket(
                 server.id, take_number(content, "action", "id"), take_number(content, "image", "id")
@@ -3815,7 +3797,6 @@ class Hetzner:
 
         return self.api.call(
             Act.CREATE,
-            "POST",
             f"/servers/{server.id}/actions/create_image",
             f"create a snapshot of server {server.id}",
             parse,
@@ -3857,9 +3838,7 @@ class Hetzner:
 
             try:
                 found.update(
-                    self.api.call(
-                        Act.READ,
-                        "GET",
+                    self.api.get(
                         "/actions",
                         f"read {counted(len(batch), 'action')}",
                         parse,
@@ -4028,7 +4007,6 @@ class ContaboLogin:
 
         return self.api.call(
             Act.TOKEN,
-            "POST",
             "",
             f"log in at Contabo as API user {one_line(user, 80)}",
             parse,
@@ -4095,9 +4073,7 @@ class Contabo:
                     raise GarbledError("_pagination.totalElements is no whole number")
                 return Page(tuple(items), number < pages, int(total))
 
-            return self.api.call(
-                Act.READ,
-                "GET",
+            return self.api.get(
                 path,
                 doing,
                 parse,
@@ -4111,16 +4087,13 @@ class Contabo:
             if take_id(content, "data", 0, "instanceId") != server_id:
                 raise GarbledError("the answer is about another instance")
 
-        self.api.call(
-            Act.READ, "GET", f"/compute/instances/{server_id}", f"read instance {server_id}", parse
-        )
+        self.api.get(f"/compute/instances/{server_id}", f"read instance {server_id}", parse)
 
     def create(self, server: Server, name: str) -> Ticket:
         """Answer: the snapshot's id. There is no status: it is done when it is listed."""
 
         def parse(content: Any) -> Ticket:
-            of = take(content, "data", 0).get("instanceId")
-            if of is not None and str(of) != server.id:
+            if not same_id(take(content, "data", 0).get("instanceId"), server.id):
                 raise GarbledError("the answer is about another instance")
             made = take_id(content, "data", 0, "snapshotId")
             return Ticket(server.id, snapshot_id=made)
@@ -4128,16 +4101,11 @@ class Contabo:
         description = one_line(f"{server.name} (made by {SCRIPT})")[:255]
         return self.api.call(
             Act.CREATE,
-            "POST",
             f"/compute/instances/{server.id}/snapshots",
             f"create a snapshot of instance {server.id}",
             parse,
             json_body={"name": name, "description": description},
         )
-
-    def poll(self, tickets: Sequence[Ticket]) -> dict[Ticket, Progress]:
-        """There is no action to ask for."""
-        return {ticket: Progress(State.UNTRACED) for ticket in tickets}
 
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
         """Instance by instance, for there is no other way."""
@@ -4146,7 +4114,7 @@ class Contabo:
                 item_id,
                 name_of(item, "name"),
                 moment_of(item.get("createdDate")),
-                server_id if item.get("instanceId") in (None, int(server_id)) else None,
+                server_id if same_id(item.get("instanceId"), server_id) else None,
                 expires=moment_of(item.get("autoDeleteDate")),
             )
             for server_id in server_ids
@@ -4182,10 +4150,7 @@ class Contabo:
             "id",
         )
         for _, entry in audits:
-            if entry.get("action") == "CREATED" and entry.get("instanceId") in (
-                None,
-                int(server_id),
-            ):
+            if entry.get("action") == "CREATED" and same_id(entry.get("instanceId"), server_id):
                 with contextlib.suppress(GarbledError):
                     return Ticket(server_id, snapshot_id=take_id(entry, "snapshotId"))
         if audits:
@@ -4442,7 +4407,7 @@ class Account:
         path = self.provider.path_of(snapshot)
         doing = f"delete snapshot {snapshot.id} ({snapshot.name})"
         try:
-            answer: Answer = self.api.call(Act.DELETE, "DELETE", path, doing, lambda answer: answer)
+            answer: Answer = self.api.call(Act.DELETE, path, doing, lambda answer: answer)
             return answer.status != 404
         finally:
             with self._changed:
@@ -4460,7 +4425,7 @@ class Account:
 
         path, doing = self.provider.path_of(snapshot), f"read snapshot {snapshot.id}"
         try:
-            return self.api.call(Act.READ, "GET", path, doing, parse, within=POLL_RETRY_SECONDS)
+            return self.api.get(path, doing, parse, within=POLL_RETRY_SECONDS)
         except ApiError as error:
             if error.outcome is Outcome.GONE:
                 return False

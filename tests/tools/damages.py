@@ -271,12 +271,6 @@ DAMAGES = [
         "test_transport.py::test_a_redirect_is_never_followed",
     ),
     damage(
-        "the next page may be on another host",
-        "if following is not None and not same_origin(following, self.api.base_url):",
-        "if following is not None and not following:",
-        "test_faults.py::test_a_next_page_on_another_host_is_refused",
-    ),
-    damage(
         "a netrc replaces the token",
         "                headers=extra,\n                auth=auth,\n",
         "                headers={**extra, 'Authorization': f\"Bearer {getattr(auth, 'token', '')}\"},\n",
