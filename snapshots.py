@@ -13,7 +13,7 @@ verified in this run, and retention drops it. (One exception, which the user swi
 In this file, in order (each part uses only the parts above it):
     Errors and exit statuses | Text | Model | Names and retention | Configuration |
     World | HTTP | Providers | Accounts | Notifications | History | Shared limit | Turn |
-    Fleet | Command line
+    Fleet | Schedule | Crontab | Command line
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if sys.version_info < (3, 9):  # noqa: UP036  (a clear line instead of a traceba
 
 import argparse
 import base64
+import calendar
 import collections
 import contextlib
 import dataclasses
@@ -51,19 +52,24 @@ import os
 import random
 import re
 import selectors
+import shlex
+import shutil
 import signal
 import smtplib
 import socket
 import ssl
 import stat
+import subprocess
+import tempfile
 import threading
 import time
 import traceback
 import unicodedata
 import uuid
+import zoneinfo
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone, tzinfo
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn, Optional, Protocol, TextIO, TypeVar, Union
@@ -173,8 +179,10 @@ def counted(number: int, noun: str) -> str:
 
 
 def span(seconds: float) -> str:
-    """A length of time as people say it: '42 s', '12 min 5 s', '3 h 20 min'."""
+    """A length of time as people say it: '42 s', '12 min 5 s', '3 h 20 min', '2 d 9 h'."""
     whole = max(0, round(seconds))
+    if whole >= 86_400:
+        return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
@@ -6629,6 +6637,651 @@ def progress_of(fleet: Fleet) -> dict[str, Any]:
     }
 
 
+# === Schedule (pure) ==========================================================================
+# When cron starts a run: expressions as Debian's cron reads and times them.
+
+WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
+MONTHS = tuple(calendar.month_name[1:])
+PRESETS: Mapping[str, str] = MappingProxyType(
+    {
+        "nightly": "15 3 * * *",
+        "twice-a-day": "15 3,15 * * *",
+        "every-6-hours": "15 3,9,15,21 * * *",
+        "weekly": "15 3 * * 0",
+        "@hourly": "0 * * * *",
+        "@daily": "0 0 * * *",
+        "@weekly": "0 0 * * 0",
+        "@monthly": "0 0 1 * *",
+    }
+)
+CRON_FIELDS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (  # name, range, words for values
+    ("minute", 0, 59, ()),
+    ("hour", 0, 23, ()),
+    ("day of the month", 1, 31, ()),
+    ("month", 1, 12, tuple(month[:3].lower() for month in MONTHS)),
+    ("day of the week", 0, 7, tuple(day[:3].lower() for day in WEEKDAYS)),
+)
+SEARCH_DAYS = 41 * 366  # 29 February is a given weekday once in 40 years at the latest
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When cron starts something. `text` is always five fields; the weekday 0 is Sunday."""
+
+    text: str
+    minutes: frozenset[int]
+    hours: frozenset[int]
+    days: frozenset[int]
+    months: frozenset[int]
+    weekdays: frozenset[int]
+
+    @property
+    def follows_clock(self) -> bool:
+        """Does cron go by the new time as soon as the clock is changed? See `moments_of`."""
+        return any(field.startswith("*") for field in self.text.split()[:2])
+
+    @property
+    def either_day(self) -> bool:
+        """Is one of the two day fields enough? Only if neither begins with `*`, as in `*/2`."""
+        _, _, day, _, weekday = self.text.split()
+        return not day.startswith("*") and not weekday.startswith("*")
+
+    @property
+    def every_day(self) -> bool:
+        """Do the day fields leave no day out?"""
+        full = (len(self.days) == 31, len(self.weekdays) == 7)
+        return any(full) if self.either_day else all(full)
+
+    def days_from(self, first: date) -> Iterator[date]:
+        """The days on which it starts, as far as it makes sense to look."""
+        for day in (first + timedelta(days=n) for n in range(SEARCH_DAYS)):
+            fits = (day.day in self.days, day.isoweekday() % 7 in self.weekdays)
+            if day.month in self.months and (any(fits) if self.either_day else all(fits)):
+                yield day
+
+
+def cron_values(text: str, title: str, low: int, high: int, words: Sequence[str]) -> frozenset[int]:
+    """What a field allows. Raises ValueError for what cron refuses, or takes and never starts."""
+
+    def number(word: str) -> int:
+        if word.lower() in words:
+            return words.index(word.lower()) + low
+        if re.fullmatch(r"[0-9]{1,4}", word) and low <= int(word) <= high:
+            return int(word)
+        known = f", or {words[0]} to {words[-1]}" if words else ""
+        hint = did_you_mean(word[:3].lower(), words)
+        if re.search(r"[?LW#~]", word):
+            hint = " (cron knows no ?, L, W, # and ~: write * or numbers)"
+        raise ValueError(f"{title} {word!r}: must be {low} to {high}{known}{hint}")
+
+    values: set[int] = set()
+    for part in text.split(","):
+        extent, slash, pace = part.partition("/")
+        first, dash, last = extent.partition("-")
+        begin = low if extent == "*" else number(first)
+        end = high if extent == "*" else number(last) if dash else begin
+        step = int(pace) if re.fullmatch(r"[0-9]{1,4}", pace) else 0 if slash else 1
+        problem = ""
+        if begin > end:
+            halves = [(begin, 6 if high == 7 else high), (low, end)]  # 7 is Sunday, as 0 is
+            meant = ",".join(f"{a}-{b}" if a < b else f"{a}" for a, b in halves)
+            problem = f"cron would never start it (write {meant})"
+        elif step == 0:
+            problem = "the step must be a number from 1"
+        elif slash and begin == end:
+            problem = f"cron wants a range before a step (write {begin}-{high}/{step})"
+        elif slash and step > end - begin:
+            problem = f"the step is larger than the range (write {begin}, if only that is meant)"
+        if problem:
+            raise ValueError(f"{title} {part!r}: {problem}")
+        values.update(range(begin, end + 1, step))
+    return frozenset(value % 7 for value in values) if high == 7 else frozenset(values)
+
+
+def parse_schedule(text: str) -> Schedule:
+    """WHEN as people write it: five fields, HH:MM, or a word of PRESETS.
+
+    Raises ValueError with what is wrong and what was probably meant.
+    """
+    fields = PRESETS.get(text.strip(), text).split()
+    clock = re.fullmatch(r"([0-9]{1,2}):([0-9]{2})", text.strip())
+    if clock:
+        fields = [str(int(clock[2])), str(int(clock[1])), "*", "*", "*"]
+    if len(fields) != 5:
+        hint = did_you_mean(text.strip().lower(), PRESETS)
+        if fields == ["@reboot"]:
+            hint = " (@reboot would start a run after each reboot only: write 03:15)"
+        elif len(fields) == 6:
+            hint = f" (cron has no field for seconds: write {' '.join(fields[1:])!r})"
+        known = ", ".join(PRESETS)
+        raise ValueError(f"must be five fields in quotes, HH:MM, or one of {known}{hint}")
+    sets = [cron_values(word, *field) for word, field in zip(fields, CRON_FIELDS)]
+    schedule = Schedule(" ".join(fields), *sets)
+    if next(schedule.days_from(date(2000, 1, 1)), None) is None:
+        longest = max(calendar.monthrange(2001, month)[1] for month in schedule.months)
+        raise ValueError(
+            f"{in_ranges(schedule.months, ('', *MONTHS))} has no day {min(schedule.days)}: cron"
+            f" would never start it (write day {longest}, which always comes)"
+        )
+    return schedule
+
+
+def starts_after(schedule: Schedule, after: datetime, zone: tzinfo) -> Iterator[datetime]:
+    """When cron starts it after a moment, in order and in `zone`, both changes of DST included."""
+    times = list(itertools.product(schedule.hours, schedule.minutes))
+    for day in schedule.days_from(after.astimezone(zone).date()):
+        moments: set[datetime] = set()
+        for hour, minute in times:
+            local = datetime(day.year, day.month, day.day, hour, minute, tzinfo=zone)
+            moments |= moments_of(local, schedule.follows_clock)
+        for moment in sorted(moments):
+            if moment > after:
+                after = moment
+                yield moment.astimezone(zone)
+
+
+def moments_of(local: datetime, follows_clock: bool) -> set[datetime]:
+    """When cron starts what is due at a local time, in UTC.
+
+    A time that comes twice counts once, and one that is skipped counts right after the change;
+    but an entry with `*` for minute or hour goes by the clock as it is.
+    https://manpages.debian.org/bookworm/cron/cron.8.en.html (read 2026-11-25)
+    """
+    first = local.astimezone(timezone.utc)
+    second = local.replace(fold=1).astimezone(timezone.utc)
+    if first <= second:
+        return {first, second} if follows_clock else {first}
+    if follows_clock:
+        return set()
+    change = second
+    while change.astimezone(local.tzinfo).utcoffset() == local.utcoffset():
+        change += timedelta(minutes=1)
+    return {change}
+
+
+def longest_gap(schedule: Schedule, today: date) -> timedelta:
+    """The longest time between one start and the next, changes of the clock aside."""
+    times = sorted(timedelta(hours=h, minutes=m) for h in schedule.hours for m in schedule.minutes)
+    within = [later - earlier for earlier, later in zip(times, times[1:])]
+    days = list(schedule.days_from(today))
+    nights = max(later - earlier for earlier, later in zip(days, days[1:]))
+    return max([nights + times[0] - times[-1], *within])
+
+
+def in_ranges(values: Iterable[int], words: Sequence[str] = ()) -> str:
+    """Numbers or the words for them, as in '1 to 5 and 7' or 'Monday and Friday'."""
+    parts: list[str] = []
+    for _, group in itertools.groupby(enumerate(sorted(values)), lambda pair: pair[1] - pair[0]):
+        row = [words[value] if words else str(value) for _, value in group]
+        parts += [f"{row[0]} to {row[-1]}"] if len(row) > 2 else row
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+
+
+def in_words(schedule: Schedule) -> str:
+    """'at 03:15 every day', 'at 03:15 on day 13, or on any Friday'."""
+    times = [f"{h:02}:{m:02}" for h in sorted(schedule.hours) for m in sorted(schedule.minutes)]
+    words, every_hour = f"at {', '.join(times)}", len(schedule.hours) == 24
+    if len(times) > 6:
+        words = f"at minute {in_ranges(schedule.minutes)}"
+        words = "every minute" if len(schedule.minutes) == 60 else words
+        words += " of every hour" if every_hour else f" of hour {in_ranges(schedule.hours)}"
+    day, weekday = f"on day {in_ranges(schedule.days)}", in_ranges(schedule.weekdays, WEEKDAYS)
+    if schedule.every_day:
+        words += "" if every_hour else " every day"
+    elif schedule.either_day:
+        words += f" {day}, or on any {weekday}"
+    elif len(schedule.weekdays) == 7:
+        words += f" {day}"
+    else:
+        words += f" {day}, if that is a {weekday}" if len(schedule.days) < 31 else f" on {weekday}"
+    if len(schedule.months) < 12:
+        words += f", in {in_ranges(schedule.months, ('', *MONTHS))}"
+    return words
+
+
+# === Crontab ==================================================================================
+# One marked block for each configuration; every other line is somebody else's and stays.
+
+CRONTAB_SECONDS = 60  # how long `crontab` may take
+CRON_LINE_BYTES = 900  # Debian's cron refuses a command of 999 characters
+LOCALTIME = "/etc/localtime"
+BLOCK_NOTE = " (by --install-cron; --remove-cron takes it out)"
+BLOCK_EDGE = re.compile(rf"# (BEGIN|END) {re.escape(SCRIPT)} (.+?)({re.escape(BLOCK_NOTE)})?\s*")
+CRONTAB_HEADER = re.compile(  # what some versions of `crontab -l` show and `crontab` writes itself
+    r"# DO NOT EDIT THIS FILE.*\n# \(.* installed on .*\)\n# \(Cron version.*\)\n"
+)
+CRON_LINE = re.compile(r"\s*(@\w+|(?:[^\s#]\S*\s+){4}\S+)\s+(.+)", re.DOTALL)
+CRON_ASSIGNMENT = re.compile(r"""\s*("[^"]*"|'[^']*'|[^\s=]+)\s*=""")
+ONLY_LOOKS = {"-n", "--dry-run", "--list", "--status", "--check", "--report", "--show-cron"}
+
+
+class CrontabError(SnapshotsError):
+    """The crontab is not as it should be, or was not changed."""
+
+
+class UnreadableCrontabError(CrontabError):
+    """Nobody knows what the crontab holds."""
+
+
+@dataclass(frozen=True)
+class CronJob:
+    """What cron is to start; all paths are absolute."""
+
+    config: Path
+    script: Path
+    logs_dir: Path
+    options: tuple[str, ...]  # ("--config", "/etc/snapshots/snapshots.config"), or none
+
+    @property
+    def command(self) -> list[str]:
+        """Program and arguments."""
+        return [os.path.abspath(sys.executable), str(self.script), *self.options]
+
+    def line(self, expression: str) -> str:
+        """The crontab's line. Raises CrontabError where cron would not take it."""
+        folder, log = (shlex.quote(str(p)) for p in (self.config.parent, self.output))
+        line = f"{expression} cd {folder} && {shlex.join(self.command)} >> {log} 2>&1"
+        problem = ""
+        if "%" in line or any(unicodedata.category(character) == "Cc" for character in line):
+            problem = "a % or a line break in a path ends a crontab's command (rename it)"
+        elif len(os.fsencode(line)) > CRON_LINE_BYTES:
+            problem = (
+                f"longer than {CRON_LINE_BYTES} bytes, cron may refuse it (use a shorter path)"
+            )
+        if problem:
+            raise CrontabError(f"{line}: {problem}")
+        return line
+
+    def block(self, schedule: Schedule) -> list[str]:
+        """All lines for the crontab."""
+        begin, end = self.edges
+        return [begin, self.line(schedule.text), end]
+
+    @property
+    def edges(self) -> tuple[str, str]:
+        """The first and the last line of the block."""
+        name = f"{SCRIPT} {self.config}"
+        return f"# BEGIN {name}{BLOCK_NOTE}", f"# END {name}"
+
+    @property
+    def output(self) -> Path:
+        """Where cron's shell puts what a run prints."""
+        return self.logs_dir / "cronjob.log"
+
+
+@dataclass(frozen=True)
+class CronEntry:
+    """A line of a crontab that starts runs of a configuration."""
+
+    where: str  # "crontab of root, line 5"
+    line: str
+    schedule: Optional[Schedule]  # None: nothing that --install-cron would write, as "@reboot"
+    by_hand: bool  # outside of any block
+    problems: tuple[str, ...]
+
+
+def machine_zone() -> tzinfo:
+    """The time zone that cron goes by: the machine's, not the TZ of whoever asks."""
+    try:
+        with open(LOCALTIME, "rb") as file:
+            return zoneinfo.ZoneInfo.from_file(file)
+    except (OSError, ValueError):
+        return timezone.utc
+
+
+def whose_crontab() -> str:
+    """'crontab of root'; a number where the user has no name."""
+    import pwd
+
+    try:
+        return f"crontab of {pwd.getpwuid(os.geteuid()).pw_name}"
+    except KeyError:
+        return f"crontab of user {os.geteuid()}"
+
+
+def run_crontab(argument: str) -> tuple[int, bytes, str]:
+    """Exit status, stdout and stderr of `crontab`. Raises UnreadableCrontabError without them."""
+    try:
+        done = subprocess.run(  # noqa: S603
+            ["crontab", argument],  # noqa: S607  (where it is differs)
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env={**os.environ, "LC_ALL": "C"},
+            timeout=CRONTAB_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise UnreadableCrontabError(f"crontab: no answer within {CRONTAB_SECONDS} s") from None
+    except OSError as error:
+        raise UnreadableCrontabError(f"crontab: cannot be run: {reason_of(error)}") from None
+    said = one_line(done.stderr.decode("utf-8", "backslashreplace").strip(), 300)
+    return done.returncode, done.stdout, said
+
+
+def read_crontab(hint: str = "") -> str:
+    """The user's crontab without cron's own header, every byte kept ("surrogateescape").
+
+    Only the known "no crontab for" counts as empty: to take another failure for that has cost
+    people all their entries (https://github.com/acmesh-official/acme.sh/issues/3079).
+    """
+    status, content, said = run_crontab("-l")
+    if status == 0 and not said:
+        text = content.decode("utf-8", "surrogateescape")
+        header = CRONTAB_HEADER.match(text)
+        return text[header.end() :] if header else text
+    if status > 0 and not content and re.fullmatch(r"(crontab: )?no crontab for \S+", said):
+        return ""
+    reason = said or "no reason given"
+    raise UnreadableCrontabError(f"crontab -l: exit status {status}: {reason}{hint}")
+
+
+def write_crontab(text: str, job: CronJob) -> str:
+    """Have `crontab` take a text; returns what is said against that, to end a line with."""
+    try:
+        with tempfile.NamedTemporaryFile(prefix="crontab-", dir=job.logs_dir) as file:
+            file.write(text.encode("utf-8", "surrogateescape"))
+            file.flush()
+            status, _, said = run_crontab(file.name)
+    except (CrontabError, OSError) as error:
+        return f": {reason_of(error)}"
+    return f": {said or f'exit status {status}'}" if status else ""
+
+
+def save_crontab(text: str, job: CronJob, clock: Clock) -> Path:
+    """A new file in logs_dir, 0600 and on the disk. Raises CrontabError if that cannot be."""
+    stamp = local_time(clock.now()).strftime("%Y%m%d%H%M%S")
+    try:
+        job.logs_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if job.logs_dir.stat().st_uid != os.geteuid():
+            raise OSError(0, "it belongs to another user (run this as that user)")
+        # cron's shell starts nothing if it cannot write there
+        os.close(os.open(job.output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
+        descriptor, name = tempfile.mkstemp(".bak", f"crontab-{stamp}-", job.logs_dir)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(text.encode("utf-8", "surrogateescape"))
+                file.flush()
+                os.fsync(descriptor)
+        except OSError:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise CrontabError(
+            f"{job.logs_dir}: the crontab cannot be saved here first: {reason_of(error)}"
+            " (nothing was changed)"
+        ) from None
+    return Path(name)
+
+
+def change_crontab(change: Callable[[str], str], job: CronJob, clock: Clock) -> Optional[Path]:
+    """Give the crontab another text; returns the backup, or None if there was nothing to change.
+
+    change: from the old text to the new one, both without cron's header. Raises CrontabError if
+    the crontab is not exactly that afterwards.
+    """
+    for _ in range(10):
+        old = read_crontab()
+        new = change(old)
+        if new == old:
+            return None
+        backup = save_crontab(old, job, clock)
+        if read_crontab() == old:
+            break
+        backup.unlink()
+    else:
+        raise CrontabError("somebody changes the crontab all the time; nothing was changed")
+    refusal = write_crontab(new, job)
+    hint = f" (as it was before: {backup})"
+    now = read_crontab(hint)
+    if now == new:
+        return backup
+    if set(now.split("\n")) - set(old.split("\n")) - set(new.split("\n")):
+        problem = "somebody else has changed the crontab just now: it was left as it is"
+    elif now == old:
+        problem = f"crontab does not take the new text{refusal}; nothing was changed"
+    else:
+        refusal = write_crontab(old, job)
+        restored = read_crontab(hint) == old
+        problem = "lines of the crontab were lost"
+        problem += "; it is as before again" if restored else refusal
+    raise CrontabError(problem + hint)
+
+
+def blocks_of(lines: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Every block: its configuration, the index of its first line, and that of the line after it.
+
+    Raises CrontabError if a BEGIN or an END stands alone.
+    """
+    blocks: list[tuple[str, int, int]] = []
+    alone: list[tuple[str, int]] = []
+    for index, line in enumerate(lines):
+        edge = BLOCK_EDGE.fullmatch(line)
+        if edge and edge[1] == "END" and [config for config, _ in alone] == [edge[2]]:
+            blocks.append((*alone.pop(), index + 1))
+        elif edge:
+            alone.append((edge[2], index))
+    if alone:
+        config, index = alone[0]
+        raise CrontabError(
+            f"crontab, line {index + 1}: half a block for {config}: its BEGIN or its END is"
+            f" missing (correct it with crontab -e): {lines[index]}"
+        )
+    return blocks
+
+
+def with_block(text: str, job: CronJob, block: Sequence[str]) -> str:
+    """The crontab's text with these lines in place of the configuration's block, if there is one.
+
+    Raises CrontabError if that could cost somebody a line.
+    """
+    lines = text.split("\n")[: -1 if text.endswith("\n") or not text else None]
+    own = [b for b in blocks_of(lines) if os.path.realpath(b[0]) == os.path.realpath(job.config)]
+    if not own and not block:
+        return text
+    _, begin, end = own[-1] if own else ("", len(lines), len(lines))
+    inside = lines[begin + 1 : end - 1]
+    if len(own) > 1 or len(inside) > 1 or any(SCRIPT not in line for line in inside):
+        raise CrontabError(
+            f"crontab, line {begin + 1}: a second block for {job.config}, or one that holds more"
+            " than its entry (correct it with crontab -e)"
+        )
+    return "".join(f"{line}\n" for line in [*lines[:begin], *block, *lines[end:]])
+
+
+def config_of(command: str, script: Path) -> Optional[Path]:
+    """The configuration for which a command that people wrote starts a run of this script.
+
+    None if it does not. Where it cannot be told which script it is, it counts as this one.
+    """
+    home = os.path.expanduser("~")
+    folder = home
+    words = re.findall(r"[^\s'\";()<>|&=]+", command.replace("\\%", "%").replace("$HOME", home))
+    for index, word in enumerate(words):
+        path = os.path.join(folder, os.path.expanduser(word))
+        if words[max(0, index - 1)] == "cd":
+            folder = path
+        elif os.path.basename(word) == SCRIPT:
+            options = words[index + 1 :]
+            another = os.path.exists(path) and not os.path.samefile(path, script)
+            if not another and not ONLY_LOOKS & set(options):
+                named = dict(zip(options, options[1:])).get("--config", "snapshots.config")
+                return Path(os.path.dirname(path), named)
+    return None
+
+
+def entries_in(text: str, job: CronJob) -> list[CronEntry]:
+    """The active lines of a crontab that start runs of this configuration, or may do so.
+
+    A line that nobody can tell the configuration of is among them, and so is another block whose
+    directory has gone: it may have been moved to where this one is.
+    """
+    lines = text.split("\n")
+    inside = {n: Path(config) for config, begin, end in blocks_of(lines) for n in range(begin, end)}
+    entries: list[CronEntry] = []
+    for index, line in enumerate(lines):
+        match = None if CRON_ASSIGNMENT.match(line) else CRON_LINE.fullmatch(line)
+        by_hand = index not in inside
+        config = config_of(match[2], job.script) if match and by_hand else inside.get(index)
+        if not match or not config:
+            continue
+        gone = not (config if by_hand else config.parent).exists()
+        if not gone and os.path.realpath(config) != os.path.realpath(job.config):
+            continue
+        problems: list[str] = []
+        schedule = None
+        try:
+            schedule = parse_schedule(match[1])
+        except ValueError as error:
+            problems.append(str(error))
+        words = match[2].partition(">")[0].split()
+        with contextlib.suppress(ValueError):
+            words = shlex.split(match[2].partition(">")[0])
+        missing = [word for word in words if word.startswith("/") and not os.path.exists(word)]
+        if missing:
+            problems.append(f"{missing[0]} is not there (moved? put a new entry in its place)")
+        elif job.command[0] not in words:
+            problems.append(f"it is run by another Python than this, {job.command[0]}")
+        where = f"{whose_crontab()}, line {index + 1}"
+        entries.append(CronEntry(where, line.strip(), schedule, by_hand, tuple(problems)))
+    return entries
+
+
+def crowding(
+    entries: Sequence[CronEntry], run_seconds: Optional[float], now: datetime, zone: tzinfo
+) -> list[str]:
+    """A warning where two starts come too soon after each other for a run to end in between.
+
+    entries: of one configuration. run_seconds: how long a run usually takes; None: nobody knows.
+    """
+    starts: list[tuple[datetime, str]] = []
+    for entry in entries:
+        if entry.schedule:
+            coming = itertools.islice(starts_after(entry.schedule, now, zone), 1500)
+            near = itertools.takewhile(lambda start: start - now < timedelta(days=32), coming)
+            starts += [(start, entry.where) for start in near]
+    starts.sort()
+    for (first, where), (second, there) in zip(starts, starts[1:]):
+        gap = (second - first).total_seconds()
+        if gap < max(run_seconds or 0, 0 if where == there else 600):
+            return [
+                f"the starts of {second:%Y-%m-%d} at {first:%H:%M} ({where}) and {second:%H:%M}"
+                f" ({there}) are too near to each other: while one run goes on, another ends with"
+                " exit status 3"
+            ]
+    return []
+
+
+def overdue_since(
+    entries: Sequence[CronEntry], known_from: datetime, now: datetime, zone: tzinfo
+) -> Optional[datetime]:
+    """The start that should have come an hour ago or longer, and did not.
+
+    known_from: when the newest run ended (or began, if it was killed), or when the entry was
+    installed, whichever is later. Ask only if that is known and no run is under way.
+    """
+    starts = (starts_after(entry.schedule, known_from, zone) for entry in entries if entry.schedule)
+    first = min((start for some in starts for start in itertools.islice(some, 1)), default=now)
+    return first if first <= now - timedelta(hours=1) else None
+
+
+SYSTEMD_UNITS = """\
+# /etc/systemd/system/snapshots.service
+[Unit]
+Description=Take and prune server snapshots
+Wants=network-online.target
+After=network-online.target
+[Service]
+Type=oneshot
+User={user}
+WorkingDirectory={folder}
+ExecStart={command}
+SuccessExitStatus=3
+# /etc/systemd/system/snapshots.timer, then: systemctl enable --now snapshots.timer
+[Unit]
+Description=Start snapshots.service
+[Timer]
+{times}
+Persistent=true
+[Install]
+WantedBy=timers.target"""
+
+
+def systemd_units(job: CronJob, schedule: Schedule) -> str:
+    """A service and a timer that do what the crontab's entry would."""
+
+    def numbers(values: frozenset[int], all_of_them: int) -> str:
+        return "*" if len(values) == all_of_them else ",".join(map(str, sorted(values)))
+
+    weekdays = ",".join(WEEKDAYS[day][:3] for day in sorted(schedule.weekdays)) + " "
+    weekdays = "" if len(schedule.weekdays) == 7 else weekdays
+    days, months = numbers(schedule.days, 31), numbers(schedule.months, 12)
+    dates = [f"{weekdays}*-{months}-{days}"]
+    if schedule.either_day:
+        dates = [f"{weekdays}*-{months}-*", f"*-{months}-{days}"]
+    clock = f"{numbers(schedule.hours, 24)}:{numbers(schedule.minutes, 60)}:00"
+    return fill(
+        SYSTEMD_UNITS,
+        {
+            "user": str(os.geteuid()),
+            "folder": str(job.config.parent),
+            "command": " ".join(
+                '"' + re.sub(r'(["\\])', r"\\\1", word).replace("$", "$$") + '"'
+                for word in job.command
+            ),
+            "times": "\n".join(f"OnCalendar={day} {clock}" for day in dates),
+        },
+    )
+
+
+TASK = """\
+$action = New-ScheduledTaskAction -Execute {program} -WorkingDirectory {folder} `
+  -Argument {arguments}
+$triggers = @(
+{triggers}
+)
+$settings = New-ScheduledTaskSettingsSet -StartWhenAvailable -MultipleInstances IgnoreNew `
+  -ExecutionTimeLimit ([TimeSpan]::Zero) -AllowStartIfOnBatteries -DontStopIfGoingOnBatteries
+Register-ScheduledTask -TaskName {name} -Force -Action $action -Trigger $triggers `
+  -Settings $settings"""
+
+
+def in_powershell(text: str) -> str:
+    """A text literal of PowerShell, for which the typographic quotes are single quotes as well."""
+    return "'" + re.sub("['\u2018-\u201b]", lambda sign: sign[0] * 2, text) + "'"
+
+
+def scheduled_task(job: CronJob, schedule: Optional[Schedule], looks: bool) -> str:
+    """PowerShell that does what --install-cron, --show-cron (looks) or --remove-cron would.
+
+    Raises CrontabError if the Task Scheduler cannot start it like that.
+    """
+    name = in_powershell(re.sub(r'[\\/:*?"<>|]', "-", f"{SCRIPT} {job.config}"))
+    if looks:
+        return f"Get-ScheduledTask -TaskName {name} | Get-ScheduledTaskInfo"
+    if schedule is None:
+        return f"Unregister-ScheduledTask -TaskName {name} -Confirm:$false"
+    times = [f"{h:02}:{m:02}" for h in sorted(schedule.hours) for m in sorted(schedule.minutes)]
+    weekly = not schedule.every_day and len(schedule.days) == 31 and not schedule.either_day
+    if not (schedule.every_day or weekly) or len(schedule.months) < 12 or len(times) > 48:
+        raise CrontabError(
+            f"{schedule.text}: the Task Scheduler knows up to 48 times of day, and days of the week"
+            " (use @hourly, and min_interval_hours)"
+        )
+    days = ",".join(WEEKDAYS[day] for day in sorted(schedule.weekdays))
+    kind = f"-Weekly -DaysOfWeek {days}" if weekly else "-Daily"
+    program, *arguments = job.command
+    return fill(
+        TASK,
+        {
+            "name": name,
+            "program": in_powershell(program),
+            "arguments": in_powershell(subprocess.list2cmdline(arguments)),
+            "folder": in_powershell(str(job.config.parent)),
+            "triggers": "\n".join(f"  New-ScheduledTaskTrigger {kind} -At '{t}'" for t in times),
+        },
+    )
+
+
 # === Command line =============================================================================
 
 EXAMPLES = """\
@@ -6687,6 +7340,16 @@ def parser() -> Parser:
         metavar="PATH",
         help="the configuration file (default: snapshots.config beside the script)",
     )
+    instead = result.add_argument_group("instead of a run").add_mutually_exclusive_group()
+    instead.add_argument(
+        "--install-cron",
+        type=not_empty,
+        metavar="WHEN",
+        help='have cron start a run; WHEN is 03:15, or "15 3 * * *" (in quotes), or a word: '
+        + "; ".join(f"{word} ({in_words(parse_schedule(word))})" for word in PRESETS),
+    )
+    instead.add_argument("--show-cron", action="store_true", help="show cron's entry")
+    instead.add_argument("--remove-cron", action="store_true", help="take cron's entry out")
     result.add_argument("--version", action="version", version=f"snapshots {__version__}")
     return result
 
@@ -6851,6 +7514,113 @@ def dry_run(
     return exit_status(reports)
 
 
+CRON_FIELD = re.compile(r"[0-9*][0-9*,/-]*|(?i:sun|mon|tue|wed|thu|fri|sat)[a-zA-Z,-]*")
+
+
+def quotes_missing(when: str, files: Sequence[str]) -> str:
+    """What to write instead of WHEN without quotes, where the shell has put files for each `*`."""
+    if not CRON_FIELD.fullmatch(when):
+        return "takes no FILE: one entry is for all servers of a configuration"
+    begin = [when, *itertools.takewhile(CRON_FIELD.fullmatch, files)][:5]
+    end = files[-1:] if len(begin) <= len(files) and CRON_FIELD.fullmatch(files[-1]) else []
+    fields = [*[*begin, "*", "*", "*", "*"][: 5 - len(end)], *end]
+    return f'put the five fields in quotes: --install-cron "{" ".join(fields)}"'
+
+
+def cron_command(args: argparse.Namespace, settings: Settings, config: Path, world: World) -> None:
+    """--install-cron, --show-cron and --remove-cron. Raises SnapshotsError."""
+    script, schedule = Path(os.path.abspath(__file__)), None
+    if args.install_cron:
+        if args.files:
+            raise UsageError(f"--install-cron: {quotes_missing(args.install_cron, args.files)}")
+        try:
+            schedule = parse_schedule(args.install_cron)
+        except ValueError as error:
+            raise UsageError(f"--install-cron {args.install_cron!r}: {error}") from None
+    elif args.files:
+        raise UsageError("--show-cron and --remove-cron take no FILE (see --help)")
+    if args.remove_cron and not config.exists():  # the backup has to go somewhere
+        settings = load_settings(script.parent / "snapshots.config", required=False)
+    if settings.problems and not args.show_cron:
+        raise ConfigError(settings.problems)
+    config, logs_dir = Path(os.path.abspath(config)), Path(os.path.abspath(settings.logs_dir))
+    job = CronJob(config, script, logs_dir, ("--config", str(config)) if args.config else ())
+    if schedule:
+        show_schedule(schedule, world)
+    if os.name == "nt":
+        for line in scheduled_task(job, schedule, looks=args.show_cron).split("\n"):
+            world.screen.out(line)
+    elif args.show_cron:
+        show_cron(job, world)
+    else:
+        change_cron(job, schedule, args.dry_run, world)
+
+
+def show_schedule(schedule: Schedule, world: World) -> None:
+    """The schedule in words, and its next three starts."""
+    now = world.clock.now()
+    world.screen.out(in_words(schedule))
+    for start in itertools.islice(starts_after(schedule, now, machine_zone()), 3):
+        wait = span((start - now).total_seconds())
+        world.screen.out(f"next run: {start:%Y-%m-%d %H:%M %Z}, in {wait}")
+
+
+def show_cron(job: CronJob, world: World) -> None:
+    """The entries of this configuration, and what is wrong with them."""
+    entries = entries_in(read_crontab(), job)
+    if not entries:
+        world.screen.out(f"{whose_crontab()}: no entry for {job.config}")
+    for entry in entries:
+        world.screen.out(f"{entry.where}: {entry.line}")
+        if entry.schedule:
+            show_schedule(entry.schedule, world)
+        for problem in entry.problems:
+            world.screen.problem(f"warning: {entry.where}: {problem}")
+    for warning in crowding(entries, None, world.clock.now(), machine_zone()):
+        world.screen.problem(f"warning: {warning}")
+
+
+def change_cron(job: CronJob, schedule: Optional[Schedule], dry_run: bool, world: World) -> None:
+    """Put the block into the crontab, or take it out; dry_run: show it only."""
+    out = world.screen.out
+    block = job.block(schedule) if schedule else []
+    for line in block:
+        out(line)
+
+    def change(text: str) -> str:
+        for entry in entries_in(text, job) if schedule else ():
+            if entry.by_hand:
+                raise CrontabError(
+                    f"{entry.where}: starts {SCRIPT} as well, which would make two runs (take that"
+                    f" line out first): {entry.line}"
+                )
+        return with_block(text, job, block)
+
+    try:
+        if dry_run:
+            change(read_crontab())
+            out("dry run: nothing was written")
+            return
+        backup = change_crontab(change, job, world.clock)
+    except UnreadableCrontabError as error:
+        way_out = "put the block above in with crontab -e"
+        if not schedule:
+            for line in job.edges:
+                out(line)
+            way_out = "take these two lines out with crontab -e, and what is between"
+        elif shutil.which("crontab") is None:
+            for line in systemd_units(job, schedule).split("\n"):
+                out(line)
+            way_out = "install cron, or use the systemd timer above"
+        raise CrontabError(f"{error}; nothing was written ({way_out})") from None
+    if backup:
+        done = "the entry is in place" if schedule else "the entry was taken out"
+        out(f"{whose_crontab()}: {done} (as it was before: {backup})")
+    else:
+        done = "this entry is there already" if schedule else f"no entry for {job.config}"
+        out(f"{whose_crontab()}: {done}; nothing was changed")
+
+
 def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) -> int:
     """Run the command line; turn every outcome into an exit status and clear lines on stderr."""
     redact = Redactor()
@@ -6888,7 +7658,11 @@ def guarded(args: argparse.Namespace, world: World) -> int:
     settings = load_settings(path, required=bool(args.config))
     collect_secrets(settings, [], world)  # before anything can be said
     error_text = ""
+    looks = args.install_cron or args.show_cron or args.remove_cron
     try:
+        if looks:
+            cron_command(args, settings, path, world)
+            return ExitStatus.OK
         if settings.problems:
             raise ConfigError(settings.problems)
         entries, remarks = load_servers(args.files, settings)
@@ -6922,7 +7696,7 @@ def guarded(args: argparse.Namespace, world: World) -> int:
         screen.problem(error_text)
         log.error("%s", error_text)
         log_traceback(error)
-    if not args.dry_run:
+    if not (args.dry_run or looks):
         tell_run_failure(error_text, settings, world, hostname)
     return ExitStatus.FAILED
 

@@ -1360,12 +1360,15 @@ def test_a_schedule_that_fires_twice_or_not_at_all_is_no_trouble(
 
 
 CRON_DAEMON = shutil.which("cron", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
-ALONE = """
+NO_CRONTABS = """
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /etc/cron.d
 mount -t tmpfs tmpfs /var/spool/cron
 [ ! -e /etc/crontab ] || mount --bind /dev/null /etc/crontab
 mkdir -m 1730 /var/spool/cron/crontabs
+"""
+ALONE = f"""
+{NO_CRONTABS}
 install -m 600 "$1" /var/spool/cron/crontabs/root
 shift
 exec "$@"

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import textwrap
+import zoneinfo
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -307,13 +308,14 @@ def test_every_shell_block_in_the_readme_can_be_pasted() -> None:
         assert (result.returncode, result.stderr) == (0, ""), block
 
 
+def by_hand() -> list[str]:
+    """The lines for people who write their crontab themselves."""
+    lines = [line for block in code_blocks("crontab") for line in block.splitlines()]
+    return [line for line in lines if not re.match(r"[A-Z]+=", line)]
+
+
 def test_crontab_lines_have_absolute_paths_and_no_bare_percent_sign() -> None:
-    lines = [
-        line
-        for block in code_blocks("crontab")
-        for line in block.splitlines()
-        if not re.match(r"[A-Z]+=", line)
-    ]
+    lines = by_hand()
     assert len(lines) == 2
     for line in lines:
         schedule, command = line.split(" cd ", 1)
@@ -324,6 +326,34 @@ def test_crontab_lines_have_absolute_paths_and_no_bare_percent_sign() -> None:
     assert ">> /" in lines[0]
     assert lines[0].endswith("2>&1")
     assert lines[1].endswith(" -q")
+
+
+def test_cron_example_is_what_the_code_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = next(block for block in code_blocks("text") if "# BEGIN" in block)
+    words, *told = block.splitlines()
+    now = datetime(2026, 11, 25, 16, 33, tzinfo=timezone.utc)
+    schedule = snapshots.parse_schedule("nightly")
+    assert words == snapshots.in_words(schedule)
+    starts = snapshots.starts_after(schedule, now, zoneinfo.ZoneInfo("Europe/Berlin"))
+    for line, start in zip(told[:3], starts):
+        wait = snapshots.span((start - now).total_seconds())
+        assert line == f"next run: {start:%Y-%m-%d %H:%M %Z}, in {wait}"
+    base = Path("/opt/snapshots")
+    monkeypatch.setattr("sys.executable", f"{base}/.venv/bin/python")
+    job = snapshots.CronJob(base / "snapshots.config", base / "snapshots.py", base / "logs", ())
+    assert told[3:6] == job.block(schedule)
+    for part in re.split(r"backup: |\(|/opt\S+", told[6]):
+        assert is_a_text_of_the_code(part), part
+    assert by_hand()[0] == job.block(schedule)[1]
+
+
+def test_every_word_for_when_is_described() -> None:
+    described = [
+        word for row in table(part("## Cron")) for word in re.findall(r"`([^`]+)`", row[0])
+    ]
+    assert set(snapshots.PRESETS) <= set(described)
+    for word in described:
+        snapshots.parse_schedule(word.strip('"'))
 
 
 # --- texts of the code that README explains ---

@@ -1,0 +1,1066 @@
+"""--install-cron, --show-cron and --remove-cron: against a `crontab` that misbehaves, and Debian's."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from conftest import Project, Result
+from test_cli import CRON_DAEMON, LIBFAKETIME, NO_CRONTABS, Place, place  # noqa: F401
+
+import snapshots
+
+SCRIPT = Path(snapshots.__file__).resolve()
+FAKE = Path(__file__).parent / "fakes" / "crontab.py"
+UTC = timezone.utc
+OTHERS = '# m h dom mon dow command\nMAILTO=""\n\n*/5 * * * *\tsleep 1 % x # y  \n@daily true\r\n'
+
+
+class Tab:
+    """A project, and the crontab of whoever runs it."""
+
+    def __init__(self, project: Project, folder: Path) -> None:
+        self.project, self.folder = project, folder
+        self.mischief: dict[str, Any] = {}
+
+    @property
+    def table(self) -> Path:
+        return self.folder / "table"
+
+    @property
+    def text(self) -> str:
+        return self.table.read_bytes().decode("utf-8", "surrogateescape")
+
+    def set(self, text: str) -> None:
+        self.table.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+    def run(self, *args: str) -> Result:
+        (self.folder / "mischief.json").write_text(json.dumps(self.mischief))
+        (self.folder / "calls").write_text("")
+        return self.project.run(*args)
+
+    @property
+    def calls(self) -> list[str]:
+        return (self.folder / "calls").read_text().split()
+
+    @property
+    def backups(self) -> list[Path]:
+        return sorted((self.project.folder / "logs").glob("crontab-*"))
+
+    @property
+    def config(self) -> Path:
+        return self.project.folder / "snapshots.config"
+
+    def block(self, fields: str) -> str:
+        folder = self.project.folder
+        return (
+            f"# BEGIN snapshots.py {self.config} (by --install-cron; --remove-cron takes it out)\n"
+            f"{fields} cd {folder} && {sys.executable} {SCRIPT} --config {self.config}"
+            f" >> {folder}/logs/cronjob.log 2>&1\n"
+            f"# END snapshots.py {self.config}\n"
+        )
+
+
+@pytest.fixture
+def tab(project: Project, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any) -> Tab:
+    folder = tmp_path_factory.mktemp("spool")
+    program = folder / "crontab"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {FAKE} {folder} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return Tab(project, folder)
+
+
+# --- the block ---
+
+
+@pytest.mark.proves("cron.4")
+def test_the_block_is_put_behind_what_is_there(tab: Tab) -> None:
+    tab.set(OTHERS)
+    result = tab.run("--install-cron", "nightly")
+    assert (result.code, result.err) == (0, "")
+    assert tab.text == OTHERS + tab.block("15 3 * * *")
+    for line in tab.block("15 3 * * *").splitlines():
+        assert line in result.out.splitlines()
+    (backup,) = tab.backups
+    assert str(backup) in result.out
+    assert re.fullmatch(r"crontab-\d{14}-\w+\.bak", backup.name)
+    assert backup.read_bytes().decode() == OTHERS
+    for path in (backup, tab.project.folder / "logs" / "cronjob.log"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.proves("cron.4")
+def test_no_crontab_at_all_is_an_empty_one(tab: Tab) -> None:
+    assert tab.run("--install-cron", "3:15").code == 0
+    assert tab.text == tab.block("15 3 * * *")
+    assert tab.run("--remove-cron").code == 0
+    assert tab.text == ""
+
+
+@pytest.mark.proves("cron.4")
+def test_a_second_install_replaces_the_block_and_the_same_one_changes_nothing(tab: Tab) -> None:
+    tab.set(OTHERS)
+    tab.run("--install-cron", "nightly")
+    tab.set(tab.text + "9 9 * * * behind\n")
+    result = tab.run("--install-cron", "@hourly")
+    assert tab.text == OTHERS + tab.block("0 * * * *") + "9 9 * * * behind\n"
+    before, backups = tab.text, tab.backups
+    again = tab.run("--install-cron", "0 * * * *")
+    assert (result.code, again.code) == (0, 0)
+    assert "this entry is there already; nothing was changed" in again.out
+    assert (tab.text, tab.backups, tab.calls) == (before, backups, ["-l"])
+    assert tab.run("--remove-cron").code == 0
+    assert tab.text == OTHERS + "9 9 * * * behind\n"
+
+
+@pytest.mark.proves("cron.4")
+def test_a_line_that_the_shell_runs_as_it_is_meant(
+    tab: Tab, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Blanks, quotes, dollar signs and what is not ASCII, in every path."""
+    odd = tmp_path / 'it\'s $HOME "so" `x` & ü'
+    (odd / "logs").mkdir(parents=True)
+    job = snapshots.CronJob(odd / "c.conf", odd / "snapshots.py", odd / "logs", ("--config", "é 1"))
+    monkeypatch.setattr(sys, "executable", shutil.which("echo"))
+    line = job.line("* * * * *").split(" ", 5)[5]
+    subprocess.run(["/bin/sh", "-c", line], check=True)
+    assert job.output.read_text() == f"{odd}/snapshots.py --config é 1\n"
+
+
+@pytest.mark.proves("cron.4")
+def test_every_configuration_has_a_block_of_its_own(tab: Tab) -> None:
+    other = tab.block("1 1 * * *").replace(str(tab.config), "/srv/other/snapshots.config")
+    tab.set(other + OTHERS)
+    assert tab.run("--install-cron", "nightly").code == 0
+    assert tab.text == other + OTHERS + tab.block("15 3 * * *")
+    assert tab.run("--remove-cron").code == 0
+    assert tab.text == other + OTHERS
+
+
+@pytest.mark.proves("cron.4")
+def test_a_symlink_to_the_configuration_is_the_same_configuration(
+    tab: Tab, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    link = tmp_path_factory.mktemp("link") / "here"
+    link.symlink_to(tab.project.folder)
+    tab.set(tab.block("1 1 * * *").replace(str(tab.project.folder), str(link)))
+    assert tab.run("--install-cron", "nightly").code == 0
+    assert tab.text == tab.block("15 3 * * *")
+
+
+@pytest.mark.proves("cron.4")
+def test_a_dry_run_shows_everything_and_writes_nothing(tab: Tab) -> None:
+    tab.set(OTHERS)
+    result = tab.run("-n", "--install-cron", "nightly")
+    assert (result.code, result.err) == (0, "")
+    for line in tab.block("15 3 * * *").splitlines():
+        assert line in result.out
+    assert result.out.count("next run: ") == 3
+    assert "nothing was written" in result.out
+    assert (tab.text, tab.calls) == (OTHERS, ["-l"])
+    assert not (tab.project.folder / "logs").exists()
+    tab.set(tab.block("1 1 * * *"))
+    assert tab.run("-n", "--remove-cron").code == 0
+    assert tab.text == tab.block("1 1 * * *")
+
+
+@pytest.mark.proves("cron.3")
+@pytest.mark.parametrize(
+    ("zone", "lines"),
+    [
+        (
+            "Europe/Berlin",
+            ["2026-03-02 03:15 CET, in 1 h 15 min", "2026-03-03 03:15 CET, in 1 d 1 h"],
+        ),
+        ("America/New_York", ["2026-03-02 03:15 EST, in 7 h 15 min"]),
+        (None, ["2026-03-02 03:15 UTC, in 2 h 15 min"]),
+    ],
+)
+def test_the_next_runs_are_told_in_the_zone_of_the_machine(
+    tab: Tab, monkeypatch: Any, tmp_path: Path, zone: str | None, lines: list[str]
+) -> None:
+    """Not in that of $TZ, of which cron knows nothing; without /etc/localtime it is UTC."""
+    path = Path("/usr/share/zoneinfo") / (zone or "none")
+    if zone and not path.exists():
+        pytest.skip("no time zone data")
+    monkeypatch.setattr(snapshots, "LOCALTIME", str(path))
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    tab.project.clock.advance(
+        (datetime(2026, 3, 2, 1, tzinfo=UTC) - tab.project.clock.now()).total_seconds()
+    )
+    result = tab.run("-n", "--install-cron", "nightly")
+    assert result.out.splitlines()[0] == "at 03:15 every day"
+    told = [line for line in result.out.splitlines() if line.startswith("next run: ")]
+    assert len(told) == 3
+    for line in lines:
+        assert f"next run: {line}" in told
+
+
+# --- never lose a line ---
+
+
+@pytest.mark.proves("cron.5")
+@pytest.mark.parametrize(
+    "text",
+    [
+        OTHERS,
+        "no line break at the end",
+        "\n\n\n",
+        "\r\n1 1 * * * x\r\n",
+        "# \udcff\udcfe is no UTF-8\n1 1 * * * caf\udce9\n",
+        "1 1 * * * a\x0b\x0c\x1c\u2028\x85b\n",
+        "# DO NOT EDIT THIS FILE, says somebody\n1 1 * * * x\n",
+        "# a # BEGIN snapshots.py that is none\n",
+        "1 1 * * * " + "x" * 5000 + "\n",
+    ],
+)
+def test_every_other_line_stays_byte_for_byte(tab: Tab, text: str) -> None:
+    tab.set(text)
+    whole = text if text.endswith("\n") else text + "\n"
+    assert tab.run("--install-cron", "nightly").code == 0
+    assert tab.text == whole + tab.block("15 3 * * *")
+    assert tab.run("--install-cron", "12:00").code == 0
+    assert tab.text == whole + tab.block("0 12 * * *")
+    assert tab.run("--remove-cron").code == 0
+    assert tab.text == whole
+
+
+@pytest.mark.proves("cron.5")
+def test_the_header_that_crontab_shows_is_not_written_back(tab: Tab) -> None:
+    """Exactly those three lines, at the very beginning; what piled up before stays."""
+    mine = "# DO NOT EDIT THIS FILE - edit the master and reinstall.\n# my own\n1 1 * * * x\n"
+    tab.mischief = {"-l": {"*": ["header"]}}
+    tab.set(mine)
+    assert tab.run("--install-cron", "nightly").code == 0
+    assert tab.text == mine + tab.block("15 3 * * *")
+    assert tab.backups[0].read_text() == mine
+    assert tab.run("--remove-cron").code == 0
+    assert tab.text == mine
+
+
+UNREADABLE = [
+    ["say crontab: can't open spool: Permission denied", "exit 1"],
+    ["say no crontab for root\nbut wait", "exit 1"],
+    ["say You (root) are not allowed to use this program (crontab)", "exit 1"],
+    ["say crontab: can't open 'root': No such file or directory", "exit 1"],
+    ["say crontabs: no crontab for root yet", "exit 1"],
+    ["exit 1"],
+    ["say input/output error", "exit 0"],
+    ["say a warning"],
+    ["half"],
+    ["die"],
+    ["hang"],
+]
+
+
+@pytest.mark.proves("cron.5")
+@pytest.mark.parametrize("what", UNREADABLE, ids=" ".join)
+@pytest.mark.parametrize("args", [("--install-cron", "nightly"), ("--remove-cron",)])
+def test_a_crontab_that_cannot_be_read_is_not_written(
+    tab: Tab, monkeypatch: Any, what: list[str], args: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(snapshots, "CRONTAB_SECONDS", 0.5)
+    before = OTHERS + (tab.block("1 1 * * *") if args == ("--remove-cron",) else "")
+    tab.set(before)
+    tab.mischief = {"-l": {"*": what}}
+    result = tab.run(*args)
+    assert result.code == 1
+    assert (tab.text, tab.calls) == (before, ["-l"])
+    begin, line, end = tab.block("15 3 * * *").splitlines()
+    shown = [begin, line, end] if args[0] == "--install-cron" else [begin, end]
+    assert [text for text in result.out.splitlines() if "snapshots.py" in text] == shown
+    assert result.err.startswith("snapshots: crontab")
+    assert "nothing was written" in result.err
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.proves("cron.5")
+def test_no_crontab_with_something_in_it_is_no_known_answer(tab: Tab) -> None:
+    tab.set(OTHERS)
+    tab.mischief = {"-l": {"*": ["header", "say no crontab for root", "exit 1"]}}
+    assert tab.run("--install-cron", "nightly").code == 1
+    assert tab.text == OTHERS
+
+
+@pytest.mark.proves("cron.6")
+def test_no_backup_no_change(tab: Tab) -> None:
+    tab.set(OTHERS)
+    (tab.project.folder / "logs").write_text("in the way")
+    result = tab.run("--install-cron", "nightly")
+    assert result.code == 1
+    assert "the crontab cannot be saved here first: File exists (nothing was changed)" in result.err
+    assert (tab.text, "write" in tab.calls) == (OTHERS, False)
+
+
+@pytest.mark.proves("cron.6")
+def test_a_disk_that_is_full_changes_nothing(tab: Tab, monkeypatch: Any) -> None:
+    tab.set(OTHERS)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    result = tab.run("--install-cron", "nightly")
+    assert result.code == 1
+    assert "No space left on device (nothing was changed)" in result.err
+    assert (tab.text, "write" in tab.calls) == (OTHERS, False)
+    assert tab.backups == []
+
+
+@pytest.mark.proves("cron.6")
+def test_logs_of_another_user_are_no_place_to_write(tab: Tab) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a directory away")
+    logs = tab.project.folder / "logs"
+    logs.mkdir()
+    os.chown(logs, 65534, 65534)
+    tab.set(OTHERS)
+    result = tab.run("--install-cron", "nightly")
+    assert result.code == 1
+    assert "it belongs to another user (run this as that user)" in result.err
+    assert tab.text == OTHERS
+
+
+@pytest.mark.proves("cron.6")
+def test_a_crontab_that_changes_under_our_hands_is_read_anew(tab: Tab) -> None:
+    """Once between reading and writing: both changes are there in the end."""
+    tab.set(OTHERS)
+    tab.mischief = {"-l": {"2": ["edit 6 6 * * * new"]}}
+    assert tab.run("--install-cron", "nightly").code == 0
+    assert tab.text == OTHERS + "6 6 * * * new\n" + tab.block("15 3 * * *")
+    assert tab.calls == ["-l", "-l", "-l", "-l", "write", "-l"]
+    (backup,) = tab.backups
+    assert backup.read_bytes().decode() == OTHERS + "6 6 * * * new\n"
+
+
+@pytest.mark.proves("cron.6")
+def test_a_crontab_that_changes_all_the_time_is_left_alone(tab: Tab) -> None:
+    tab.set(OTHERS)
+    tab.mischief = {"-l": {"*": ["edit # again"]}}
+    result = tab.run("--install-cron", "nightly")
+    assert result.code == 1
+    assert "somebody changes the crontab all the time; nothing was changed" in result.err
+    assert "write" not in tab.calls
+    assert tab.backups == []
+
+
+@pytest.mark.proves("cron.6")
+@pytest.mark.parametrize("args", [("--install-cron", "nightly"), ("--remove-cron",)])
+@pytest.mark.parametrize(
+    ("mischief", "told", "restored"),
+    [
+        ({"write": {"*": ["refuse"]}}, "errors in crontab file, can't install.; nothing was", True),
+        ({"write": {"*": ["ignore"]}}, "crontab does not take the new text; nothing was", True),
+        ({"write": {"1": ["lose 1"]}}, "it is as before again", True),
+        ({"write": {"1": ["lose 99"]}}, "it is as before again", True),
+        ({"write": {"1": ["lose 2", "complain"]}}, "it is as before again", True),
+        ({"write": {"1": ["twice"]}}, "it is as before again", True),
+        ({"write": {"1": ["lose 2"], "2": ["refuse"]}}, "can't install.", False),
+        ({"write": {"1": ["lose 2"], "2": ["ignore"]}}, "lines of the crontab were lost", False),
+        ({"write": {"1": ["foreign"]}}, "somebody else has changed the crontab just now", None),
+        ({"write": {"1": ["lose 1", "foreign"]}}, "it was left as it is", None),
+        ({"-l": {"3": ["exit 1"]}}, "crontab -l: exit status 1: no reason given", None),
+        ({"-l": {"3": ["edit 7 7 * * * x"]}}, "somebody else has changed the crontab", None),
+    ],
+    ids=str,
+)
+def test_what_is_read_back_is_compared_and_what_was_lost_put_back(
+    tab: Tab,
+    args: tuple[str, ...],
+    mischief: dict[str, Any],
+    told: str,
+    restored: bool | None,
+) -> None:
+    """restored: the old text is there again; None: it stays as it was found."""
+    before = OTHERS + (tab.block("1 1 * * *") if args == ("--remove-cron",) else "")
+    tab.set(before)
+    tab.mischief = mischief
+    result = tab.run(*args)
+    assert result.code == 1
+    assert told in result.err
+    assert result.err.count("\n") == 1
+    (backup,) = tab.backups
+    assert f"(as it was before: {backup})" in result.err
+    assert backup.read_bytes().decode() == before
+    if restored is not None:
+        assert (tab.text == before) is restored
+    if restored is None:
+        assert tab.calls.count("write") == 1
+    assert set(tab.calls) <= {"-l", "write"}
+
+
+@pytest.mark.proves("cron.6")
+def test_a_crontab_that_does_not_end_is_given_up(tab: Tab, monkeypatch: Any) -> None:
+    monkeypatch.setattr(snapshots, "CRONTAB_SECONDS", 8)
+    tab.set(OTHERS)
+    tab.mischief = {"write": {"*": ["hang"]}}
+    result = tab.run("--install-cron", "nightly")
+    assert result.code == 1
+    assert "crontab: no answer within 8 s; nothing was changed (as it was before: " in result.err
+    assert tab.text == OTHERS
+
+
+@pytest.mark.proves("cron.6")
+def test_a_complaint_about_something_that_is_done_is_no_failure(tab: Tab) -> None:
+    tab.set(OTHERS)
+    tab.mischief = {"write": {"*": ["complain"]}}
+    assert tab.run("--install-cron", "nightly").code == 0
+    assert tab.text == OTHERS + tab.block("15 3 * * *")
+
+
+# --- what is there already ---
+
+
+@pytest.mark.proves("cron.7")
+@pytest.mark.parametrize("args", [("--install-cron", "nightly"), ("--remove-cron",)])
+@pytest.mark.parametrize(
+    ("take", "number"),
+    [
+        ("{begin}\n{line}\n", 2),
+        ("{line}\n{end}\n", 3),
+        ("{end}\n{line}\n{begin}\n", 2),
+        ("{begin}\n{begin}\n{line}\n{end}\n", 2),
+        ("{begin}\n{line}\n{end}\n{end}\n", 5),
+        ("{begin}\n{line}\n# END snapshots.py /srv/x.config\n", 2),
+        ("# BEGIN snapshots.py /srv/x.config\n{begin}\n{line}\n{end}\n", 2),
+        (
+            "# BEGIN snapshots.py /srv/x.config\n{begin}\n# END snapshots.py /srv/x.config\n{end}\n",
+            2,
+        ),
+        ("{begin}\n{line}\n{end}\n{begin}\n{line}\n{end}\n", 5),
+        ("{begin}\nMAILTO=x\n{line}\n{end}\n", 2),
+        ("{begin}\n0 0 * * * /somebody/elses\n{end}\n", 2),
+        ("{begin}\r\n{line}\r\n", 2),
+    ],
+)
+def test_half_a_block_is_refused_with_its_line(
+    tab: Tab, args: tuple[str, ...], take: str, number: int
+) -> None:
+    begin, line, end = tab.block("1 1 * * *").splitlines()
+    tab.set("# first\n" + take.format(begin=begin, line=line, end=end))
+    before = tab.text
+    result = tab.run(*args)
+    assert result.code == 1
+    assert result.err.startswith(f"snapshots: crontab, line {number}: ")
+    assert (tab.text, "write" in tab.calls) == (before, False)
+
+
+@pytest.mark.proves("cron.4")
+@pytest.mark.parametrize(
+    "change", [("1 1", "2 2"), ("1 1", "# 1 1"), ("&& ", "&& nice "), ("\n", "\r\n")]
+)
+def test_an_entry_that_somebody_changed_in_the_block_is_replaced(
+    tab: Tab, change: tuple[str, str]
+) -> None:
+    tab.set(OTHERS + tab.block("1 1 * * *").replace(*change))
+    assert tab.run("--install-cron", "nightly").code == 0
+    assert tab.text == OTHERS + tab.block("15 3 * * *")
+
+
+RIVALS = [
+    "15 3 * * * {python} {script}",
+    "15 3 * * * {script}",
+    "@daily {script} -q",
+    "@reboot {script}",
+    "15 3 * * * cd {folder} && python3 snapshots.py",
+    "15 3 * * * cd {folder} && .venv/bin/python ./snapshots.py -v >> cron.log 2>&1",
+    "15 3 * * * cd {folder}; python3 snapshots.py>/dev/null",
+    "15 3 * * * (cd {folder} && python3 snapshots.py)",
+    "15 3 * * * cd '{folder}' && python3 'snapshots.py' web.json",
+    "15 3 * * * sh -c 'cd {folder} && python3 snapshots.py'",
+    '15 3 * * * /bin/bash -lc "cd {folder} && exec python3 snapshots.py"',
+    "15 3 * * * nice -n 19 timeout 6h {python} -u {script} --prune-only",
+    "  15 3 * * *\tcd {folder}&&python3 snapshots.py",
+    "15 3 * * * PATH=/usr/bin:/bin && cd {folder} && python3 snapshots.py > logs/cronjob.log 2>&1",
+    "15 3 * * * cd $SNAPSHOTS_DIR && python3 snapshots.py",
+    "15 3 * * * cd /gone/away && python3 snapshots.py",
+    "15 3 * * * cd ~/away && python3 snapshots.py",
+    "15 3 * * * python3 snapshots.py",
+    "*/70 3 * * fri-mon {script}",
+    "15 3 * * * {script} --config {config}",
+    "15 3 * * * {script} --config={config}",
+    "15 3 * * * {script} --config /gone.config",
+    "15 3 * * * cd {folder} && echo 50\\% && python3 snapshots.py",
+    "15 3 * * * {script} # nightly",
+    "15 3 * * * {script}\r",
+]
+
+
+@pytest.mark.proves("cron.7")
+@pytest.mark.parametrize("line", RIVALS)
+def test_our_script_in_a_line_of_its_own_is_refused_with_that_line(tab: Tab, line: str) -> None:
+    line = line.format(
+        python=sys.executable, script=SCRIPT, folder=SCRIPT.parent, config=tab.config
+    )
+    tab.set(f"# first\n{line}\n{OTHERS}")
+    before = tab.text
+    result = tab.run("--install-cron", "nightly")
+    assert result.code == 1
+    assert ", line 2: starts snapshots.py as well, which would make two runs" in result.err
+    assert result.err.rstrip("\n").endswith(snapshots.one_line(line.strip()))
+    assert (tab.text, "write" in tab.calls) == (before, False)
+    assert tab.run("-n", "--install-cron", "nightly").code == 1
+    shown = tab.run("--show-cron")
+    assert shown.code == 0
+    assert ", line 2: " in shown.out
+
+
+NO_RIVALS = [
+    "#15 3 * * * {script}",
+    "  # 15 3 * * * cd {folder} && python3 snapshots.py",
+    "SCRIPT={script}",
+    "SCRIPT = {script}",
+    "15 3 * * * /usr/bin/other-snapshots.py",
+    "15 3 * * * python3 snapshots.py.old",
+    "15 3 * * * cd {other} && python3 snapshots.py",
+    "15 3 * * * python3 {other}/snapshots.py",
+    "*/5 * * * * {script} --status --nagios",
+    "0 * * * * cd {folder} && python3 snapshots.py --report page.html",
+    "0 * * * * {script} --list > list.txt",
+    "0 4 * * 0 {script} --config {other}/snapshots.config",
+    "0 4 * * 0 cd {folder} && python3 snapshots.py --config {other}/snapshots.config",
+]
+
+
+@pytest.mark.proves("cron.7")
+@pytest.mark.parametrize("line", NO_RIVALS)
+def test_what_is_no_run_of_ours_is_left_alone(
+    tab: Tab, line: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    (other / "snapshots.py").write_text("")
+    (other / "snapshots.config").write_text("")
+    line = line.format(script=SCRIPT, folder=SCRIPT.parent, other=other)
+    tab.set(f"{line}\n")
+    assert tab.run("--install-cron", "nightly").code == 0
+    assert tab.text == f"{line}\n" + tab.block("15 3 * * *")
+
+
+# --- what is refused before the crontab is looked at ---
+
+
+@pytest.mark.proves("cron.8")
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("15 3 * * *", "15 3 * * *"),
+        ("15 3 LICENSE README.md LICENSE README.md LICENSE README.md", "15 3 * * *"),
+        ("0 3 a.json b.json a.json b.json 1", "0 3 * * 1"),
+        ("0 3 a.json a.json mon-fri", "0 3 * * mon-fri"),
+        ("*/15 a b a b a b a b", "*/15 * * * *"),
+        ("0 3 1,15 a.json a.json", "0 3 1,15 * *"),
+        ("15 3", "15 3 * * *"),
+        ("0 0 1 1 0 a", "0 0 1 1 0"),
+    ],
+)
+def test_five_fields_without_quotes_are_refused_and_shown_with_them(
+    tab: Tab, words: str, meant: str
+) -> None:
+    result = tab.run("--install-cron", *words.split())
+    assert result.code == 1
+    assert result.err == (
+        f'snapshots: --install-cron: put the five fields in quotes: --install-cron "{meant}"\n'
+    )
+    assert tab.calls == []
+    assert not (tab.project.folder / "logs").exists()
+
+
+@pytest.mark.proves("cron.8")
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--install-cron", "nightly", "web.json"], "takes no FILE: one entry is for all servers"),
+        (["--show-cron", "web.json"], "take no FILE"),
+        (["--remove-cron", "web.json"], "take no FILE"),
+        (["--install-cron"], "expected one argument"),
+        (["--install-cron", ""], "is empty"),
+        (["--install-cron", "@reboot"], "after each reboot only"),
+        (["--install-cron", "0 3 31 2 *"], "February has no day 31"),
+        (["--install-cron", "nightly", "--show-cron"], "not allowed with"),
+        (["--remove-cron", "--show-cron"], "not allowed with"),
+    ],
+)
+def test_what_makes_no_sense_touches_nothing(tab: Tab, args: list[str], told: str) -> None:
+    result = tab.run(*args)
+    assert (result.code, result.out) == (1, "")
+    assert told in result.err
+    assert result.err.count("\n") == 1
+    assert tab.calls == []
+
+
+@pytest.mark.proves("cron.8")
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("50%", "a % or a line break in a path ends a crontab's command"),
+        ("a\nb", "a % or a line break in a path"),
+        ("a\x07b", "a % or a line break in a path"),
+        ("x" * 200, "longer than 900 bytes"),
+        ("ü" * 120, "longer than 900 bytes"),
+    ],
+)
+def test_a_path_that_cron_could_not_take_is_refused(tab: Tab, name: str, told: str) -> None:
+    folder = tab.project.folder / name
+    folder.mkdir()
+    tab.project.folder = folder
+    result = tab.run("--install-cron", "nightly")
+    assert result.code == 1
+    assert told in result.err
+    assert result.err.count("\n") == 1
+    assert tab.calls == []
+
+
+@pytest.mark.proves("cron.8")
+def test_a_configuration_with_a_problem_is_not_installed(tab: Tab) -> None:
+    tab.project.config["TIMING"]["poll_intervall"] = 3
+    result = tab.run("--install-cron", "nightly")
+    assert result.code == 1
+    assert "did you mean 'poll_interval'?" in result.err
+    assert tab.calls == []
+
+
+# --- showing and removing ---
+
+
+@pytest.mark.proves("cron.9")
+def test_no_entry_is_no_trouble(tab: Tab) -> None:
+    for text in (None, OTHERS, "no line break"):
+        if text is not None:
+            tab.set(text)
+        for option in ("--show-cron", "--remove-cron"):
+            result = tab.run(option)
+            assert (result.code, result.err) == (0, "")
+            assert f"no entry for {tab.config}" in result.out
+            assert tab.calls == ["-l"]
+        assert tab.backups == []
+        assert text is None or tab.text == text
+
+
+@pytest.mark.proves("cron.9")
+def test_the_entry_is_shown(tab: Tab) -> None:
+    tab.set(OTHERS)
+    tab.run("--install-cron", "0 3 * * 1-5")
+    result = tab.run("--show-cron")
+    assert (result.code, result.err) == (0, "")
+    first, words, *runs = result.out.splitlines()
+    line = tab.block("0 3 * * 1-5").splitlines()[1]
+    assert re.fullmatch(rf"crontab of \S+, line 7: {re.escape(line)}", first)
+    assert words == "at 03:00 on Monday to Friday"
+    assert len(runs) == 3
+
+
+@pytest.mark.proves("cron.9")
+def test_a_crontab_that_cannot_be_read_cannot_be_shown(tab: Tab) -> None:
+    tab.mischief = {"-l": {"*": ["half"]}}
+    result = tab.run("--show-cron")
+    assert (result.code, result.out) == (1, "")
+    assert "crontab -l: exit status 1: crontab: read error" in result.err
+
+
+@pytest.mark.proves("cron.9")
+def test_the_entry_of_a_configuration_that_has_gone_can_be_taken_out(
+    tab: Tab, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    gone = "/gone/snapshots/snapshots.config"
+    entry = tab.block("1 1 * * *").replace(str(tab.project.folder), "/gone/snapshots")
+    tab.set(OTHERS + entry)
+    shown = tab.run("--show-cron")
+    assert "/gone/snapshots is not there (moved? put a new entry in its place)" in shown.err
+    script = tmp_path / "installed" / "snapshots.py"
+    script.parent.mkdir()
+    script.symlink_to(SCRIPT)
+    monkeypatch.setattr(snapshots, "__file__", str(script))
+    assert snapshots.main(["--remove-cron", "--config", gone], tab.project.clock) == 0
+    assert tab.text == OTHERS
+    assert len(list(script.parent.glob("logs/crontab-*.bak"))) == 1
+
+
+@pytest.mark.proves("cron.13")
+def test_what_is_wrong_with_an_entry_is_shown(tab: Tab) -> None:
+    block = tab.block("1 1 * * *")
+    for old, new, told in [
+        (sys.executable, "/usr/bin/env", "it is run by another Python than this"),
+        (sys.executable, "/gone/python", "/gone/python is not there"),
+        (str(SCRIPT), "/gone/snapshots.py", "/gone/snapshots.py is not there"),
+        ("1 1 * * *", "*/70 1 * * *", "the step is larger than the range"),
+        ("1 1 * * *", "@reboot", "after each reboot only"),
+    ]:
+        tab.set(block.replace(old, new))
+        result = tab.run("--show-cron")
+        assert result.code == 0
+        assert told in result.err, told
+        assert ", line 2: " in result.err
+    tab.set(block)
+    assert tab.run("--show-cron").err == ""
+
+
+# --- entries that get into each other's way, and starts that did not come ---
+
+NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
+
+
+def entry(expression: str, where: str = "line 1") -> snapshots.CronEntry:
+    try:
+        schedule = snapshots.parse_schedule(expression)
+    except ValueError:
+        return snapshots.CronEntry(where, expression, None, True, ("why",))
+    return snapshots.CronEntry(where, expression, schedule, True, ())
+
+
+@pytest.mark.proves("cron.13")
+@pytest.mark.parametrize(
+    ("expressions", "run_seconds", "warned"),
+    [
+        (["15 3 * * *"], None, False),
+        (["15 3 * * *"], 3600, False),
+        (["15 3 * * *"], 90_000, True),
+        (["0 * * * *"], 5400, True),
+        (["0 * * * *"], 3000, False),
+        (["0 3 * * *", "5 3 * * *"], None, True),
+        (["0 3 * * *", "0 3 * * *"], None, True),
+        (["0 3 * * *", "0 15 * * *"], 3600, False),
+        (["0 3 * * *", "5 3 1 * *"], None, True),
+        (["58 23 * * *", "2 0 * * 1"], None, True),
+        (["0 3 * * *", "30 3 * * *"], 3600, True),
+        (["*/5 * * * *"], None, False),
+        (["@reboot", "0 3 * * *"], None, False),
+        ([], 10, False),
+    ],
+)
+def test_entries_in_each_others_way_are_warned_about(
+    expressions: list[str], run_seconds: float | None, warned: bool
+) -> None:
+    entries = [entry(text, f"line {n}") for n, text in enumerate(expressions, 1)]
+    told = snapshots.crowding(entries, run_seconds, NOW, UTC)
+    assert len(told) == warned
+    if warned and len(entries) > 1:
+        assert "(line 1)" in told[0]
+        assert "(line 2)" in told[0]
+
+
+@pytest.mark.proves("cron.13")
+def test_two_entries_for_one_configuration_are_warned_about(tab: Tab) -> None:
+    tab.run("--install-cron", "nightly")
+    tab.set(tab.text + f"20 3 * * * {sys.executable} {SCRIPT} --config {tab.config}\n")
+    result = tab.run("--show-cron")
+    assert result.code == 0
+    assert "are too near to each other" in result.err
+    assert "line 2" in result.err
+    assert "line 4" in result.err
+
+
+@pytest.mark.proves("cron.13")
+@pytest.mark.parametrize(
+    ("expressions", "known_from", "now", "overdue"),
+    [
+        (["15 3 * * *"], "01 04:00", "02 04:14", None),
+        (["15 3 * * *"], "01 04:00", "02 04:15", "02 03:15"),
+        (["15 3 * * *"], "02 03:15", "03 04:14", None),  # the run began at its start
+        (["15 3 * * *"], "01 04:00", "05 12:00", "02 03:15"),  # the first of many
+        (["0 * * * *"], "02 03:00", "02 04:30", None),
+        (["0 * * * *"], "02 03:00", "02 05:00", "02 04:00"),
+        (["15 3 * * *", "15 15 * * *"], "02 04:00", "02 16:20", "02 15:15"),
+        (["@reboot"], "01 04:00", "05 12:00", None),
+        ([], "01 04:00", "05 12:00", None),
+        (["15 3 * * *"], "09 04:00", "05 12:00", None),  # a clock that was put back
+    ],
+)
+def test_a_start_that_did_not_come_is_overdue_after_an_hour(
+    expressions: list[str], known_from: str, now: str, overdue: str | None
+) -> None:
+    def at(text: str) -> datetime:
+        return datetime.strptime(f"2026-03-{text} +0000", "%Y-%m-%d %H:%M %z")
+
+    entries = [entry(text) for text in expressions]
+    since = snapshots.overdue_since(entries, at(known_from), at(now), UTC)
+    assert since == (at(overdue) if overdue else None)
+
+
+@pytest.mark.proves("cron.13")
+def test_a_skipped_start_is_overdue_an_hour_after_the_clock_was_changed() -> None:
+    """02:30 on the night of the change counts at 03:00 CEST, which is 01:00 UTC."""
+    berlin = ZoneInfo("Europe/Berlin")
+    known = datetime(2026, 3, 28, 12, tzinfo=UTC)
+    for minutes, late in ((119, False), (120, True)):
+        now = datetime(2026, 3, 29, tzinfo=UTC) + timedelta(minutes=minutes)
+        since = snapshots.overdue_since([entry("30 2 * * *")], known, now, berlin)
+        assert (since is not None) is late
+
+
+# --- where there is no crontab ---
+
+
+@pytest.mark.proves("cron.11")
+def test_without_crontab_a_timer_is_shown_too(tab: Tab, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    result = tab.run("--install-cron", "nightly")
+    assert result.code == 1
+    assert result.err == (
+        "snapshots: crontab: cannot be run: No such file or directory; nothing was written"
+        " (install cron, or use the systemd timer above)\n"
+    )
+    lines = result.out.splitlines()
+    for line in [*tab.block("15 3 * * *").splitlines(), "OnCalendar=*-*-* 3:15:00"]:
+        assert line in lines
+    for option in ("--show-cron", "--remove-cron"):
+        result = tab.run(option)
+        assert result.code == 1
+        assert "cannot be run: No such file or directory" in result.err
+
+
+def units(job: snapshots.CronJob, schedule: snapshots.Schedule, folder: Path) -> list[Path]:
+    """The files of what is printed, each named as its first line says."""
+    paths: list[Path] = []
+    for line in snapshots.systemd_units(job, schedule).split("\n"):
+        named = re.match(r"# /etc/systemd/system/([a-z.]+)", line)
+        if named:
+            paths.append(folder / named[1])
+            paths[-1].write_text("")
+        with open(paths[-1], "a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+    return paths
+
+
+@pytest.mark.proves("cron.11")
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.parametrize("name", ["plain", 'it\'s $a "b" c'])
+def test_systemd_takes_the_units(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    job = snapshots.CronJob(folder / "c.conf", SCRIPT, folder, ("--config", str(folder / "c.conf")))
+    for number, text in enumerate(["nightly", "0 3 13 * 5", "*/20 1-5 */2 1,7 mon"]):
+        there = tmp_path / str(number)
+        there.mkdir()
+        paths = units(job, snapshots.parse_schedule(text), there)
+        assert [path.name for path in paths] == ["snapshots.service", "snapshots.timer"]
+        done = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", *map(str, paths)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.proves("cron.11")
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_would_start_when_cron_would(tmp_path: Path) -> None:
+    from test_schedule import expressions, parsed
+
+    job = snapshots.CronJob(tmp_path / "c", SCRIPT, tmp_path, ())
+    compared = 0
+    for text in ["nightly", "every-6-hours", "weekly", "0 3 13 * 5", *expressions(7, 60)]:
+        schedule = parsed(text)
+        if schedule is None:
+            continue
+        lines = snapshots.systemd_units(job, schedule).split("\n")
+        calendars = [line.partition("=")[2] for line in lines if line.startswith("OnCalendar=")]
+        done = subprocess.run(
+            ["systemd-analyze", "calendar", "--iterations=3", "--base-time=2026-03-02 12:00 UTC",
+             *calendars],
+            capture_output=True, text=True, check=True, env={**os.environ, "TZ": "UTC"},
+        )  # fmt: skip
+        found = re.findall(r"(?:elapse|Iter\w*\.? #\d+): \w+ ([0-9: -]+) UTC", done.stdout)
+        assert found, done.stdout
+        theirs = sorted({datetime.strptime(f"{t} +0000", "%Y-%m-%d %H:%M:%S %z") for t in found})
+        mine = snapshots.starts_after(schedule, NOW, UTC)
+        assert theirs[:3] == list(itertools.islice(mine, len(theirs[:3]))), text
+        compared += 1
+    assert compared > 40
+
+
+# --- Windows ---
+
+
+def powershell_words(text: str) -> list[str]:
+    """A command of PowerShell as its words; the literals with what they stand for.
+
+    By about_Quoting_Rules: within single quotes everything is itself but the quote, which is
+    doubled; U+2018 to U+201B are such quotes as well. A backtick ends a line that goes on.
+    """
+    words: list[str] = []
+    quotes = "'\u2018\u2019\u201a\u201b"
+    position = 0
+    text = text.replace("`\n", " ")
+    while position < len(text):
+        character = text[position]
+        if character in quotes:
+            literal = ""
+            position += 1
+            while True:
+                assert position < len(text), "a literal without an end"
+                if text[position] in quotes:
+                    if text[position + 1 : position + 2] not in list(quotes):
+                        break
+                    position += 1
+                literal += text[position]
+                position += 1
+            words.append(literal)
+            position += 1
+        elif character.isspace():
+            position += 1
+        else:
+            end = position
+            while end < len(text) and not text[end].isspace() and text[end] not in quotes:
+                end += 1
+            words.append(text[position:end])
+            position = end
+    return words
+
+
+def windows_arguments(line: str) -> list[str]:
+    """A command line as the C runtime of Windows takes it apart (no quotes doubled in it)."""
+    words, word, quoted, begun, slashes = [], "", False, False, 0
+    for character in line + " ":
+        if character == "\\":
+            slashes += 1
+            continue
+        if character == '"':
+            word += "\\" * (slashes // 2)
+            if slashes % 2:
+                word += '"'
+            else:
+                quoted = not quoted
+            begun, slashes = True, 0
+            continue
+        word, begun, slashes = word + "\\" * slashes, begun or slashes > 0, 0
+        if character in " \t" and not quoted:
+            if begun:
+                words.append(word)
+            word, begun = "", False
+        else:
+            word, begun = word + character, True
+    return words
+
+
+WINDOWS_PATHS = [
+    r"C:\snapshots",
+    r"C:\Program Files\snapshots",
+    "D:\\it's \u2018so\u2019 $x `y` \u201clow\u201d; rm &",
+]
+
+
+@pytest.mark.proves("cron.12")
+@pytest.mark.parametrize("folder", WINDOWS_PATHS)
+def test_powershell_registers_what_cron_would_start(monkeypatch: Any, folder: str) -> None:
+    monkeypatch.setattr(os.path, "abspath", lambda path: path)
+    monkeypatch.setattr(sys, "executable", f"{folder}\\.venv\\Scripts\\python.exe")
+    job: Any = snapshots.CronJob(
+        Path(f"{folder}\\snapshots.config"),
+        Path(f"{folder}\\snapshots.py"),
+        Path("logs"),
+        ("--config", f"{folder}\\snapshots.config"),
+    )
+    text = snapshots.scheduled_task(job, snapshots.parse_schedule("twice-a-day"), looks=False)
+    words = powershell_words(text)
+    assert words[words.index("-Execute") + 1] == f"{folder}\\.venv\\Scripts\\python.exe"
+    arguments = words[words.index("-Argument") + 1]
+    assert windows_arguments(arguments) == [
+        f"{folder}\\snapshots.py",
+        "--config",
+        f"{folder}\\snapshots.config",
+    ]
+    assert [words[n + 1] for n, w in enumerate(words) if w == "-At"] == ["03:15", "15:15"]
+    assert words.count("-Daily") == 2
+    name = words[words.index("-TaskName") + 1]
+    assert not set(name) & set('\\/:*?"<>|')
+    for looks in (True, False):
+        other = powershell_words(snapshots.scheduled_task(job, None, looks))
+        assert other[other.index("-TaskName") + 1] == name
+
+
+@pytest.mark.proves("cron.12")
+@pytest.mark.parametrize(
+    ("when", "triggers"),
+    [
+        ("nightly", ["-Daily -At '03:15'"]),
+        (
+            "0 3 * * 1-5",
+            ["-Weekly -DaysOfWeek Monday,Tuesday,Wednesday,Thursday,Friday -At '03:00'"],
+        ),
+        (
+            "0 3,9 * * 7",
+            ["-Weekly -DaysOfWeek Sunday -At '03:00'", "-Weekly -DaysOfWeek Sunday -At '09:00'"],
+        ),
+        ("@hourly", [f"-Daily -At '{hour:02}:00'" for hour in range(24)]),
+        ("0 3 1-31 * 5", ["-Daily -At '03:00'"]),
+    ],
+)
+def test_powershell_has_a_trigger_for_each_time_of_day(when: str, triggers: list[str]) -> None:
+    job = snapshots.CronJob(Path("/x/c"), Path("/x/snapshots.py"), Path("/x"), ())
+    text = snapshots.scheduled_task(job, snapshots.parse_schedule(when), looks=False)
+    assert re.findall(r"^  New-ScheduledTaskTrigger (.+)$", text, re.MULTILINE) == triggers
+
+
+@pytest.mark.proves("cron.12")
+@pytest.mark.parametrize(
+    "when", ["@monthly", "0 3 13 * 5", "* * * * *", "0 3 * 1 *", "0 3 */2 * 1"]
+)
+def test_what_the_task_scheduler_cannot_start_is_refused(when: str) -> None:
+    job = snapshots.CronJob(Path("/x/c"), Path("/x/snapshots.py"), Path("/x"), ())
+    with pytest.raises(snapshots.CrontabError, match="min_interval_hours"):
+        snapshots.scheduled_task(job, snapshots.parse_schedule(when), looks=False)
+
+
+# --- Debian's own ---
+
+IN_CRON = """
+crontab "$FOLDER/before"
+crontab -l > "$FOLDER/first"
+"$@" --install-cron '* * * * *'
+crontab -l > "$FOLDER/installed"
+LD_PRELOAD="$LIBFAKETIME" FAKETIME='@2026-03-28 23:58:00 x60' "$CRON" -f &
+for _ in $(seq 600); do
+  grep -qs SUMMARY "$FOLDER/logs/cronjob.log" && break
+  sleep 0.1
+done
+kill $!
+"$@" --remove-cron
+crontab -l > "$FOLDER/last"
+"""
+
+
+@pytest.mark.proves("cron.10")
+@pytest.mark.skipif(
+    CRON_DAEMON is None or LIBFAKETIME is None, reason="cron and libfaketime are not installed"
+)
+def test_a_real_cron_starts_what_was_installed(place: Place) -> None:  # noqa: F811
+    """A minute is a second here; cron sees a crontab of its own, and our entry behind others'."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give cron a file system of its own")
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("there are no mount namespaces here")
+    server = place.server(duration_seconds=0.5)
+    folder = place.folder
+    (folder / "before").write_text('MAILTO=""\n# others\n0 0 1 1 * true % x\n')
+    environment = {"FOLDER": folder, "CRON": CRON_DAEMON, "LIBFAKETIME": LIBFAKETIME}
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", NO_CRONTABS + IN_CRON, "sh", *place.command()],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+        env={**os.environ, **{name: str(value) for name, value in environment.items()}},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (folder / "last").read_bytes() == (folder / "first").read_bytes()
+    assert (folder / "installed").read_text().startswith((folder / "first").read_text() + "# BEGIN")
+    said = (folder / "logs" / "cronjob.log").read_text()
+    assert "SUMMARY: 1 succeeded, 0 failed out of 1 total" in said
+    assert " | web | SUCCESS | " in place.log
+    assert place.cloud.snapshots(server)
+    with open(folder / "logs" / "snapshots.lock") as lock:  # one more may just have begun
+        fcntl.flock(lock, fcntl.LOCK_EX)
