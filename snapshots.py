@@ -4619,9 +4619,9 @@ def fill_markdown_v2(template: str, values: Mapping[str, str]) -> str:
     Source: https://core.telegram.org/bots/api#markdownv2-style (read 2026-11).
     """
 
-    def with_newline(block: re.Match[str]) -> str:  # else the value would name a language
-        begins_with_value = block[2] and TEMPLATE_FIELD.match(block[2])
-        return f"```\n{block[2]}```" if begins_with_value else block[0]
+    def with_newline(block: re.Match[str]) -> str:  # else its first word would name a language
+        has_value = block[2] and re.match(rf"[^\s`]*?{TEMPLATE_FIELD.pattern}", block[2])
+        return f"```\n{block[2]}```" if has_value else block[0]
 
     def escaped(match: re.Match[str]) -> str:
         return re.sub(r"([\x01-\x7e])", r"\\\1", values.get(match[1], match[0]))

@@ -223,6 +223,8 @@ def test_a_value_right_behind_three_backticks_is_no_language(value: str) -> None
     text = snapshots.fill_markdown_v2("```{error}```", {"error": value})
     assert fake.parse_markdown_v2(text)[0] == value
     assert re.match(r"```\S+\s", text) is None
+    text = snapshots.fill_markdown_v2("```Error:{error}```", {"error": value})
+    assert fake.parse_markdown_v2(text)[0] == f"Error:{value}"
 
 
 @pytest.mark.parametrize(
