@@ -240,6 +240,24 @@ DAMAGES = [
         "test_faults.py::test_one_reported_as_deleted_that_stays_is_a_failure",
     ),
     damage(
+        "a not-found proves a deletion even where reads find nothing",
+        "    if turn.account.reads_find(turn.verified):\n",
+        "    if True:\n",
+        "test_refusals.py::test_where_reads_do_not_find_what_is_there_a_listing_decides",
+    ),
+    damage(
+        "a gateway's words pass for the API's own",
+        "            with contextlib.suppress(GarbledError):\n                own_code = self",
+        '            own_code = "not_found"\n            if False:\n                own_code = self',
+        "test_refusals.py::test_a_create_is_looked_for_after_a_404_that_is_not_the_apis_own",
+    ),
+    damage(
+        "one 401 ends an account",
+        "            self.world.pause(SECOND_LOOK_SECONDS)\n            reply = once(second_look=True)\n",
+        "            reply = refusal\n",
+        "test_refusals.py::test_one_401_among_good_answers_ends_nothing",
+    ),
+    damage(
         "one delete that fails stops the others",
         "            if error.may_have_acted:\n                asked",
         "            raise\n            if error.may_have_acted:\n                asked",
