@@ -5410,7 +5410,8 @@ CREATE TABLE turn (run TEXT, provider TEXT, server_id TEXT, name TEXT, ended_at 
 CREATE INDEX turn_ended ON turn (ended_at);
 CREATE TABLE server (provider TEXT, server_id TEXT, name TEXT, looked_at TEXT, newest_at TEXT,
     kept INTEGER, stored_gb REAL, success_at TEXT, failure_at TEXT, failed INTEGER, error TEXT,
-    PRIMARY KEY (provider, server_id))
+    PRIMARY KEY (provider, server_id));
+CREATE TABLE entry (installed_at TEXT)
 """  # times as in utc_text; lists as JSON; progress: see `progress_of`, null once a run has ended
 BUSY_SECONDS = 0.4  # how long one write waits for others that hold the file
 HISTORY_WAIT_SECONDS = 0.5  # how long a run waits for it: once when it begins, once when it ends
@@ -5538,6 +5539,11 @@ class History:
             self.world.warn(
                 f"{self.path}: cannot be written: {reason} (what this run did is missing there)"
             )
+
+    def entry_is_new(self) -> str:
+        """Cron's entry was changed just now; returns why that could not be written, or ''."""
+        now = utc_text(self.world.clock.now())
+        return self._write([("DELETE FROM entry", ()), ("INSERT INTO entry VALUES (?)", (now,))])
 
     def _put_server(self, server: Server, **columns: Any) -> None:
         changes = ", ".join(f"{name} = excluded.{name}" for name in ("name", *columns))
@@ -6917,7 +6923,16 @@ class CronEntry:
     line: str
     schedule: Optional[Schedule]  # None: nothing that --install-cron would write, as "@reboot"
     by_hand: bool  # outside of any block
-    problems: tuple[str, ...]
+    problem: str  # why it cannot start anything, or ""
+    warnings: tuple[str, ...]
+
+
+def cron_job(named: Optional[str], settings: Settings) -> CronJob:
+    """What cron is to start for a configuration; named: the one of --config, if that is given."""
+    script = Path(os.path.abspath(__file__))
+    config = Path(os.path.abspath(named or script.parent / "snapshots.config"))
+    logs_dir = Path(os.path.abspath(settings.logs_dir))
+    return CronJob(config, script, logs_dir, ("--config", str(config)) if named else ())
 
 
 def machine_zone() -> tzinfo:
@@ -7127,22 +7142,21 @@ def entries_in(text: str, job: CronJob) -> list[CronEntry]:
         gone = not (config if by_hand else config.parent).exists()
         if not gone and os.path.realpath(config) != os.path.realpath(job.config):
             continue
-        problems: list[str] = []
-        schedule = None
+        schedule, problem, warnings = None, "", []
         try:
             schedule = parse_schedule(match[1])
         except ValueError as error:
-            problems.append(str(error))
+            warnings.append(str(error))
         words = match[2].partition(">")[0].split()
         with contextlib.suppress(ValueError):
             words = shlex.split(match[2].partition(">")[0])
         missing = [word for word in words if word.startswith("/") and not os.path.exists(word)]
         if missing:
-            problems.append(f"{missing[0]} is not there (moved? put a new entry in its place)")
+            problem = f"{missing[0]} is not there (moved? put a new entry in its place)"
         elif job.command[0] not in words:
-            problems.append(f"it is run by another Python than this, {job.command[0]}")
+            warnings.append(f"it is run by another Python than this, {job.command[0]}")
         where = f"{whose_crontab()}, line {index + 1}"
-        entries.append(CronEntry(where, line.strip(), schedule, by_hand, tuple(problems)))
+        entries.append(CronEntry(where, line.strip(), schedule, by_hand, problem, tuple(warnings)))
     return entries
 
 
@@ -7182,6 +7196,53 @@ def overdue_since(
     starts = (starts_after(entry.schedule, known_from, zone) for entry in entries if entry.schedule)
     first = min((start for some in starts for start in itertools.islice(some, 1)), default=now)
     return first if first <= now - timedelta(hours=1) else None
+
+
+@dataclass(frozen=True)
+class CronState:
+    """What cron will do for a configuration, and whether it did what it should."""
+
+    entries: Sequence[CronEntry]
+    next_run_at: Optional[datetime]  # None: no entry, or none with a schedule that can be read
+    longest_gap_hours: float  # between two starts; 0: nobody knows
+    overdue: Optional[bool]  # None: nobody knows
+    problems: Sequence[str]  # that make it fail
+    warnings: Sequence[str]
+
+
+def cron_state(
+    job: CronJob,
+    now: datetime,
+    running: bool,
+    last_run: Optional[tuple[datetime, Optional[datetime]]],
+    installed_at: Optional[datetime],
+) -> Optional[CronState]:
+    """For --status and --check; None without any entry. Raises CrontabError.
+
+    last_run: when the newest run that is over began and ended (None: it was killed).
+    installed_at: of the entry, as far as the history knows. Both None: the history is unreadable.
+    """
+    if shutil.which("crontab") is None:
+        return None
+    zone, entries = machine_zone(), entries_in(read_crontab(), job)
+    schedules = [entry.schedule for entry in entries if entry.schedule]
+    if not entries:
+        return None
+    began, ended = last_run or (None, None)
+    known = [moment for moment in (began, ended, installed_at) if moment]
+    due = overdue_since(entries, max(known), now, zone) if known and not running else None
+    problems = [f"OVERDUE: due {due:%Y-%m-%d %H:%M %Z}, no run has begun"] if due else []
+    problems += [f"{entry.where}: {entry.problem}" for entry in entries if entry.problem]
+    warnings = [f"{entry.where}: {warning}" for entry in entries for warning in entry.warnings]
+    run_seconds = (ended - began).total_seconds() if began and ended else None
+    return CronState(
+        entries,
+        min((next(starts_after(s, now, zone)) for s in schedules), default=None),
+        min((longest_gap(s, now.date()).total_seconds() / 3600 for s in schedules), default=0),
+        None if not (known and schedules) else due is not None,
+        problems,
+        [*warnings, *crowding(entries, run_seconds, now, zone)],
+    )
 
 
 SYSTEMD_UNITS = """\
@@ -7529,7 +7590,7 @@ def quotes_missing(when: str, files: Sequence[str]) -> str:
 
 def cron_command(args: argparse.Namespace, settings: Settings, config: Path, world: World) -> None:
     """--install-cron, --show-cron and --remove-cron. Raises SnapshotsError."""
-    script, schedule = Path(os.path.abspath(__file__)), None
+    schedule = None
     if args.install_cron:
         if args.files:
             raise UsageError(f"--install-cron: {quotes_missing(args.install_cron, args.files)}")
@@ -7540,11 +7601,10 @@ def cron_command(args: argparse.Namespace, settings: Settings, config: Path, wor
     elif args.files:
         raise UsageError("--show-cron and --remove-cron take no FILE (see --help)")
     if args.remove_cron and not config.exists():  # the backup has to go somewhere
-        settings = load_settings(script.parent / "snapshots.config", required=False)
+        settings = load_settings(Path(__file__).absolute().parent / "snapshots.config", False)
     if settings.problems and not args.show_cron:
         raise ConfigError(settings.problems)
-    config, logs_dir = Path(os.path.abspath(config)), Path(os.path.abspath(settings.logs_dir))
-    job = CronJob(config, script, logs_dir, ("--config", str(config)) if args.config else ())
+    job = cron_job(args.config, settings)
     if schedule:
         show_schedule(schedule, world)
     if os.name == "nt":
@@ -7553,7 +7613,10 @@ def cron_command(args: argparse.Namespace, settings: Settings, config: Path, wor
     elif args.show_cron:
         show_cron(job, world)
     else:
-        change_cron(job, schedule, args.dry_run, world)
+        changed = change_cron(job, schedule, args.dry_run, world)
+        problem = History(settings.history_path, 0, world).entry_is_new() if changed else ""
+        if problem and schedule:
+            world.warn(f"{settings.history_path}: cannot be written: {problem}")
 
 
 def show_schedule(schedule: Schedule, world: World) -> None:
@@ -7574,14 +7637,14 @@ def show_cron(job: CronJob, world: World) -> None:
         world.screen.out(f"{entry.where}: {entry.line}")
         if entry.schedule:
             show_schedule(entry.schedule, world)
-        for problem in entry.problems:
+        for problem in filter(None, (entry.problem, *entry.warnings)):
             world.screen.problem(f"warning: {entry.where}: {problem}")
     for warning in crowding(entries, None, world.clock.now(), machine_zone()):
         world.screen.problem(f"warning: {warning}")
 
 
-def change_cron(job: CronJob, schedule: Optional[Schedule], dry_run: bool, world: World) -> None:
-    """Put the block into the crontab, or take it out; dry_run: show it only."""
+def change_cron(job: CronJob, schedule: Optional[Schedule], dry_run: bool, world: World) -> bool:
+    """Put the block into the crontab, or take it out; dry_run: show it only. Was it changed?"""
     out = world.screen.out
     block = job.block(schedule) if schedule else []
     for line in block:
@@ -7600,7 +7663,7 @@ def change_cron(job: CronJob, schedule: Optional[Schedule], dry_run: bool, world
         if dry_run:
             change(read_crontab())
             out("dry run: nothing was written")
-            return
+            return False
         backup = change_crontab(change, job, world.clock)
     except UnreadableCrontabError as error:
         way_out = "put the block above in with crontab -e"
@@ -7619,6 +7682,7 @@ def change_cron(job: CronJob, schedule: Optional[Schedule], dry_run: bool, world
     else:
         done = "this entry is there already" if schedule else f"no entry for {job.config}"
         out(f"{whose_crontab()}: {done}; nothing was changed")
+    return backup is not None
 
 
 def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import json
 import os
 import re
 import shutil
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -716,8 +718,8 @@ def entry(expression: str, where: str = "line 1") -> snapshots.CronEntry:
     try:
         schedule = snapshots.parse_schedule(expression)
     except ValueError:
-        return snapshots.CronEntry(where, expression, None, True, ("why",))
-    return snapshots.CronEntry(where, expression, schedule, True, ())
+        return snapshots.CronEntry(where, expression, None, True, "", ("why",))
+    return snapshots.CronEntry(where, expression, schedule, True, "", ())
 
 
 @pytest.mark.proves("cron.13")
@@ -798,6 +800,104 @@ def test_a_skipped_start_is_overdue_an_hour_after_the_clock_was_changed() -> Non
         now = datetime(2026, 3, 29, tzinfo=UTC) + timedelta(minutes=minutes)
         since = snapshots.overdue_since([entry("30 2 * * *")], known, now, berlin)
         assert (since is not None) is late
+
+
+@pytest.mark.proves("cron.13")
+def test_the_history_remembers_since_when_there_is_an_entry(tab: Tab) -> None:
+    """An entry that is changed counts anew, one that stays as it is does not."""
+
+    def since() -> str | None:
+        path = tab.project.folder / "logs" / "history.db"
+        if not path.exists():
+            return None
+        with contextlib.closing(sqlite3.connect(path)) as file:
+            ((moment,),) = file.execute("SELECT installed_at FROM entry")
+        return str(moment)
+
+    first = snapshots.utc_text(tab.project.clock.now())
+    assert tab.run("-n", "--install-cron", "nightly").code == 0
+    assert since() is None
+    assert tab.run("--install-cron", "nightly").code == 0
+    assert since() == first
+    tab.project.clock.advance(3600)
+    assert tab.run("--install-cron", "nightly").code == 0
+    assert since() == first
+    assert tab.run("--install-cron", "4:00").code == 0
+    assert since() == snapshots.utc_text(tab.project.clock.now())
+
+
+@pytest.mark.proves("cron.13")
+def test_a_history_that_cannot_be_written_is_a_warning(tab: Tab) -> None:
+    (tab.project.folder / "logs").mkdir()
+    (tab.project.folder / "logs" / "history.db").mkdir()
+    result = tab.run("--install-cron", "nightly")
+    assert result.code == 0
+    assert tab.text == tab.block("15 3 * * *")
+    assert result.err.startswith("snapshots: warning: ")
+    assert "history.db: cannot be written: " in result.err
+    assert result.err.count("\n") == 1
+
+
+def state(
+    tab: Tab, last_run: Any = None, installed_at: Any = None, running: bool = False
+) -> snapshots.CronState | None:
+    settings = snapshots.load_settings(tab.project.write_config(), required=True)
+    job = snapshots.cron_job(str(tab.config), settings)
+    return snapshots.cron_state(job, NOW, running, last_run, installed_at)
+
+
+@pytest.mark.proves("cron.13")
+def test_the_state_of_cron_is_what_status_and_check_need(tab: Tab, monkeypatch: Any) -> None:
+    monkeypatch.setattr(snapshots, "LOCALTIME", "/gone")
+    tab.run("--show-cron")
+    assert state(tab) is None
+    tab.run("--install-cron", "0 3 * * 1-5")
+    days_ago = {days: NOW - timedelta(days=days) for days in range(8)}
+    found = state(tab)
+    assert found
+    assert [entry.by_hand for entry in found.entries] == [False]
+    assert found.next_run_at == datetime(2026, 3, 3, 3, tzinfo=UTC)
+    assert found.longest_gap_hours == 72
+    assert (found.problems, found.warnings) == ([], [])
+    for last_run, installed_at, running, overdue in [
+        (None, None, False, None),  # the history cannot be read, or knows nothing
+        (None, NOW, False, False),
+        (None, days_ago[3], False, True),
+        ((days_ago[3], None), None, False, True),  # it was killed
+        ((days_ago[3], days_ago[0]), None, False, False),
+        ((days_ago[7], days_ago[7]), NOW, False, False),
+        ((days_ago[7], days_ago[7]), days_ago[3], True, False),
+    ]:
+        found = state(tab, last_run, installed_at, running)
+        assert found
+        assert found.overdue is overdue
+        assert found.problems == (
+            ["OVERDUE: due 2026-03-02 03:00 UTC, no run has begun"] if overdue else []
+        )
+
+
+@pytest.mark.proves("cron.13")
+def test_a_moved_directory_is_a_problem_and_another_python_a_warning(tab: Tab) -> None:
+    tab.run("--install-cron", "nightly")
+    good = tab.text
+    for old, new, problems, warnings in [
+        (sys.executable, "/gone/python", 1, 0),
+        (sys.executable, "/usr/bin/env", 0, 1),
+        (str(tab.project.folder), "/gone/away", 1, 0),
+        ("15 3 *", "@reboot #", 0, 1),
+    ]:
+        tab.set(good.replace(old, new))
+        found = state(tab)
+        assert found
+        assert (len(found.problems), len(found.warnings)) == (problems, warnings), new
+
+
+@pytest.mark.proves("cron.13")
+def test_a_machine_without_crontab_has_no_entry_and_no_trouble(
+    tab: Tab, monkeypatch: Any, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert state(tab) is None
 
 
 # --- where there is no crontab ---
@@ -1061,6 +1161,11 @@ def test_a_real_cron_starts_what_was_installed(place: Place) -> None:  # noqa: F
     said = (folder / "logs" / "cronjob.log").read_text()
     assert "SUMMARY: 1 succeeded, 0 failed out of 1 total" in said
     assert " | web | SUCCESS | " in place.log
+    with contextlib.closing(sqlite3.connect(folder / "logs" / "history.db")) as history:
+        runs = [row for (row,) in history.execute("SELECT exit_status FROM run")]
+        turns = list(history.execute("SELECT name, success FROM turn"))
+    assert runs[0] == 0
+    assert turns[0] == ("web", 1)
     assert place.cloud.snapshots(server)
     with open(folder / "logs" / "snapshots.lock") as lock:  # one more may just have begun
         fcntl.flock(lock, fcntl.LOCK_EX)
