@@ -13,7 +13,7 @@ verified in this run, and retention drops it. (One exception, which the user swi
 In this file, in order (each part uses only the parts above it):
     Errors and exit statuses | Text | Model | Names and retention | Configuration |
     World | HTTP | Providers | Accounts | Notifications | History | Shared limit | Turn |
-    Fleet | Schedule | Crontab | Command line
+    Fleet | Schedule | Crontab | Looking | Command line
 """
 
 from __future__ import annotations
@@ -316,6 +316,7 @@ class Server:
     source: str = ""  # the file it stands in
     replace_when_full: bool = False
     former_names: tuple[str, ...] = ()  # its snapshots under these names are its own as well
+    stale_after_hours: int = 0  # how old its newest snapshot may be; 0: by its rhythm
     destinations: tuple[Destination, ...] = field(default=(), repr=False)
 
 
@@ -683,6 +684,7 @@ class SecretText(str):
     """A credential that has been resolved; `literal` tells that the file itself holds it."""
 
     literal: bool = True
+    variable: str = ""  # the environment variable that it was taken from
 
     def __repr__(self) -> str:
         return "'[hidden]'"
@@ -880,7 +882,9 @@ def read_password(value: Any, base: Path) -> SecretText:
     text = text_of(value).strip()
     secret = SecretText(text)
     if text.startswith("env:"):
-        secret = SecretText(environment_variable(text[4:].strip()))
+        name = text[4:].strip()
+        secret = SecretText(environment_variable(name))
+        secret.variable = name
     elif text.startswith("file:"):
         path = base / expand(text[5:].strip())
         try:
@@ -1068,6 +1072,13 @@ class HistorySection:
 
 
 @dataclass(frozen=True)
+class StatusSection:
+    """[STATUS] - how old a server's newest snapshot may be; 0: by its rhythm."""
+
+    stale_after_hours: int = option(0, read_count(0, 100_000), override=True)
+
+
+@dataclass(frozen=True)
 class Channel:
     """What [TELEGRAM], [WEBHOOK] and [SMTP] have in common."""
 
@@ -1168,6 +1179,7 @@ SECTIONS: Mapping[str, Any] = {
     "RETENTION": Retention,
     "LOGGING": Logging,
     "HISTORY": HistorySection,
+    "STATUS": StatusSection,
     "TELEGRAM": TelegramSection,
     "WEBHOOK": WebhookSection,
     "SMTP": SmtpSection,
@@ -1189,6 +1201,7 @@ class Settings:
     retention: Retention = Retention()
     logging: Logging = Logging()
     history: HistorySection = HistorySection()
+    status: StatusSection = StatusSection()
     telegram: TelegramSection = TelegramSection()
     webhook: WebhookSection = WebhookSection()
     smtp: SmtpSection = SmtpSection()
@@ -1454,6 +1467,7 @@ def server_readers(provider: str) -> dict[str, Reader]:
     readers = {"provider": read_choice(provider), "id": read_id, "name": read_name}
     readers["retain_last_snapshots"] = read_retain
     readers.update(readers_of(Retention, override=True))
+    readers.update(readers_of(StatusSection, override=True))
     readers["former_names"] = read_names
     readers.update(CREDENTIAL_KEYS[provider])
     if provider == "contabo":
@@ -1589,6 +1603,7 @@ def load_server(path: Path, settings: Settings) -> tuple[Union[Server, BadServer
         source=str(path),
         replace_when_full=values.get("replace_when_full", False),
         former_names=values.get("former_names", ()),
+        stale_after_hours=values.get("stale_after_hours", settings.status.stale_after_hours),
         destinations=destinations,
     )
     webhook = channels["webhook"]
@@ -1852,6 +1867,10 @@ class Screen:
         if not self.quiet:
             self._write(sys.stdout, self.redact.line(text))
 
+    def document(self, text: str) -> None:
+        """Text for programs, which has been masked, as it is."""
+        self._write(sys.stdout, text)
+
     def problem(self, text: str) -> None:
         """A line on stderr."""
         self._write(sys.stderr, self.redact.line(f"snapshots: {text}"))
@@ -1903,6 +1922,7 @@ class World:
     def __init__(self, clock: Clock, redact: Redactor, screen: Screen) -> None:
         self.clock, self.redact, self.screen = clock, redact, screen
         self.stopping = ""  # why, once a signal has come
+        self.patience = math.inf  # seconds for which a request is tried again at the most
         self._conditions: list[threading.Condition] = []
         self._pausing = self.condition()
         self._thread = threading.local()
@@ -3191,8 +3211,8 @@ class Api:
         """
         clock = self.world.clock
         began = clock.monotonic()
-        deadline = began + within
-        rate_deadline = began + RATE_SECONDS
+        deadline = began + min(within, self.world.patience)
+        rate_deadline = began + min(RATE_SECONDS, self.world.patience)
         busy_deadline = rate_deadline if within >= RETRY_SECONDS else deadline
         tries = 0
 
@@ -3407,6 +3427,12 @@ class Provider(Protocol):
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
         """Every snapshot of these servers (and maybe more), complete or ApiError."""
 
+    def list_servers(self) -> dict[str, tuple[str, ...]]:
+        """All servers of the account by their ids, with the names they have at the provider."""
+
+    def price_per_gb(self) -> Optional[tuple[float, str]]:
+        """What a GB costs a month, and the currency; None: snapshots are not billed by size."""
+
     def look_for(
         self, server_id: str, name: str, since: datetime, lost: ApiError
     ) -> Optional[Ticket]:
@@ -3475,6 +3501,13 @@ def every_page(fetch: Callable[[int], Page], doing: str, id_of: Callable[[Any], 
 def by_number(item: Any) -> str:
     """The id of an entry at DigitalOcean and Hetzner."""
     return take_number(item, "id")
+
+
+def named_servers(page: Callable[..., Page], path: str, key: str) -> dict[str, tuple[str, ...]]:
+    """A listing of servers, as DigitalOcean and Hetzner have it: {id: (name,)}."""
+    doing = f"list the account's {key}"
+    items = every_page(lambda number: page(path, doing, key, {"page": number}), doing, by_number)
+    return {item_id: (name_of(item, "name") or item_id,) for item_id, item in items}
 
 
 def by_number_or_volume(item: Any) -> str:
@@ -3717,6 +3750,14 @@ class DigitalOcean:
     def path_of(snapshot: Snapshot) -> str:
         return f"/snapshots/{snapshot.id}"
 
+    def list_servers(self) -> dict[str, tuple[str, ...]]:
+        return named_servers(self._page, "/droplets", "droplets")
+
+    def price_per_gb(self) -> Optional[tuple[float, str]]:
+        """No API tells it. https://docs.digitalocean.com/products/snapshots/details/pricing/
+        (read 2026-11)."""
+        return 0.06, "USD"
+
     def look_for(
         self, server_id: str, name: str, since: datetime, lost: ApiError
     ) -> Optional[Ticket]:
@@ -3891,6 +3932,21 @@ class Hetzner:
     @staticmethod
     def path_of(snapshot: Snapshot) -> str:
         return f"/images/{snapshot.id}"
+
+    def list_servers(self) -> dict[str, tuple[str, ...]]:
+        return named_servers(self._page, "/servers", "servers")
+
+    def price_per_gb(self) -> Optional[tuple[float, str]]:
+        """Net, a decimal number as text."""
+
+        def parse(content: Any) -> tuple[float, str]:
+            price = take(content, "pricing", "image", "price_per_gb_month", "net", kind=str)
+            currency = take(content, "pricing", "currency", kind=str)
+            if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,20})?", price):
+                raise GarbledError("the price is no number")
+            return float(price), currency
+
+        return self.api.call(Act.READ, "/pricing", "read the price of snapshots", parse)
 
     def look_for(
         self, server_id: str, name: str, since: datetime, lost: ApiError
@@ -4138,6 +4194,17 @@ class Contabo:
     def path_of(snapshot: Snapshot) -> str:
         return f"/compute/instances/{snapshot.server_id}/snapshots/{snapshot.id}"
 
+    def list_servers(self) -> dict[str, tuple[str, ...]]:
+        """Each has a name that it was born with, and may have one that people gave it."""
+        items = self._pages("/compute/instances", "list the instances", {}, "instanceId")
+        return {
+            i: tuple(filter(None, (name_of(item, key) for key in ("displayName", "name")))) or (i,)
+            for i, item in items
+        }
+
+    def price_per_gb(self) -> Optional[tuple[float, str]]:
+        return None  # a plan has so many slots
+
     def look_for(
         self, server_id: str, name: str, since: datetime, lost: ApiError
     ) -> Optional[Ticket]:
@@ -4171,6 +4238,12 @@ class Contabo:
 PROVIDERS: Mapping[str, Any] = MappingProxyType(
     {"digitalocean": DigitalOcean, "hetzner": Hetzner, "contabo": Contabo}
 )
+
+
+def labels_of(server: Server) -> tuple[str, ...]:
+    """What the server's snapshots are named after: its name, then its former names."""
+    label = PROVIDERS[server.provider].label
+    return tuple(label(name) for name in (server.name, *server.former_names))
 
 
 # === Accounts =================================================================================
@@ -5430,7 +5503,7 @@ def total_or_none(sizes: Iterable[Optional[float]]) -> Optional[float]:
     """The sum in GB, or None if one of them is unknown."""
     every = list(sizes)
     known = [size for size in every if size is not None]
-    return round(sum(known), 3) if len(known) == len(every) else None
+    return round(sum(known, 0.0), 3) if len(known) == len(every) else None
 
 
 def newest_of(ours: Iterable[Snapshot], now: datetime) -> Optional[datetime]:
@@ -5781,8 +5854,8 @@ class Turn:
         self.provider = account.provider
         self.began = world.clock.monotonic()
         self.asked = self.began  # monotonic: when the create went out that was not refused
-        self.label = self.provider.label(server.name)
-        self.labels = (self.label, *map(self.provider.label, server.former_names))
+        self.labels = labels_of(server)
+        self.label = self.labels[0]
         self.name = snapshot_name(self.label, world.clock.now())
         self.warnings: list[str] = []
         self.kept: tuple[tuple[Snapshot, tuple[str, ...]], ...] = ()
@@ -7343,6 +7416,662 @@ def scheduled_task(job: CronJob, schedule: Optional[Schedule], looks: bool) -> s
     )
 
 
+# === Looking ==================================================================================
+# Reads only, without the lock. One document, a plain dict of the whole picture, is made; each
+# output renders it. Its keys stand in the README; those that begin with _ are for people alone.
+
+LOOKS = ("list", "status", "check")
+LOOK_PATIENCE_SECONDS = 20.0  # somebody waits for the answer
+LOOKS_AT_ONCE = 200  # threads
+Document = dict[str, Any]
+
+
+def age_text(seconds: float) -> str:
+    """'42 min', '9 h', '3 d'."""
+    if seconds < 3600:
+        return f"{max(seconds, 0) // 60:.0f} min"
+    return f"{seconds // 3600:.0f} h" if seconds < 48 * 3600 else f"{seconds // 86400:.0f} d"
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the history knows: servers by provider and id, the last two runs, newest first."""
+
+    servers: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    runs: Sequence[Mapping[str, Any]] = ()
+    problem: str = ""  # why nothing can be read
+
+
+def read_history(path: Path) -> Past:
+    """The history; empty where there is none so far."""
+    if sqlite3 is None:
+        return Past(problem=f"{path}: this Python has no sqlite3")
+    if not os.path.lexists(path):
+        return Past()
+    try:
+        with contextlib.closing(open_history(path, 1.0)) as file:
+            file.execute("PRAGMA query_only = ON")
+            file.row_factory = sqlite3.Row
+            if history_version(file) == 0:
+                return Past()
+            servers = {(r["provider"], r["server_id"]): r for r in file.execute(ALL_SERVERS)}
+            return Past(servers, [dict(row) for row in file.execute(LAST_RUNS)])
+    except (sqlite3.Error, OSError, ValueError) as error:
+        return Past(problem=f"{path}: cannot be read: {reason_of(error)}")
+
+
+ALL_SERVERS = "SELECT * FROM server"
+LAST_RUNS = "SELECT * FROM run ORDER BY started_at DESC, rowid DESC LIMIT 2"
+
+
+def stale_after_hours(server: Server, longest_gap_hours: float = 0) -> float:
+    """How old a server's newest snapshot may be. longest_gap: between two starts by cron."""
+    rhythm = getattr(server, "min_interval_hours", 0)
+    computed = max(36.0, 1.5 * rhythm, 1.5 * longest_gap_hours)
+    return server.stale_after_hours or computed
+
+
+class View:
+    """What all documents are made from, and the document under way."""
+
+    def __init__(self, kind: str, world: World, hostname: str, settings: Settings) -> None:
+        self.world, self.settings, self.now = world, settings, world.clock.now()
+        self.past = read_history(settings.history_path)
+        self.document: Document = {
+            "schema": 1,
+            "kind": kind,
+            "version": __version__,
+            "host": hostname,
+            "generated_at": utc_text(self.now),
+            "result": "ok",
+            "problems": [],
+            "servers": [],
+            "_others": [],  # problems that are no server's
+        }
+        if kind == "status":
+            self.document.update(running=None, last_run=None, schedule=None)
+        elif kind == "check":
+            self.document.update(findings=[], uncovered_servers=[])
+        self.blind = False  # there was nothing that could be looked at
+
+    def problem(self, text: str, result: str = "problem", of_server: bool = False) -> None:
+        """Something is wrong ("problem"), or could not be asked ("unknown")."""
+        self.document["problems"].append(text)
+        if not of_server:
+            self.document["_others"].append(text)
+        if self.document["result"] != "problem":
+            self.document["result"] = result
+
+    def add_server(
+        self, entry: Union[Server, BadServer], newest: Optional[datetime], looked: bool, error: str
+    ) -> Document:
+        """A server's part. newest: its newest usable snapshot of ours, if a look (`looked`) has
+        found one. error: why nobody could look."""
+        row = self.past.servers.get((entry.provider, entry.id)) or collections.defaultdict(str)
+        bad = isinstance(entry, BadServer)
+        state, why = "unknown", error or "no run recorded yet"
+        age = (self.now - newest).total_seconds() if newest else 0.0
+        if isinstance(entry, Server) and not error:
+            limit = stale_after_hours(entry)
+            if looked and newest is None:
+                state, why = "never", "no snapshot of ours"
+            elif age < -CLOCK_MAY_DIFFER.total_seconds():
+                state, why = "stale", "its newest snapshot is dated in the future"
+            elif age > limit * 3600:
+                state, why = "stale", f"newest {age_text(age)} old (limit {limit:g} h)"
+            elif row["failed"]:
+                state, why = "failed", f"the last turn failed: {row['error']}"
+            elif newest is not None:
+                state, why = "ok", f"newest {age_text(age)} old"
+        server: Document = {
+            "provider": None if bad and entry.provider == "unknown" else entry.provider,
+            "server_id": None if bad and entry.id == "unknown" else entry.id,
+            "name": entry.name,
+            "state": state,
+            "last_success_at": row["success_at"] or None,
+            "last_failure_at": row["failure_at"] or None,
+            "last_error": row["error"] or None,
+            "next_due_at": None,
+            "_why": why,
+            "_newest_age": max(age, 0.0) if newest else None,
+        }
+        if state != "ok" and self.document["kind"] != "check":  # how fresh is not its business
+            result = "unknown" if state == "unknown" else "problem"
+            self.problem(f"{entry.name}: {state}: {why}", result, of_server=True)
+        self.document["servers"].append(server)
+        return server
+
+
+# --- --status: from the history, asking nobody ---
+
+
+def view_status(view: View, entries: Sequence[Union[Server, BadServer]]) -> None:
+    """Fill in what the history knows, and whether a run is under way."""
+    document, past = view.document, view.past
+    if past.problem:
+        view.problem(past.problem, "unknown")
+        view.blind = True
+    for entry in entries:
+        add_from_history(view, entry)
+    runs = list(past.runs)
+    running: Optional[Document] = None
+    try:
+        holder = run_holds_lock(view.settings.lock_path)
+    except LockError as error:
+        view.problem(str(error), "unknown")
+        holder = None
+    if holder is not None:
+        nothing = dict.fromkeys(("done", "failed", "total", "progress_percent"))
+        running = {"started_at": None, **nothing, "servers": []}
+        if runs and runs[0]["ended_at"] is None and holder in (0, runs[0]["pid"]):
+            run = runs.pop(0)
+            running["started_at"], running["total"] = run["started_at"], run["total"]
+            running.update(json.loads(run["progress"] or "{}"))
+    document["running"] = running
+    if runs:
+        document["last_run"] = {
+            key: runs[0][key] for key in ("started_at", "ended_at", "exit_status")
+        }
+        if runs[0]["ended_at"] is None:
+            view.problem(f"the run that began {shown_time(runs[0]['started_at'])} never ended")
+
+
+def add_from_history(view: View, entry: Union[Server, BadServer]) -> None:
+    """A server's part, as the last look of a run has left it."""
+    row = view.past.servers.get((entry.provider, entry.id))
+    newest = moment_of(row["newest_at"]) if row else None
+    error = entry.error if isinstance(entry, BadServer) else view.past.problem
+    view.add_server(entry, newest, bool(row and row["looked_at"]), error)
+
+
+def shown_time(text: Optional[str]) -> str:
+    """A moment of the document in local time; '-' for none."""
+    moment = moment_of(text)
+    return clock_time(moment) if moment else "-"
+
+
+def status_lines(document: Document, width: Optional[int]) -> Iterator[str]:
+    """--status for people."""
+    running, last = document["running"], document["last_run"]
+    if running is None:
+        yield "no run is under way"
+    else:
+        how_far = "nobody knows how far"
+        if running["done"] is not None:
+            shown = "{done} done, {failed} failed of {total} ({progress_percent} %)"
+            how_far = shown.format_map(running)
+        yield f"a run is under way since {shown_time(running['started_at'])}: {how_far}"
+        for turn in running["servers"]:
+            percent = turn["progress_percent"]
+            yield f"  {turn['name']}: {turn['doing']}" + (f" {percent} %" if percent else "")
+    if last is not None and last["ended_at"] is None:
+        yield f"last run: begun {shown_time(last['started_at'])}, never ended (killed?)"
+    elif last is not None:
+        yield (
+            f"last run: {shown_time(last['started_at'])} to {shown_time(last['ended_at'])},"
+            f" exit status {last['exit_status']}"
+        )
+    else:
+        yield "last run: none is recorded"
+    rows = [("SERVER", "STATE", "LAST SUCCESS", "LAST FAILURE", "WHY")]
+    for server in document["servers"]:
+        why = server["_why"]
+        if server["last_error"] and server["state"] != "failed":
+            why += f"; last failure: {server['last_error']}"
+        times = (shown_time(server["last_success_at"]), shown_time(server["last_failure_at"]))
+        rows.append((server["name"], server["state"].upper(), *times, why))
+    yield from aligned(rows, width)
+
+
+def aligned(rows: Sequence[Sequence[str]], width: Optional[int], right: str = "") -> list[str]:
+    """Rows in columns; the numbers in `right` name those with numbers. width: of a terminal; the
+    first column is cut where the rows would not fit."""
+    rows = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    fixed = sum(widths[1:-1]) + 2 * (len(widths) - 1)
+    if width is not None and widths[0] + fixed + min(widths[-1], 30) > width:
+        widths[0] = max(12, width - fixed - min(widths[-1], 30))
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(size) if str(index) in right else cell[:size].ljust(size)
+            for index, (cell, size) in enumerate(zip(row, widths))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+# --- asking the clouds: a listing for each account, all at once ---
+
+
+def ask_accounts(
+    view: View, servers: Sequence[Server], ask: Callable[[Turn, list[Server]], None], whole: bool
+) -> dict[str, str]:
+    """Call ask for each account with its servers, all accounts at once. whole: also where each
+    server has a listing of its own; else it is called for each of those. Returns why it failed, by
+    the servers' files."""
+    units: dict[tuple[str, ...], list[Server]] = {}
+    for server in servers:
+        alone = () if whole or PROVIDERS[server.provider].lists_account else (server.source,)
+        units.setdefault((server.provider, *server.credentials, *alone), []).append(server)
+    firsts = {unit[0].source: unit for unit in units.values()}
+    view.world.patience = LOOK_PATIENCE_SECONDS
+
+    def act(turn: Turn) -> Report:
+        error = ""
+        try:
+            ask(turn, firsts[turn.server.source])
+        except SnapshotsError as raised:
+            error = str(raised)
+        except Exception as raised:  # noqa: BLE001  (as in take_turn)
+            log_traceback(raised)
+            error = unexpected(raised, view.world.redact)
+        return Report(turn.server, success=not error, error=error)
+
+    at_once = min(max(len(firsts), 1), LOOKS_AT_ONCE)
+    timing = dataclasses.replace(
+        view.settings.timing, delay_between_servers=0, max_parallel=at_once
+    )
+    settings = dataclasses.replace(view.settings, timing=timing)
+    ordered = sorted(units.values(), key=len, reverse=True)  # whole accounts first
+    fleet = Fleet(view.world, settings, lambda report: None)
+    reports = fleet.run([unit[0] for unit in ordered], act)
+    return {s.source: r.error for unit, r in zip(ordered, reports) for s in unit if r.error}
+
+
+# --- --list ---
+
+
+def expected_next(ours: Sequence[Snapshot], now: datetime) -> datetime:
+    """When the next snapshot will probably be made: as long after the newest as is usual (the
+    median of the last gaps), or now, if that has passed or nobody can tell."""
+    moments = sorted(s.created for s in ours if s.created is not None and s.created <= now)[-6:]
+    gaps = sorted(later - earlier for earlier, later in zip(moments, moments[1:]))
+    return max(now, moments[-1] + gaps[len(gaps) // 2]) if gaps else now
+
+
+def view_list(view: View, entries: Sequence[Union[Server, BadServer]]) -> None:
+    """Fill in what the clouds hold, with the fate of each snapshot."""
+    listings: dict[str, tuple[Snapshot, ...]] = {}
+    prices: dict[str, Optional[tuple[float, str]]] = {}
+
+    def ask(turn: Turn, servers: list[Server]) -> None:
+        listing = turn.provider.list_snapshots([server.id for server in servers])
+        listings.update((server.source, listing) for server in servers)
+        try:
+            price = turn.provider.price_per_gb()
+        except SnapshotsError as error:
+            view.world.screen.problem(f"warning: {error}")
+            price = None
+        prices.update((server.source, price) for server in servers)
+
+    good = [entry for entry in entries if isinstance(entry, Server)]
+    errors = ask_accounts(view, good, ask, whole=False)
+    view.blind = not listings
+    if view.past.problem:  # nobody knows how the last turns ended
+        view.problem(view.past.problem, "unknown")
+    for entry in entries:
+        error = entry.error if isinstance(entry, BadServer) else errors.get(entry.source, "")
+        labels = labels_of(entry) if isinstance(entry, Server) else ()
+        mine = [s for s in listings.get(entry.source, ()) if s.server_id == entry.id]
+        ours = owned(mine, entry.id, *labels)
+        newest = newest_of(ours, view.now)
+        server = view.add_server(entry, newest, not error, error)
+        price = prices.get(entry.source)
+        stored = None if error else total_or_none(s.size_gb for s in ours)
+        cost = None if stored is None or price is None else round(stored * price[0], 4)
+        server.update(
+            last_success_at=utc_text(newest),
+            snapshots=None if error else fates(view, entry, mine, ours),
+            kept=None if error else len(ours),
+            foreign=None if error else len(mine) - len(ours),
+            stored_gb=stored,
+            monthly_cost=cost,
+            currency=price[1] if price else None,
+        )
+
+
+def fates(
+    view: View, server: Any, mine: Sequence[Snapshot], ours: Sequence[Snapshot]
+) -> list[Document]:
+    """All of a server's snapshots, newest first, with what the next run would do to them."""
+    plan = plan_retention(
+        ours,
+        server.policy,
+        view.settings.retention.max_deletes_per_run,
+        pending=expected_next(ours, view.now),
+    )
+    known = {snapshot.id: (fate, why) for snapshot, fate, why in plan_in_words(plan)}
+    found = []
+    for snapshot in sorted(mine, key=lambda s: s.created or LONG_AGO, reverse=True):
+        left_alone = ("left alone", (why_not_ours(snapshot, server.id, *labels_of(server)),))
+        fate, why = known.get(snapshot.id, left_alone)
+        found.append(
+            {
+                "id": snapshot.id,
+                "name": snapshot.name,
+                "created_at": utc_text(snapshot.created),
+                "size_gb": snapshot.size_gb,
+                "ours": snapshot.id in known,
+                "fate": fate,
+                "reasons": list(why),
+            }
+        )
+    return found
+
+
+def list_lines(document: Document, width: Optional[int]) -> Iterator[str]:
+    """--list for people: for each server a line and its snapshots, at the end the totals."""
+    now, costs = moment_of(document["generated_at"]), collections.Counter[str]()
+    sizes: list[Optional[float]] = []
+    rows = [("  SNAPSHOT", "AGE", "GB", "FATE")]
+    for server in document["servers"]:
+        for snapshot in server["snapshots"] or ():
+            made, size = moment_of(snapshot["created_at"]), snapshot["size_gb"]
+            age = age_text((now - made).total_seconds()) if now and made else "-"
+            fate = ": ".join(filter(None, (snapshot["fate"], ", ".join(snapshot["reasons"]))))
+            shown = "-" if size is None else f"{size:.1f}"
+            rows.append((f"  {snapshot['name'] or snapshot['id']}", age, shown, fate))
+            if snapshot["ours"]:
+                sizes.append(size)
+    lines = aligned(rows, width, right="12")
+    header, rest = lines[0], iter(lines[1:])
+    for server in document["servers"]:
+        where = f"{server['provider'] or '-'} {server['server_id'] or '-'}"
+        facts = [f"{server['state'].upper()}: {server['_why']}"]
+        if server["kept"] is not None:
+            ours = total_gb(s["size_gb"] for s in server["snapshots"] if s["ours"])
+            facts += [f"{server['kept']} kept", f"{ours} GB"]
+            facts += [f"{server['foreign']} left alone"] if server["foreign"] else []
+        if server["monthly_cost"] is not None:
+            facts.append(cost_text(server["monthly_cost"], server["currency"], server["provider"]))
+            costs[cost_text(None, server["currency"], server["provider"])] += server["monthly_cost"]
+        yield one_line(f"{server['name']} ({where})  {', '.join(facts)}")
+        if server["snapshots"]:
+            yield header
+            yield from itertools.islice(rest, len(server["snapshots"]))
+    cost = "".join(f", {amount:.2f} {words}" for words, amount in costs.items())
+    counts = counted(len(document["servers"]), "server")
+    yield f"TOTAL: {counts}, {counted(len(sizes), 'snapshot')} of ours, {total_gb(sizes)} GB{cost}"
+
+
+def cost_text(amount: Optional[float], currency: str, provider: str) -> str:
+    """'0.37 EUR a month, net'; without an amount, the words alone. Currencies are never added."""
+    words = f"{currency} a month" + (" net" if provider == "hetzner" else "")
+    return words if amount is None else f"{amount:.2f} {words}"
+
+
+# --- --check: the doctor before the first night ---
+
+Finding = tuple[str, str, str, str]  # level, subject, finding, fix
+CRON_LACKS = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+HOPELESS = (
+    Outcome.UNAUTHORIZED,
+    Outcome.FORBIDDEN,
+    Outcome.REJECTED,
+    Outcome.GONE,
+    Outcome.UNUSABLE,
+)
+
+
+def view_check(view: View, names: Sequence[str]) -> None:
+    """Fill in findings about everything that tonight's run needs."""
+    for level, subject, finding, fix in every_finding(view, names):
+        entry = {"level": level, "subject": subject, "finding": finding, "fix": fix}
+        view.document["findings"].append(entry)
+        if level in ("error", "unknown"):
+            result = "unknown" if level == "unknown" else "problem"
+            view.problem(f"{subject}: {finding}", result)
+
+
+def every_finding(view: View, names: Sequence[str]) -> Iterator[Finding]:
+    """What is well and what is not, from the nearest to the farthest."""
+    settings = view.settings
+    for problem in settings.problems:
+        yield "error", "configuration", problem, ""
+    yield from check_files(settings)
+    if settings.problems:
+        return
+    try:
+        entries, remarks = load_servers(names, settings)
+        everyone = load_servers([], settings)[0] if names else entries
+    except ConfigError as error:
+        yield "error", "configuration", str(error), ""
+        return
+    remarks = [*settings.remarks, *remarks, *collect_secrets(settings, entries, view.world)]
+    warnings = remark_lines(remarks, Level.WARNING)
+    for warning in warnings:
+        yield "warning", "configuration", warning, ""
+    if not warnings:
+        yield "ok", "configuration", "can be used as it is", ""
+    good = [entry for entry in entries if isinstance(entry, Server)]
+    for entry in entries:
+        add_from_history(view, entry)
+        if isinstance(entry, BadServer):
+            yield "error", entry.name, entry.error, ""
+    channels = sorted({d.channel for server in good for d in server.destinations})
+    yield "ok", "notifications", f"go over {', '.join(channels) or 'no channel'}", ""
+    yield from check_environment(settings, good)
+    found: dict[str, list[Finding]] = {}
+    theirs: dict[tuple[str, str], str] = {}
+
+    def ask(turn: Turn, servers: list[Server]) -> None:
+        first = servers[0]
+        try:
+            called = turn.provider.list_servers()
+            theirs.update({(first.provider, key): names[0] for key, names in called.items()})
+            found[first.source] = list(check_account(turn, servers, called))
+        except ApiError as error:
+            level = "error" if error.outcome in HOPELESS else "unknown"
+            found[first.source] = [(level, account_name(servers), str(error), "")]
+
+    errors = ask_accounts(view, good, ask, whole=True)
+    for server in good:
+        yield from found.get(server.source, ())
+        if server.source in errors:
+            yield "unknown", server.name, errors[server.source], ""
+    covered = {(entry.provider, entry.id) for entry in everyone}
+    for (provider, server_id), name in sorted(theirs.items()):
+        if (provider, server_id) not in covered:
+            uncovered = {"provider": provider, "server_id": server_id, "name": name}
+            view.document["uncovered_servers"].append(uncovered)
+            where = f"{PROVIDERS[provider].title} server {server_id}"
+            fix = f"copy configs/{provider}.json.sample and fill it in, if it needs snapshots"
+            yield "warning", name, f"{where} is covered by no server file", fix
+
+
+def account_name(servers: Sequence[Server]) -> str:
+    """An account, by some of its servers."""
+    names = [server.name for server in servers]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{PROVIDERS[servers[0].provider].title} account of {', '.join(names[:3])}{more}"
+
+
+def check_account(
+    turn: Turn, servers: Sequence[Server], called: Mapping[str, tuple[str, ...]]
+) -> Iterator[Finding]:
+    """An account's credentials, clock, servers and snapshots. called: the names that the provider
+    has for each of the account's servers. Raises ApiError."""
+    provider, clock = turn.provider, turn.world.clock
+    account = account_name(servers)
+    yield "ok", account, "the credentials may read; whether they may write, only a run shows", ""
+    there = turn.account.api.server_time(clock.monotonic())
+    off = (clock.now() - there).total_seconds() if there else 0.0
+    if abs(off) > 60:
+        words = f"this machine's clock is {span(abs(off))} {'ahead' if off > 0 else 'behind'}"
+        yield "warning", account, words, "have it set by NTP"
+    present = [server.id for server in servers if server.id in called]
+    listing = provider.list_snapshots(present) if present else ()
+    for server in servers:
+        names = called.get(server.id)
+        if names is None:
+            missing = f"there is no server {server.id} for these credentials"
+            yield "error", server.name, missing, "correct id, or take its project's token"
+            continue
+        if server.name in names:
+            yield "ok", server.name, f"is there, and called so at {provider.title}", ""
+        else:
+            words = f"is called {names[0]} at {provider.title}"
+            yield "warning", server.name, words, f"right if {server.id} is the server you mean"
+        mine = [s for s in listing if s.server_id == server.id]
+        foreign = len(mine) - len(owned(mine, server.id, *labels_of(server)))
+        if foreign:
+            words = f"has {counted(foreign, 'snapshot')} not made by this tool: left alone"
+            yield "ok", server.name, words, ""
+
+
+def check_files(settings: Settings) -> Iterator[Finding]:
+    """Can the run write its files, and are they this user's?"""
+    logs = place = settings.logs_dir
+    while not os.path.lexists(place):
+        place = place.parent
+    if not os.path.isdir(place):
+        yield "error", "logs_dir", f"{place} is not a directory", "remove it, or choose another"
+        return
+    if not os.access(place, os.W_OK | os.X_OK):
+        yield "error", "logs_dir", f"{place} cannot be written to", "run it as its owner"
+        return
+    yield "ok", "logs_dir", f"{logs} can be written to", ""
+    for level, path in (
+        ("error", settings.lock_path),
+        ("warning", settings.log_path),
+        ("warning", settings.history_path),
+    ):
+        if not os.path.lexists(path):
+            continue
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            yield level, path.name, f"{path} is not a regular file of its own", "remove it"
+        elif not os.access(path, os.W_OK):
+            yield level, path.name, f"{path} cannot be written", "run it as its owner"
+        elif os.name == "posix" and status.st_uid != os.geteuid():
+            yield "warning", path.name, f"{path} is another user's", "run it as one user only"
+
+
+def check_environment(settings: Settings, servers: Sequence[Server]) -> Iterator[Finding]:
+    """What this shell has and cron will not."""
+    channels = [settings.telegram, settings.webhook, settings.smtp]
+    channels += [channel for server in servers for channel in server.destinations]
+    secrets = [*secrets_of(*channels), *(s for server in servers for s in server.credentials)]
+    names = {s.variable for s in secrets if isinstance(s, SecretText)} - {""}
+    found = [f"env:{name}" for name in sorted(names)]
+    found += [n for n in CRON_LACKS for n in (n, n.lower()) if os.environ.get(n)]
+    for name in found:
+        words = f"{name} is set in this shell; cron does not have it by itself"
+        fix = "use file:" if name.startswith("env:") else "set it in the crontab"
+        yield "warning", "environment", words, fix
+
+
+def check_lines(document: Document, width: Optional[int]) -> Iterator[str]:
+    """--check for people: a line for each finding, then the verdict."""
+    rows = [
+        (f["level"], f["subject"], f["finding"] + (f" ({f['fix']})" if f["fix"] else ""))
+        for f in document["findings"]
+    ]
+    yield from aligned(rows, None)
+    levels = collections.Counter(row[0] for row in rows)
+    parts = [counted(levels[level], level) for level in ("error", "warning") if levels[level]]
+    parts += [f"{levels['unknown']} could not be checked"] if levels["unknown"] else []
+    yield f"RESULT: {', '.join(parts) or 'all well'}"
+
+
+# --- outputs ---
+
+LINES_OF: Mapping[str, Callable[[Document, Optional[int]], Iterator[str]]] = MappingProxyType(
+    {"list": list_lines, "status": status_lines, "check": check_lines}
+)
+
+
+def without_private(value: Any, redact: Redactor) -> Any:
+    """The document for programs: masked, and without what is for people alone."""
+    if isinstance(value, dict):
+        return {k: without_private(v, redact) for k, v in value.items() if not k.startswith("_")}
+    if isinstance(value, list):
+        return [without_private(item, redact) for item in value]
+    return redact(value) if isinstance(value, str) else value
+
+
+def verdict_line(document: Document) -> str:
+    """'1 stale: mail; 2 never: db, web', or 'all well'."""
+    names: dict[str, list[str]] = {}
+    for server in document["servers"]:
+        names.setdefault(server["state"], []).append(server["name"])
+    parts = []
+    for state in ("never", "stale", "failed", "unknown"):
+        some = sorted(names.get(state, ()))
+        more = f" and {len(some) - 10} more" if len(some) > 10 else ""
+        if some:
+            parts.append(f"{len(some)} {state}: {', '.join(some[:10])}{more}")
+    return "; ".join([*parts, *document["_others"]]) or "all well"
+
+
+def nagios_of(document: Document) -> tuple[int, list[str]]:
+    """The exit status of a plugin and its lines: the verdict with perfdata, then the problems.
+    https://www.monitoring-plugins.org/doc/guidelines.html"""
+    servers = document["servers"]
+    count = collections.Counter(server["state"] for server in servers)
+    if count["never"] or count["stale"]:
+        status = 2
+    elif count["failed"]:
+        status = 1
+    else:
+        status = 0 if document["result"] == "ok" and servers else 3
+    word = ("OK", "WARNING", "CRITICAL", "UNKNOWN")[status]
+    ages = [s["_newest_age"] for s in servers if s["_newest_age"] is not None]
+    data = [f"{s}={count[s]};;;0;{len(servers)}" for s in ("never", "stale", "failed", "unknown")]
+    data += [f"oldest={max(ages):.0f}s;;;0"] if ages else []
+    lines = [f"SNAPSHOTS {word} - {verdict_line(document)}", *document["problems"]]
+    lines = [line.replace("|", "/") for line in lines]
+    return status, [f"{lines[0]} | {' '.join(data)}", *lines[1:]]
+
+
+def look(args: argparse.Namespace, settings: Settings, world: World, hostname: str) -> int:
+    """Look instead of a run. Returns 0 where all is well, 2 where something is not, 1 where nothing
+    could be looked at; with --nagios what plugins return."""
+    kind = next(kind for kind in LOOKS if getattr(args, kind))
+    view = View(kind, world, hostname, settings)
+    try:
+        if kind == "check":
+            view_check(view, args.files)
+        elif settings.problems:
+            raise ConfigError(settings.problems)
+        else:
+            entries, _ = load_servers(args.files, settings)
+            collect_secrets(settings, entries, world)
+            (view_list if kind == "list" else view_status)(view, entries)
+    except ConfigError as error:
+        view.blind = True
+        for problem in error.problems:
+            view.problem(problem)
+    except Exception as error:  # noqa: BLE001  (as in guarded)
+        view.blind = True
+        log_traceback(error)
+        view.problem(
+            str(error) if isinstance(error, SnapshotsError) else unexpected(error, world.redact)
+        )
+    document, screen = view.document, world.screen
+    if args.nagios:
+        status, lines = nagios_of(document)
+        screen.quiet = False
+        for line in lines:
+            screen.out(line)
+        return status
+    if args.json:
+        screen.document(json.dumps(without_private(document, world.redact), indent=2))
+    elif args.quiet or not (document["servers"] or kind == "check"):
+        for problem in document["problems"]:
+            screen.problem(problem)
+    else:
+        width = terminal_width() if sys.stdout is not None and sys.stdout.isatty() else None
+        for line in LINES_OF[kind](document, width):
+            screen.out(line)
+        if kind != "check":
+            screen.out(f"RESULT: {verdict_line(document)}")
+    if view.blind:
+        return ExitStatus.FAILED
+    return ExitStatus.OK if document["result"] == "ok" else ExitStatus.PARTLY_FAILED
+
+
 # === Command line =============================================================================
 
 EXAMPLES = """\
@@ -7356,6 +8085,7 @@ exit status:
   1  every server failed, or the run could not start (configuration, usage)
   2  some servers failed
   3  another run holds the lock
+of a look: 0 all is well, 2 something is not, 1 nothing could be looked at
 """
 
 
@@ -7401,7 +8131,11 @@ def parser() -> Parser:
         metavar="PATH",
         help="the configuration file (default: snapshots.config beside the script)",
     )
-    instead = result.add_argument_group("instead of a run").add_mutually_exclusive_group()
+    group = result.add_argument_group("instead of a run")
+    group.add_argument("--list", action="store_true", help="reads only: what the clouds hold")
+    group.add_argument("--status", action="store_true", help="reads only: what the last runs did")
+    group.add_argument("--check", action="store_true", help="reads only: is all ready for a run?")
+    instead = group.add_mutually_exclusive_group()
     instead.add_argument(
         "--install-cron",
         type=not_empty,
@@ -7411,11 +8145,36 @@ def parser() -> Parser:
     )
     instead.add_argument("--show-cron", action="store_true", help="show cron's entry")
     instead.add_argument("--remove-cron", action="store_true", help="take cron's entry out")
+    group.add_argument("--json", action="store_true", help="a look's document, for programs")
+    group.add_argument("--nagios", action="store_true", help="--list or --status, as a plugin")
     result.add_argument("--version", action="version", version=f"snapshots {__version__}")
     return result
 
 
 MIN_URL_PART = 16  # characters; shorter parts of a path are words such as "webhook"
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raise UsageError where flags do not go together."""
+    looks = [f"--{kind}" for kind in LOOKS if getattr(args, kind)]
+    others = (
+        "--install-cron",
+        "--show-cron",
+        "--remove-cron",
+        "--dry-run",
+        "--prune-only",
+        "--now",
+    )
+    given = [flag for flag in others if getattr(args, flag[2:].replace("-", "_"), None)]
+    if looks and len(looks + given) > 1:
+        words = " and ".join(looks + given)
+        raise UsageError(f"{words}: one at a time (write {looks[0]} alone)")
+    for flag, fits in (("--json", LOOKS), ("--nagios", ("list", "status"))):
+        if getattr(args, flag[2:]) and not any(getattr(args, kind) for kind in fits):
+            words = " or ".join(f"--{kind}" for kind in fits)
+            raise UsageError(f"{flag} goes with {words} (write --status {flag}, for example)")
+    if args.json and args.nagios:
+        raise UsageError("--json and --nagios: one at a time (write --status --nagios)")
 
 
 def secrets_of_url(url: str) -> Iterator[str]:
@@ -7690,9 +8449,13 @@ def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) ->
     redact = Redactor()
     screen = Screen(redact)
     world = World(clock or SystemClock(), redact, screen)
+    failed: int = ExitStatus.FAILED
+    if "--nagios" in (sys.argv[1:] if argv is None else argv):
+        failed = 3  # a plugin's UNKNOWN
     try:
         try:
             args = parser().parse_args(argv)
+            check_flags(args)
         except SystemExit:  # --help and --version have been printed
             return ExitStatus.OK
         except (OSError, AttributeError):  # or could not be, which old versions of argparse mind
@@ -7702,13 +8465,15 @@ def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) ->
             return guarded(args, world)
     except UsageError as error:
         screen.problem(str(error))
-        return ExitStatus.FAILED
+        if failed == 3:  # what is shown of a plugin is its stdout
+            screen.out(f"SNAPSHOTS UNKNOWN - {error}")
+        return failed
     except KeyboardInterrupt:
         screen.problem("interrupted before the run began")
-        return ExitStatus.FAILED
+        return failed
     except Exception as error:  # noqa: BLE001  (never a traceback, never 0)
         screen.problem(unexpected(error, redact))
-        return ExitStatus.FAILED
+        return failed
     finally:
         close_log()
         screen.leave()
@@ -7721,6 +8486,9 @@ def guarded(args: argparse.Namespace, world: World) -> int:
     path = Path(args.config).absolute() if args.config else script / "snapshots.config"
     settings = load_settings(path, required=bool(args.config))
     collect_secrets(settings, [], world)  # before anything can be said
+    if any(getattr(args, kind) for kind in LOOKS):
+        open_log(settings, world, args.verbose and not (args.json or args.nagios), to_file=False)
+        return look(args, settings, world, hostname)
     error_text = ""
     looks = args.install_cron or args.show_cron or args.remove_cron
     try:

@@ -188,7 +188,8 @@ def test_readme_mentions_no_key_that_does_not_exist() -> None:
     known |= set(snapshots.TOP_KEYS) | set(snapshots.values_of(report(), "backup1"))
     known |= {"retain_last_snapshots", "replace_when_full", "former_names"}
     known |= {"droplet_", "your_", "keep_"}  # beginnings of words, called so
-    text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    of_json = README[README.index("**For programs:**") :].partition("\n## ")[0]
+    text = re.sub(r"```.*?```", "", README.replace(of_json, ""), flags=re.DOTALL)
     mentioned = set(re.findall(r"`(?:[a-z]+\.)?([a-z]+_[a-z_]*)`", text))
     assert mentioned <= known
     for section, key in re.findall(r"`\[([A-Z]+)\] ?([a-z_]*)`", text):

@@ -97,6 +97,7 @@ class Hetzner(Api):
             route("GET /hz/actions", self.actions, "id*"),
             route("GET /hz/actions/{id}", self.action),
             route("GET /hz/servers", self.servers, pages + " name label_selector"),
+            route("GET /hz/pricing", self.pricing),
             route(f"GET {server}", self.get_server),
             route(f"GET {server}/actions", self.server_actions, pages),
             route(f"GET {server}/actions/{{aid}}", self.deprecated),
@@ -410,6 +411,12 @@ class Hetzner(Api):
             if not well or not LABEL_KEY.fullmatch(key) or key.startswith("hetzner.cloud/"):
                 raise self.fail(request, 422, f"invalid label {key!r}: {value!r}")
         return name, labels
+
+    def pricing(self, request: Request) -> Answer:
+        """Prices are decimal numbers, sent as text."""
+        price = {"net": "0.0119000000", "gross": "0.0141610000000000"}
+        shown = {"currency": "EUR", "vat_rate": "19.000000", "image": {"price_per_gb_month": price}}
+        return Answer(200, {"pricing": shown})
 
     def create(self, request: Request, id: str) -> Answer:
         server = self.server(request, id)

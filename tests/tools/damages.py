@@ -136,8 +136,8 @@ DAMAGES = [
     ),
     damage(
         "a former name is forgotten",
-        "        self.labels = (self.label, *map(self.provider.label, server.former_names))\n",
-        "        self.labels = (self.label,)\n",
+        "        self.labels = labels_of(server)\n",
+        "        self.labels = labels_of(server)[:1]\n",
         "test_retention.py::test_a_renamed_server_goes_on_with_its_history",
     ),
     # --- the create ---

@@ -118,7 +118,14 @@ def main() -> int:
         by_hand_is_there = "before-the-upgrade" in cloud.names(servers[0])
         for problem in cloud.problems:
             print(f"the cloud complains: {problem}")
+        print("\n$ python snapshots.py --list", flush=True)
+        look = subprocess.run(
+            [sys.executable, str(SCRIPT), "--config", str(config), "--list"],
+            check=False,
+            timeout=120,
+        )
         good = run.returncode == 0 and expected and by_hand_is_there and not cloud.problems
+        good = good and look.returncode == 0
         print("All as it should be." if good else "NOT as it should be.")
         return 0 if good else 1
 
