@@ -7,8 +7,9 @@
 
 One run: configuration -> lock -> for each server: create, verify, prune -> notify -> exit status.
 A snapshot is deleted only if this tool made it from this very server, a newer one has been
-verified in this run, and retention drops it. (One exception, which the user switches on:
-`replace_when_full` at Contabo, see `make_room_on_the_plan`.)
+verified in this run, and retention drops it. (Two exceptions: `replace_when_full` at Contabo,
+which the user switches on, see `make_room_on_the_plan`; and a turn that only prunes, by
+`--prune-only` or because the last one did not get to its end, see `prune_only`.)
 
 In this file, in order (each part uses only the parts above it):
     Errors and exit statuses | Text | Model | Names and retention | Configuration |
@@ -141,6 +142,14 @@ class TurnError(SnapshotsError):
     """A server's turn has failed, and this is why."""
 
 
+class NotDueError(SnapshotsError):
+    """A server's newest snapshot is too young for another one, or still being made."""
+
+    def __init__(self, text: str, snapshot: Snapshot) -> None:
+        super().__init__(text)
+        self.snapshot = snapshot
+
+
 class InterruptedRunError(SnapshotsError):
     """A signal asked this run to stop."""
 
@@ -261,6 +270,11 @@ class Snapshot:
         """Can a server be restored from it?"""
         return self.state == "available"
 
+    @property
+    def being_made(self) -> bool:
+        """Will it be usable or broken some day?"""
+        return self.state == "creating"
+
 
 @dataclass(frozen=True)
 class Ticket:
@@ -317,6 +331,7 @@ class Server:
     replace_when_full: bool = False
     former_names: tuple[str, ...] = ()  # its snapshots under these names are its own as well
     stale_after_hours: int = 0  # how old its newest snapshot may be; 0: by its rhythm
+    min_interval_hours: float = 0  # no new snapshot before; 0: whenever a run takes place
     destinations: tuple[Destination, ...] = field(default=(), repr=False)
 
 
@@ -348,6 +363,7 @@ class Report:
     deleted: tuple[Snapshot, ...] = ()
     warnings: tuple[str, ...] = ()
     error: str = ""
+    unpruned: bool = False  # it failed, but only after its snapshot was good
     seconds: float = 0.0
     ended: datetime = LONG_AGO
 
@@ -474,6 +490,29 @@ def reasons_to_stay(moments: Sequence[datetime], policy: Policy) -> list[tuple[s
     if oldest:
         found[-1] += oldest
     return [tuple(why) for why in found]
+
+
+DUE_TOLERANCE = timedelta(minutes=30)
+CLOCK_MAY_DIFFER = timedelta(minutes=10)  # between this machine and a provider
+
+
+def next_due(newest: datetime, min_interval_hours: float) -> datetime:
+    """When a server is due whose newest snapshot was made then. It is so a little before the
+    interval is over, lest each night's delay moves the next night on."""
+    interval = timedelta(hours=min_interval_hours)
+    return newest + interval - min(interval / 10, DUE_TOLERANCE)
+
+
+def too_young(
+    listing: Iterable[Snapshot], now: datetime, min_interval_hours: float
+) -> Optional[Snapshot]:
+    """The newest of these snapshots, if it is too young for another one to be due. What is dated
+    in the future tells nothing about that."""
+    dated = (s for s in listing if s.created is not None and s.created <= now + CLOCK_MAY_DIFFER)
+    newest = max(dated, key=age_key, default=None)
+    if newest is None or newest.created is None:
+        return None
+    return newest if next_due(newest.created, min_interval_hours) > now else None
 
 
 @dataclass(frozen=True)
@@ -699,7 +738,7 @@ def text_of(value: Any) -> str:
 
 def number_text(value: Any) -> str:
     """A number, which JSON may hold as it is or in quotes, as text; empty for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if type(value) in (int, float):
         return str(value)
     return value.strip() if isinstance(value, str) else ""
 
@@ -718,14 +757,14 @@ def without_quotes(text: str) -> str:
     return text
 
 
-def read_number(low: float, high: float) -> Reader:
-    """A number of seconds between low and high."""
+def read_number(low: float, high: float, unit: str = "seconds") -> Reader:
+    """A number between low and high."""
 
     def read(value: Any, _base: Path) -> float:
         text = number_text(value)
         number = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else math.nan
         if not low <= number <= high:
-            raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
+            raise ValueError(f"must be a number of {unit} from {low:g} to {high:g}")
         return int(number) if number == int(number) else number
 
     return read
@@ -1032,7 +1071,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Timing:
-    """[TIMING] - all in seconds, but max_parallel."""
+    """[TIMING] - in seconds, where the name says nothing else."""
 
     delay_between_servers: float = option(20, read_number(0, 86400))
     max_parallel: int = option(10, read_count(1, 1000))
@@ -1040,6 +1079,7 @@ class Timing:
     poll_interval: float = option(5, read_number(0.1, 30))
     http_timeout: float = option(30, read_number(1, 600))
     run_timeout: float = option(21600, read_number(1, 604800))
+    min_interval_hours: float = option(0, read_number(0, 87600, "hours"), override=True)
 
 
 @dataclass(frozen=True)
@@ -1468,6 +1508,7 @@ def server_readers(provider: str) -> dict[str, Reader]:
     readers["retain_last_snapshots"] = read_retain
     readers.update(readers_of(Retention, override=True))
     readers.update(readers_of(StatusSection, override=True))
+    readers.update(readers_of(Timing, override=True))
     readers["former_names"] = read_names
     readers.update(CREDENTIAL_KEYS[provider])
     if provider == "contabo":
@@ -1604,6 +1645,7 @@ def load_server(path: Path, settings: Settings) -> tuple[Union[Server, BadServer
         replace_when_full=values.get("replace_when_full", False),
         former_names=values.get("former_names", ()),
         stale_after_hours=values.get("stale_after_hours", settings.status.stale_after_hours),
+        min_interval_hours=values.get("min_interval_hours", settings.timing.min_interval_hours),
         destinations=destinations,
     )
     webhook = channels["webhook"]
@@ -1948,27 +1990,30 @@ class World:
             raise InterruptedRunError(self.stopping)
 
     @contextlib.contextmanager
-    def before_pauses(self, act: Callable[[], object]) -> Iterator[None]:
-        """In here, whatever makes this thread pause, it calls `act` first."""
-        self._thread.before_pause = act
+    def around_pauses(
+        self, before: Callable[[], object], after: Callable[[], object]
+    ) -> Iterator[None]:
+        """In here, whatever makes this thread pause, these are called before and after that."""
+        self._thread.around = before, after
         try:
             yield
         finally:
-            self._thread.before_pause = None
+            self._thread.around = None
 
     def pause(self, seconds: float) -> None:
         """Wait; a signal ends it at once with InterruptedRunError."""
-        before = getattr(self._thread, "before_pause", None)
-        if before is not None:
-            before()
+        around = getattr(self._thread, "around", None)
+        if around is not None:
+            around[0]()
         until = self.clock.monotonic() + seconds
         with self._pausing:
-            while not self.stopping:
-                left = until - self.clock.monotonic()
-                if left <= 0:
-                    return
+            while not self.stopping and (left := until - self.clock.monotonic()) > 0:
                 self._pausing.wait(left)
         self.check()
+        if around is not None:
+            self._thread.around = None  # what it does may pause as well
+            around[1]()
+            self._thread.around = around
 
     def warn(self, text: str) -> None:
         """A warning: in the log and on stderr."""
@@ -4318,6 +4363,7 @@ class Account:
         self._polled_at = -math.inf
         self._asks: list[Ask] = []
         self._listing = False
+        self._latest: tuple[tuple[Snapshot, ...], float] = (), -math.inf
         self._deleting = 0
         self._trying_read = False
         self._reads_find: Optional[bool] = None  # what is there? None: not known yet
@@ -4441,10 +4487,12 @@ class Account:
                     self._changed.notify_all()
                     break
                 self._listing = True
+                began = clock.monotonic()
                 answer: Union[tuple[Snapshot, ...], SnapshotsError]
                 try:
                     with released(self._changed):
                         answer = self._list(sorted({a.server_id for a in batch}))
+                    self._latest = answer, began
                 except SnapshotsError as error:
                     answer = error
                 except BaseException as error:
@@ -4458,6 +4506,12 @@ class Account:
         if isinstance(ask.answer, SnapshotsError):
             raise ask.answer
         return self._list([server_id]) if ask.answer is None else ask.answer
+
+    def latest_listing(self) -> tuple[tuple[Snapshot, ...], float]:
+        """The last listing of the whole account in this run, and when it began (monotonic); an
+        empty one if there is none. For ages: nothing is deleted by it."""
+        with self._changed:
+            return self._latest
 
     def _listing_wait(self) -> Optional[float]:
         """Seconds until the next listing may begin; None: until something changes."""
@@ -5483,9 +5537,11 @@ CREATE TABLE turn (run TEXT, provider TEXT, server_id TEXT, name TEXT, ended_at 
 CREATE INDEX turn_ended ON turn (ended_at);
 CREATE TABLE server (provider TEXT, server_id TEXT, name TEXT, looked_at TEXT, newest_at TEXT,
     kept INTEGER, stored_gb REAL, success_at TEXT, failure_at TEXT, failed INTEGER, error TEXT,
+    unpruned INTEGER,
     PRIMARY KEY (provider, server_id));
 CREATE TABLE entry (installed_at TEXT)
-"""  # times as in utc_text; lists as JSON; progress: see `progress_of`, null once a run has ended
+"""  # times as in utc_text; lists as JSON; progress: see `progress_of`, null once a run has ended;
+# unpruned: did the last turn fail after its snapshot was good?
 BUSY_SECONDS = 0.4  # how long one write waits for others that hold the file
 HISTORY_WAIT_SECONDS = 0.5  # how long a run waits for it: once when it begins, once when it ends
 PROGRESS = "UPDATE run SET progress = ? WHERE id = ?"
@@ -5513,9 +5569,6 @@ def newest_of(ours: Iterable[Snapshot], now: datetime) -> Optional[datetime]:
     return max(past or moments, default=None)
 
 
-CLOCK_MAY_DIFFER = timedelta(minutes=10)  # between this machine and a provider
-
-
 class History:
     """The file as a run writes to it, from a thread of its own: neither a slow disk nor another
     program that holds the file keeps a turn waiting."""
@@ -5529,6 +5582,7 @@ class History:
         self._problem = ""  # why the last write failed
         self._news = self._closing = False
         self._idle = True
+        self.unpruned: frozenset[tuple[str, str]] = frozenset()  # see `unpruned_servers`
         self._progress, self._progress_at = "", -math.inf
 
     def begin(self, total: int) -> None:
@@ -5585,11 +5639,11 @@ class History:
         if isinstance(server, BadServer):
             return
         if report.success:
-            self._put_server(
-                server, success_at=ended, failed=0, kept=report.total_snapshots, stored_gb=stored
-            )
+            counts = {"kept": report.total_snapshots, "stored_gb": stored}
+            self._put_server(server, success_at=ended, failed=0, unpruned=0, **counts)
         else:
-            self._put_server(server, failure_at=ended, failed=1, error=report.error)
+            outcome = {"failed": 1, "error": report.error, "unpruned": report.unpruned}
+            self._put_server(server, failure_at=ended, **outcome)
 
     def end(self, status: Optional[ExitStatus]) -> None:
         """The run has ended; what is too old goes."""
@@ -5647,6 +5701,7 @@ class History:
                 self._changed.wait(until - clock.monotonic())
 
     def _work(self) -> None:
+        self.unpruned = unpruned_servers(self.path)
         while True:
             with self._changed:
                 while not self._news:
@@ -5701,6 +5756,19 @@ def open_history(path: Path, timeout: float) -> sqlite3.Connection:
     """Open the file, which must be there. Raises sqlite3.Error."""
     uri = f"{path.absolute().as_uri()}?mode=rw"
     return sqlite3.connect(uri, timeout=timeout, isolation_level=None, uri=True)
+
+
+def unpruned_servers(path: Path) -> frozenset[tuple[str, str]]:
+    """(provider, id) of those whose last turn failed after its snapshot was good; none where the
+    history cannot be read: they are pruned when they are due."""
+    if sqlite3 is None:
+        return frozenset()
+    try:
+        with contextlib.closing(open_history(path, BUSY_SECONDS)) as file:
+            history_version(file)
+            return frozenset(file.execute("SELECT provider, server_id FROM server WHERE unpruned"))
+    except (sqlite3.Error, ValueError):
+        return frozenset()
 
 
 def history_version(file: sqlite3.Connection) -> int:
@@ -5866,6 +5934,9 @@ class Turn:
         self.percent: Optional[int] = None
         self.replaced: Optional[Snapshot] = None  # what had to go to free a slot for the new one
         self.replaced_at: Optional[float] = None  # monotonic: when it went
+        self.prunes_only = False  # there is no new snapshot: the newest one takes its place
+        self.age_taken = -math.inf  # monotonic: when it was last read that the server is due
+        self.lost: Optional[ApiError] = None  # a create that got no answer
         self.times_busy = 0  # how often the create was refused because the server was busy
         self.busy_until = math.inf  # monotonic: how long that is waited for
         self.history: Optional[History] = None
@@ -5891,6 +5962,11 @@ class Turn:
         What is older is not this turn's, whatever its name."""
         moment = self.account.api.server_time(self.asked)
         return None if moment is None else moment - timedelta(seconds=CLOCK_TOLERANCE_SECONDS)
+
+    def now_there(self) -> datetime:
+        """The time, by the provider's clock if it has told it."""
+        clock = self.world.clock
+        return self.account.api.server_time(clock.monotonic()) or clock.now()
 
     def listing(self, patience: float = 0.0) -> tuple[Snapshot, ...]:
         """A complete listing that begins now or later."""
@@ -5921,45 +5997,130 @@ class Turn:
 
 
 def rotate(turn: Turn) -> None:
-    """Create, verify, prune. Nothing is deleted unless the new snapshot is there."""
-    ticket = create(turn)
+    """Create, verify, prune. Nothing is deleted unless the new snapshot is there. Raises
+    NotDueError, before anything was done."""
+    try:
+        ticket = create(turn)
+    except NotDueError as error:
+        key = (turn.server.provider, turn.server.id)
+        if turn.history is None or key not in turn.history.unpruned:
+            raise
+        turn.say("%s, but its last turn failed after that was made", error)
+        prune_only(turn)
+        return
     ticket = wait_until_done(turn, ticket)
     listing = verify(turn, ticket)
     prune(turn, listing)
 
 
+def prune_only(turn: Turn) -> None:
+    """Prune without a new snapshot: the newest usable one of ours takes its place, and stays.
+
+    The second place where something is deleted though no successor has just been made.
+    """
+    turn.say("turn begins (%s %s), without a new snapshot", turn.server.provider, turn.server.id)
+    turn.give_way()
+    turn.prunes_only, turn.doing = True, "verifying"
+    newest = newest_usable(turn, turn.listing())
+    listing = turn.listing(turn.patience())
+    if newest not in listing:
+        raise TurnError(f"snapshot {newest.name} (id {newest.id}) is there no more, or has changed")
+    turn.name, turn.verified = newest.name or "", newest
+    turn.say("verified snapshot %s (id %s), the newest one", newest.name, newest.id)
+    prune(turn, listing)
+
+
+def newest_usable(turn: Turn, listing: Iterable[Snapshot]) -> Snapshot:
+    """The newest usable snapshot of ours. Raises TurnError if there is none."""
+    newest = max(turn.owned(listing), key=age_key, default=None)
+    if newest is None:
+        raise TurnError("there is no usable snapshot of this server that could stay")
+    return newest
+
+
 def create(turn: Turn) -> Ticket:
-    """Have the provider take on a new snapshot, exactly one.
+    """Have the provider take on a new snapshot, exactly one; or take one over that is being made.
 
     A busy server is waited for; at a limit room may be made; a create whose answer was lost is
-    repeated, once, only if it certainly was not carried out.
+    repeated, once, only if it certainly was not carried out. Raises NotDueError.
     """
     try:
-        with turn.world.before_pauses(turn.give_way):
+        take_age(turn)
+        turn.say("turn begins (%s %s)", turn.server.provider, turn.server.id)
+        with turn.world.around_pauses(turn.give_way, lambda: take_age_again(turn)):
             if turn.limit is not None:
                 turn.limit.wait_for_order(turn.place)
             return request_snapshot(turn)
+    except NotDueError as error:
+        made_meanwhile = turn.times_busy or turn.lost is not None
+        if error.snapshot.usable and not made_meanwhile:
+            raise
+        turn.name = error.snapshot.name or ""
+        turn.say("%s; going on with that", error)
+        return Ticket(turn.server.id, snapshot_id=error.snapshot.id)
     finally:
         turn.give_way()
+
+
+AGE_SECONDS = 10.0  # how old a listing may be that tells how old the newest snapshot is
+
+
+def take_age(turn: Turn, within: float = AGE_SECONDS) -> None:
+    """Raise NotDueError if the newest snapshot is too young for another one, or if one that is
+    young enough is still being made. within: how many seconds old a listing may be that shows
+    that there is none; one that shows a young snapshot may be of any age."""
+    hours = turn.server.min_interval_hours
+    if not hours:
+        return
+    clock = turn.world.clock
+    listing, began = turn.account.latest_listing()
+    if listing and turn.history is not None:
+        turn.history.saw(turn.server, turn.owned(listing))
+    raise_if_too_young(turn, listing)
+    if clock.monotonic() - began > within:
+        began = clock.monotonic()
+        listing = turn.listing()
+        raise_if_too_young(turn, listing)
+    turn.age_taken = began
+    as_if_made = [dataclasses.replace(s, state="available") for s in listing if s.being_made]
+    newest = too_young(turn.owned(as_if_made), turn.now_there(), hours)
+    if newest is not None:
+        text = f"snapshot {newest.name} (id {newest.id}) is still being made"
+        raise NotDueError(text, dataclasses.replace(newest, state="creating"))
+
+
+def raise_if_too_young(turn: Turn, listing: Iterable[Snapshot]) -> None:
+    """Raise NotDueError if the newest snapshot of ours is too young for another one."""
+    hours, now = turn.server.min_interval_hours, turn.now_there()
+    newest = too_young(turn.owned(listing), now, hours)
+    if newest is not None and newest.created is not None:
+        age = span(max(0.0, (now - newest.created).total_seconds()))
+        text = f"not due: {newest.name} is {age} old (min_interval_hours = {hours:g})"
+        raise NotDueError(text, newest)
+
+
+def take_age_again(turn: Turn) -> None:
+    """After a wait: somebody else may have made a snapshot meanwhile. Raises NotDueError."""
+    if turn.world.clock.monotonic() - turn.age_taken > AGE_SECONDS:
+        take_age(turn)
 
 
 def request_snapshot(turn: Turn) -> Ticket:
     """Send the create request until it is accepted; what a refusal or silence allows is done."""
     clock = turn.world.clock
     turn.busy_until = clock.monotonic() + turn.settings.timing.snapshot_creation_timeout
-    lost: Optional[ApiError] = None
     while True:
+        take_age_again(turn)
         turn.world.check()
-        if lost is None:
+        if turn.lost is None:
             turn.asked = clock.monotonic()
         try:
             ticket = turn.provider.create(turn.server, turn.name)
         except ApiError as error:
             if error.next_step is Next.LOOK:
-                found = answer_lost(turn, error, again=lost is not None)
-                lost = error
+                found = answer_lost(turn, error)
             else:
-                found = look_for_late(turn, lost, error) if lost is not None else None
+                found = look_for_late(turn, turn.lost, error) if turn.lost is not None else None
                 if found is None:
                     answer_refusal(turn, error)
             if found is not None:
@@ -5969,10 +6130,11 @@ def request_snapshot(turn: Turn) -> Ticket:
             return ticket
 
 
-def answer_lost(turn: Turn, error: ApiError, again: bool) -> Optional[Ticket]:
+def answer_lost(turn: Turn, error: ApiError) -> Optional[Ticket]:
     """A create without an answer: the ticket if it was carried out; None if it certainly was not,
     and may be sent once more."""
     turn.give_way()
+    again, turn.lost = turn.lost is not None, error
     turn.say("%s; looking whether it was carried out", error)
     found = look_for_lost(turn, error)
     if found is None and again:
@@ -6011,6 +6173,7 @@ def wait_while_busy(turn: Turn, error: ApiError) -> None:
         turn.say("the server is busy (%s); waiting until it is free", error)
     turn.doing = "waiting for the server"
     turn.world.pause(pause)
+    take_age(turn, within=0)  # it may have been busy making a snapshot of ours
 
 
 def look_once(turn: Turn, lost: ApiError) -> Optional[Ticket]:
@@ -6232,7 +6395,8 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
             " per run ([RETENTION] max_deletes_per_run), the rest in the next runs"
         )
     if failures:
-        raise TurnError(f"the new snapshot {turn.name} is good, but " + "; ".join(failures))
+        which = "newest" if turn.prunes_only else "new"
+        raise TurnError(f"the {which} snapshot {turn.name} is good, but " + "; ".join(failures))
 
 
 def wait_until_gone(turn: Turn, asked: Sequence[Asked]) -> tuple[Sequence[Asked], str]:
@@ -6409,12 +6573,15 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
 # --- the turn's end ---
 
 
-def take_turn(turn: Turn) -> Report:
-    """One server's turn, whatever happens in it, as a report. Raises nothing."""
+def take_turn(turn: Turn, steps: Callable[[Turn], None] = rotate) -> Optional[Report]:
+    """One server's turn, whatever happens in it, as a report; None if it is not due. Raises
+    nothing."""
     error_text, reachable = "", True
     try:
-        turn.say("turn begins (%s %s)", turn.server.provider, turn.server.id)
-        rotate(turn)
+        steps(turn)
+    except NotDueError as error:
+        turn.say("%s", error)
+        return None
     except InterruptedRunError as error:
         may = f"; {turn.provider.title} may still finish it" if turn.verified is None else ""
         error_text = f"{error}{may}; nothing more was deleted"
@@ -6430,16 +6597,18 @@ def take_turn(turn: Turn) -> Report:
         log_traceback(error)
     if error_text:
         error_text = count_what_is_left(turn, error_text, reachable)
+    new = None if turn.prunes_only else turn.verified
     return Report(
         turn.server,
         success=not error_text,
-        snapshot_name=turn.verified.name or "none" if turn.verified else "none",
-        snapshot_id=turn.verified.id if turn.verified else "none",
+        snapshot_name=new.name or "none" if new else "none",
+        snapshot_id=new.id if new else "none",
         total_snapshots=turn.total,
         kept=turn.kept,
         deleted=tuple(turn.deleted),
         warnings=tuple(map(turn.world.redact.line, turn.warnings)),
         error=turn.world.redact.line(error_text, ERROR_LIMIT),
+        unpruned=bool(error_text) and (turn.verified is not None or turn.prunes_only),
         seconds=turn.world.clock.monotonic() - turn.began,
         ended=turn.world.clock.now(),
     )
@@ -6467,13 +6636,26 @@ def count_what_is_left(turn: Turn, error_text: str, reachable: bool) -> str:
     return f"{error_text}; after the oldest was deleted to make room, the server has {left}"
 
 
-def describe_plan(turn: Turn) -> list[str]:
-    """--dry-run: what a run would do, from reads alone, with the reason for each."""
+def describe_plan(turn: Turn, prunes_only: bool, unpruned: bool) -> list[str]:
+    """--dry-run: what a run would do, from reads alone, with the reason for each. Raises
+    NotDueError. unpruned: is the server pruned even if it is not due?"""
     turn.provider.check_server(turn.server.id)
+    begins = f"would create {turn.name}"
+    try:
+        if not prunes_only:
+            take_age(turn)
+    except NotDueError as error:
+        if error.snapshot.usable and not unpruned:
+            raise
+        prunes_only, begins = error.snapshot.usable, f"would wait for {error.snapshot.name}"
     listing = turn.listing()
-    plan = turn.plan_before(listing, turn.settings.retention.max_deletes_per_run)
-    shown = f"{turn.server.provider} {turn.server.id}"
-    lines = [f"{turn}: would create {turn.name} ({shown})"]
+    max_deletes = turn.settings.retention.max_deletes_per_run
+    if prunes_only:
+        begins, newest = "would create nothing", newest_usable(turn, listing)
+        plan = plan_retention(turn.owned(listing), turn.server.policy, max_deletes, newest.id)
+    else:
+        plan = turn.plan_before(listing, max_deletes)
+    lines = [f"{turn}: {begins} ({turn.server.provider} {turn.server.id})"]
     for snapshot, fate, reasons in plan_in_words(plan):
         would = "keep" if fate == "stays" else "delete"
         said = ", ".join(reasons) or "no rule keeps it"
@@ -6512,6 +6694,8 @@ class Fleet:
         self.began = world.clock.monotonic()
         self.deadline = self.began + settings.timing.run_timeout
         self.reports: dict[int, Report] = {}
+        self.not_due: set[int] = set()
+        self._starts: dict[int, float] = {}  # monotonic: of the turns that are, or may be, due
         self.running: dict[int, Turn] = {}
         self.waiting = 0  # servers whose turn has not begun
         self._limits = {
@@ -6534,24 +6718,26 @@ class Fleet:
     def run(
         self,
         entries: Sequence[Union[Server, BadServer]],
-        act: Callable[[Turn], Report] = take_turn,
+        act: Callable[[Turn], Optional[Report]] = take_turn,
     ) -> list[Report]:
-        """Give each server its turn; reports in the order of entries. Returns at the latest
-        after run_timeout plus one turn's own limits, soon after a stop signal. A turn waits for
-        a busy server, an action and a listing; one that takes much longer hangs in the machine,
-        not in us, and must not keep the others from being heard of."""
+        """Give each server its turn; reports in the order of entries, of those that were due.
+
+        Returns at the latest after run_timeout plus one turn's own limits, soon after a stop
+        signal. A turn waits for a busy server, an action and a listing; one that takes much longer
+        hangs in the machine, not in us, and must not keep the others from being heard of."""
         clock = self.world.clock
         good = [index for index, entry in enumerate(entries) if isinstance(entry, Server)]
         for index, entry in enumerate(entries):
             if isinstance(entry, BadServer):
                 self._finish(index, self._failed(entry, entry.error))
-        next_start = -math.inf
+        delay = self.settings.timing.delay_between_servers
         with self._changed:
             self.waiting = len(good)
             for index in good:
                 while not self.world.stopping and clock.monotonic() < self.deadline:
                     free = len(self.running) < self.settings.timing.max_parallel
-                    left = next_start - clock.monotonic()
+                    last_start = max(self._starts.values(), default=-math.inf)
+                    left = last_start + delay - clock.monotonic()
                     if free and left <= 0:
                         break
                     until_end = self.deadline - clock.monotonic()
@@ -6561,7 +6747,6 @@ class Fleet:
                 server = entries[index]
                 assert isinstance(server, Server)  # noqa: S101
                 self._start(index, server, act)
-                next_start = clock.monotonic() + self.settings.timing.delay_between_servers
             patience = 3 * self.settings.timing.snapshot_creation_timeout + HANG_SECONDS
             end = self.deadline + patience
             while self.running and not self.world.stopping and clock.monotonic() < end:
@@ -6570,9 +6755,9 @@ class Fleet:
             while self.running and clock.monotonic() < until:
                 self._changed.wait(until - clock.monotonic())
         for index in good:
-            if index not in self.reports:
+            if index not in self.reports and index not in self.not_due:
                 self._finish(index, self._failed(entries[index], self._why_unfinished(index)))
-        return [self.reports[index] for index in range(len(entries))]
+        return [self.reports[index] for index in sorted(self.reports)]
 
     def _wait(self, seconds: Optional[float]) -> None:
         """Wait for a change; wake for the progress line, where one is wanted."""
@@ -6581,7 +6766,7 @@ class Fleet:
             seconds = min(self.progress_seconds, math.inf if seconds is None else seconds)
         self._changed.wait(seconds)
 
-    def _start(self, index: int, server: Server, act: Callable[[Turn], Report]) -> None:
+    def _start(self, index: int, server: Server, act: Callable[[Turn], Optional[Report]]) -> None:
         account = self.account_of(server)
         limit = self._limits.get(server.provider)
         turn = Turn(
@@ -6592,9 +6777,10 @@ class Fleet:
         if limit is not None:
             limit.enter(index)
         self.running[index] = turn
+        self._starts[index] = self.world.clock.monotonic()
         self.waiting -= 1
 
-        def go(act: Callable[[Turn], Report]) -> None:
+        def go(act: Callable[[Turn], Optional[Report]]) -> None:
             try:
                 self._finish(index, act(turn))
             except Exception as error:  # noqa: BLE001  (a bug, but a thread has nobody to tell)
@@ -6617,10 +6803,14 @@ class Fleet:
             report = self._failed(server, f"could not be started: {reason}")
             go(lambda turn: report)
 
-    def _finish(self, index: int, report: Report) -> None:
-        """Take a report, once; late ones after a stop are not heard any more."""
+    def _finish(self, index: int, report: Optional[Report]) -> None:
+        """Take a report, once; late ones after a stop are not heard any more. None: not due."""
         with self._changed:
             if index in self.reports:
+                return
+            if report is None:  # nor does the next one have to keep its distance
+                self.not_due.add(index)
+                del self._starts[index]
                 return
             self.reports[index] = report
         self.on_report(report)
@@ -6672,12 +6862,14 @@ def result_line(report: Report) -> str:
     return f"{report.server.name}: FAILURE: {report.error}"
 
 
-def summary_line(reports: Sequence[Report], undelivered: int) -> str:
+def summary_line(reports: Sequence[Report], undelivered: int, not_due: int = 0) -> str:
     """The last line of a run."""
     failed = sum(not report.success for report in reports)
     line = (
         f"SUMMARY: {len(reports) - failed} succeeded, {failed} failed out of {len(reports)} total"
     )
+    if not_due:
+        line += f"; {not_due} not due"
     if undelivered:
         line += f"; {counted(undelivered, 'notification')} not delivered"
     return line
@@ -7466,8 +7658,7 @@ LAST_RUNS = "SELECT * FROM run ORDER BY started_at DESC, rowid DESC LIMIT 2"
 
 def stale_after_hours(server: Server, longest_gap_hours: float = 0) -> float:
     """How old a server's newest snapshot may be. longest_gap: between two starts by cron."""
-    rhythm = getattr(server, "min_interval_hours", 0)
-    computed = max(36.0, 1.5 * rhythm, 1.5 * longest_gap_hours)
+    computed = max(36.0, 1.5 * server.min_interval_hours, 1.5 * longest_gap_hours)
     return server.stale_after_hours or computed
 
 
@@ -7509,6 +7700,7 @@ class View:
         found one. error: why nobody could look."""
         row = self.past.servers.get((entry.provider, entry.id)) or collections.defaultdict(str)
         bad = isinstance(entry, BadServer)
+        hours = 0 if isinstance(entry, BadServer) else entry.min_interval_hours
         state, why = "unknown", error or "no run recorded yet"
         age = (self.now - newest).total_seconds() if newest else 0.0
         if isinstance(entry, Server) and not error:
@@ -7531,7 +7723,7 @@ class View:
             "last_success_at": row["success_at"] or None,
             "last_failure_at": row["failure_at"] or None,
             "last_error": row["error"] or None,
-            "next_due_at": None,
+            "next_due_at": utc_text(next_due(newest, hours)) if newest and hours else None,
             "_why": why,
             "_newest_age": max(age, 0.0) if newest else None,
         }
@@ -8081,8 +8273,8 @@ examples:
   python snapshots.py --config /etc/snapshots/snapshots.config -q
 
 exit status:
-  0  every server has its new, verified snapshot and its retention
-  1  every server failed, or the run could not start (configuration, usage)
+  0  every server that was due has its new, verified snapshot and its retention
+  1  every server that was due failed, or the run could not start (configuration, usage)
   2  some servers failed
   3  another run holds the lock
 of a look: 0 all is well, 2 something is not, 1 nothing could be looked at
@@ -8124,6 +8316,12 @@ def parser() -> Parser:
     loudness.add_argument("-q", "--quiet", action="store_true", help="show problems only")
     result.add_argument(
         "-n", "--dry-run", action="store_true", help="show what would be done; change nothing"
+    )
+    result.add_argument(
+        "--now", action="store_true", help="take snapshots whatever min_interval_hours says"
+    )
+    result.add_argument(
+        "--prune-only", action="store_true", help="take no snapshots; only delete what is due"
     )
     result.add_argument(
         "--config",
@@ -8169,6 +8367,10 @@ def check_flags(args: argparse.Namespace) -> None:
     if looks and len(looks + given) > 1:
         words = " and ".join(looks + given)
         raise UsageError(f"{words}: one at a time (write {looks[0]} alone)")
+    if args.now and args.prune_only:
+        raise UsageError("--now takes snapshots, --prune-only takes none: write one of them")
+    if (args.now or args.prune_only) and (args.install_cron or args.show_cron or args.remove_cron):
+        raise UsageError("--now and --prune-only go with a run or with -n only: leave them out")
     for flag, fits in (("--json", LOOKS), ("--nagios", ("list", "status"))):
         if getattr(args, flag[2:]) and not any(getattr(args, kind) for kind in fits):
             words = " or ".join(f"--{kind}" for kind in fits)
@@ -8251,6 +8453,7 @@ def run(
     world: World,
     hostname: str,
     verbose: bool,
+    prunes_only: bool = False,
 ) -> ExitStatus:
     """Give every server its turn and tell people; the lock is held."""
     notifier = Notifier(world, settings, hostname)
@@ -8273,14 +8476,15 @@ def run(
     fleet = Fleet(world, settings, on_report, on_progress, min(every, HISTORY_SECONDS))
     fleet.history = history
     history.begin(len(entries))
-    reports = fleet.run(entries)
+    steps = prune_only if prunes_only else rotate
+    reports = fleet.run(entries, lambda turn: take_turn(turn, steps))
     if tell is not None and every == LIVE_SECONDS:
         world.screen.live("")
     undelivered = notifier.finish()
     history.end(exit_status(reports))
     for report in reports:  # in the order of the configuration, however they ended
         log.info("%s", result_line(report))
-    line = summary_line(reports, undelivered)
+    line = summary_line(reports, undelivered, len(fleet.not_due))
     log.info("%s", line, extra=ALWAYS)
     if not verbose:
         world.screen.out(line)
@@ -8305,15 +8509,23 @@ def progress_teller(world: World, verbose: bool) -> tuple[Optional[Callable[[Fle
 
 
 def dry_run(
-    settings: Settings, entries: Sequence[Union[Server, BadServer]], world: World
+    settings: Settings,
+    entries: Sequence[Union[Server, BadServer]],
+    world: World,
+    prunes_only: bool,
 ) -> ExitStatus:
     """Show what a run would do: reads only; no lock, no notification, no log file."""
     lines: dict[str, list[str]] = {}
+    unpruned = unpruned_servers(settings.history_path)
 
-    def act(turn: Turn) -> Report:
+    def act(turn: Turn) -> Optional[Report]:
         report = Report(turn.server, success=True)
         try:
-            lines[turn.server.source] = describe_plan(turn)
+            key = (turn.server.provider, turn.server.id)
+            lines[turn.server.source] = describe_plan(turn, prunes_only, key in unpruned)
+        except NotDueError as error:
+            lines[turn.server.source] = [f"{turn}: {error}"]
+            return None
         except SnapshotsError as error:
             return dataclasses.replace(report, success=False, error=str(error))
         except Exception as error:  # noqa: BLE001  (as in take_turn)
@@ -8325,12 +8537,13 @@ def dry_run(
     timing = dataclasses.replace(settings.timing, delay_between_servers=0)
     fleet = Fleet(world, dataclasses.replace(settings, timing=timing), lambda report: None)
     reports = fleet.run(entries, act)
-    for entry, report in zip(entries, reports):
+    for index, entry in enumerate(entries):
         for line in lines.get(entry.source, []):
             world.screen.out(line)
-        if not report.success:
-            world.screen.problem(f"{report.server.name}: {report.error}")
-    world.screen.out(summary_line(reports, 0) + " (dry run: nothing was changed)")
+        if index in fleet.reports and not fleet.reports[index].success:
+            world.screen.problem(f"{entry.name}: {fleet.reports[index].error}")
+    line = summary_line(reports, 0, len(fleet.not_due))
+    world.screen.out(f"{line} (dry run: nothing was changed)")
     return exit_status(reports)
 
 
@@ -8498,13 +8711,18 @@ def guarded(args: argparse.Namespace, world: World) -> int:
         if settings.problems:
             raise ConfigError(settings.problems)
         entries, remarks = load_servers(args.files, settings)
+        if args.now:
+            entries = [
+                dataclasses.replace(e, min_interval_hours=0) if isinstance(e, Server) else e
+                for e in entries
+            ]
         remarks = [*settings.remarks, *remarks, *collect_secrets(settings, entries, world)]
         warnings = remark_lines(remarks, Level.WARNING)
         if args.dry_run:
             open_log(settings, world, args.verbose, to_file=False)
             for warning in warnings:
                 screen.problem(f"warning: {warning}")
-            return dry_run(settings, entries, world)
+            return dry_run(settings, entries, world, args.prune_only)
         with single_run(settings.lock_path, world.clock):
             open_log(settings, world, args.verbose, to_file=True)
             log.info("snapshots %s begins: %s", __version__, counted(len(entries), "server"))
@@ -8512,7 +8730,7 @@ def guarded(args: argparse.Namespace, world: World) -> int:
                 world.warn(warning)
             for note in remark_lines(remarks, Level.NOTE):
                 log.warning("%s", note)
-            return run(settings, entries, world, hostname, args.verbose)
+            return run(settings, entries, world, hostname, args.verbose, args.prune_only)
     except LockHeldError as error:
         screen.problem(str(error))
         return ExitStatus.LOCKED

@@ -812,7 +812,7 @@ def test_servers_that_hang_hold_up_the_order_once_and_not_each(project: Project)
     timing(project, run_timeout=600, max_parallel=12)
     for_ever = project.clock.condition()
 
-    def act(turn: snapshots.Turn) -> snapshots.Report:
+    def act(turn: snapshots.Turn) -> Optional[snapshots.Report]:
         if str(turn) in (servers[0].name, servers[5].name, servers[9].name):
             with for_ever:
                 for_ever.wait(3000)
@@ -1032,7 +1032,7 @@ def test_servers_that_cannot_begin_within_run_timeout_fail_and_name_it(project: 
 
 
 def run_fleet(
-    project: Project, act: Callable[[snapshots.Turn], snapshots.Report]
+    project: Project, act: Callable[[snapshots.Turn], Optional[snapshots.Report]]
 ) -> list[snapshots.Report]:
     """A run in which each server's turn is something else."""
     settings = snapshots.load_settings(project.write_config(), required=True)
@@ -1071,7 +1071,7 @@ def test_a_turn_that_hangs_in_the_machine_does_not_keep_the_run_from_its_end(
     timing(project, run_timeout=600, snapshot_creation_timeout=3600)
     for_ever = project.clock.condition()
 
-    def act(turn: snapshots.Turn) -> snapshots.Report:
+    def act(turn: snapshots.Turn) -> Optional[snapshots.Report]:
         if str(turn) == "hangs":
             with for_ever:
                 for_ever.wait()
