@@ -7631,6 +7631,7 @@ class Past:
 
     servers: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     runs: Sequence[Mapping[str, Any]] = ()
+    entry_since: Optional[str] = None  # when cron's entry was put in place
     problem: str = ""  # why nothing can be read
 
 
@@ -7647,13 +7648,15 @@ def read_history(path: Path) -> Past:
             if history_version(file) == 0:
                 return Past()
             servers = {(r["provider"], r["server_id"]): r for r in file.execute(ALL_SERVERS)}
-            return Past(servers, [dict(row) for row in file.execute(LAST_RUNS)])
+            runs = [dict(row) for row in file.execute(LAST_RUNS)]
+            return Past(servers, runs, file.execute(ENTRY_SINCE).fetchone()[0])
     except (sqlite3.Error, OSError, ValueError) as error:
         return Past(problem=f"{path}: cannot be read: {reason_of(error)}")
 
 
 ALL_SERVERS = "SELECT * FROM server"
 LAST_RUNS = "SELECT * FROM run ORDER BY started_at DESC, rowid DESC LIMIT 2"
+ENTRY_SINCE = "SELECT max(installed_at) FROM entry"
 
 
 def stale_after_hours(server: Server, longest_gap_hours: float = 0) -> float:
@@ -7684,6 +7687,8 @@ class View:
         elif kind == "check":
             self.document.update(findings=[], uncovered_servers=[])
         self.blind = False  # there was nothing that could be looked at
+        self.cron: Optional[CronState] = None
+        self.cron_problem = ""  # why the crontab cannot be read
 
     def problem(self, text: str, result: str = "problem", of_server: bool = False) -> None:
         """Something is wrong ("problem"), or could not be asked ("unknown")."""
@@ -7704,7 +7709,7 @@ class View:
         state, why = "unknown", error or "no run recorded yet"
         age = (self.now - newest).total_seconds() if newest else 0.0
         if isinstance(entry, Server) and not error:
-            limit = stale_after_hours(entry)
+            limit = stale_after_hours(entry, self.cron.longest_gap_hours if self.cron else 0)
             if looked and newest is None:
                 state, why = "never", "no snapshot of ours"
             elif age < -CLOCK_MAY_DIFFER.total_seconds():
@@ -7738,14 +7743,17 @@ class View:
 
 
 def view_status(view: View, entries: Sequence[Union[Server, BadServer]]) -> None:
-    """Fill in what the history knows, and whether a run is under way."""
-    document, past = view.document, view.past
-    if past.problem:
-        view.problem(past.problem, "unknown")
+    """Fill in what the history knows."""
+    if view.past.problem:
+        view.problem(view.past.problem, "unknown")
         view.blind = True
     for entry in entries:
         add_from_history(view, entry)
-    runs = list(past.runs)
+
+
+def ask_machine(view: View, job: CronJob) -> None:
+    """Fill in the run under way, the last one, and what cron will do."""
+    document, runs = view.document, list(view.past.runs)
     running: Optional[Document] = None
     try:
         holder = run_holds_lock(view.settings.lock_path)
@@ -7759,13 +7767,39 @@ def view_status(view: View, entries: Sequence[Union[Server, BadServer]]) -> None
             run = runs.pop(0)
             running["started_at"], running["total"] = run["started_at"], run["total"]
             running.update(json.loads(run["progress"] or "{}"))
-    document["running"] = running
-    if runs:
-        document["last_run"] = {
-            key: runs[0][key] for key in ("started_at", "ended_at", "exit_status")
-        }
-        if runs[0]["ended_at"] is None:
-            view.problem(f"the run that began {shown_time(runs[0]['started_at'])} never ended")
+    keys = ("started_at", "ended_at", "exit_status")
+    last = {key: runs[0][key] for key in keys} if runs else None
+    began, ended = (moment_of(runs[0][key]) if runs else None for key in keys[:2])
+    times = (began, ended) if began else None
+    since = moment_of(view.past.entry_since)
+    try:
+        view.cron = cron_state(job, view.now, running is not None, times, since)
+    except CrontabError as error:
+        view.cron_problem = str(error)
+    if document["kind"] != "status":
+        return
+    if view.cron_problem:
+        view.problem(view.cron_problem, "unknown")
+    document.update(running=running, last_run=last, schedule=schedule_of(view))
+    if last and last["ended_at"] is None:
+        view.problem(f"the run that began {shown_time(last['started_at'])} never ended")
+    for problem in view.cron.problems if view.cron else ():
+        view.problem(problem)
+
+
+def schedule_of(view: View) -> Optional[Document]:
+    """Cron's entry, as the document has it."""
+    cron = view.cron
+    if cron is None:
+        return None
+    wait = (cron.next_run_at - view.now).total_seconds() if cron.next_run_at else None
+    return {
+        "entry": "\n".join(entry.line for entry in cron.entries),
+        "words": "; ".join(in_words(e.schedule) for e in cron.entries if e.schedule) or None,
+        "next_run_at": utc_text(cron.next_run_at),
+        "minutes_until_next_run": None if wait is None else int(wait // 60),
+        "overdue": cron.overdue,
+    }
 
 
 def add_from_history(view: View, entry: Union[Server, BadServer]) -> None:
@@ -7805,6 +7839,11 @@ def status_lines(document: Document, width: Optional[int]) -> Iterator[str]:
         )
     else:
         yield "last run: none is recorded"
+    schedule = document["schedule"]
+    if schedule and schedule["next_run_at"]:
+        wait = span(60 * schedule["minutes_until_next_run"])
+        start = shown_time(schedule["next_run_at"])
+        yield f"cron: {schedule['words']}; next run: {start}, in {wait}"
     rows = [("SERVER", "STATE", "LAST SUCCESS", "LAST FAILURE", "WHY")]
     for server in document["servers"]:
         why = server["_why"]
@@ -7874,12 +7913,14 @@ def ask_accounts(
 # --- --list ---
 
 
-def expected_next(ours: Sequence[Snapshot], now: datetime) -> datetime:
+def expected_next(ours: Sequence[Snapshot], now: datetime, cron: Optional[CronState]) -> datetime:
     """When the next snapshot will probably be made: as long after the newest as is usual (the
-    median of the last gaps), or now, if that has passed or nobody can tell."""
+    median of the last gaps), else when cron starts the next run, else now."""
     moments = sorted(s.created for s in ours if s.created is not None and s.created <= now)[-6:]
     gaps = sorted(later - earlier for earlier, later in zip(moments, moments[1:]))
-    return max(now, moments[-1] + gaps[len(gaps) // 2]) if gaps else now
+    if not gaps:
+        return cron.next_run_at if cron and cron.next_run_at else now
+    return max(now, moments[-1] + gaps[len(gaps) // 2])
 
 
 def view_list(view: View, entries: Sequence[Union[Server, BadServer]]) -> None:
@@ -7931,7 +7972,7 @@ def fates(
         ours,
         server.policy,
         view.settings.retention.max_deletes_per_run,
-        pending=expected_next(ours, view.now),
+        pending=expected_next(ours, view.now, view.cron),
     )
     known = {snapshot.id: (fate, why) for snapshot, fate, why in plan_in_words(plan)}
     found = []
@@ -8022,6 +8063,15 @@ def every_finding(view: View, names: Sequence[str]) -> Iterator[Finding]:
     for problem in settings.problems:
         yield "error", "configuration", problem, ""
     yield from check_files(settings)
+    if view.cron_problem:
+        yield "unknown", "crontab", view.cron_problem, ""
+    elif view.cron is None:
+        yield "ok", "crontab", "no entry for this configuration: something else starts runs", ""
+    else:
+        lines = [("error", text) for text in view.cron.problems]
+        lines += [("warning", text) for text in view.cron.warnings]
+        for level, text in lines or [("ok", "has an entry for this configuration")]:
+            yield level, "crontab", text, ""
     if settings.problems:
         return
     try:
@@ -8202,7 +8252,7 @@ def nagios_of(document: Document) -> tuple[int, list[str]]:
     https://www.monitoring-plugins.org/doc/guidelines.html"""
     servers = document["servers"]
     count = collections.Counter(server["state"] for server in servers)
-    if count["never"] or count["stale"]:
+    if count["never"] or count["stale"] or (document.get("schedule") or {}).get("overdue"):
         status = 2
     elif count["failed"]:
         status = 1
@@ -8223,6 +8273,7 @@ def look(args: argparse.Namespace, settings: Settings, world: World, hostname: s
     kind = next(kind for kind in LOOKS if getattr(args, kind))
     view = View(kind, world, hostname, settings)
     try:
+        ask_machine(view, cron_job(args.config, settings))
         if kind == "check":
             view_check(view, args.files)
         elif settings.problems:

@@ -900,6 +900,61 @@ def test_a_machine_without_crontab_has_no_entry_and_no_trouble(
     assert state(tab) is None
 
 
+@pytest.mark.proves("cron.13", "L4", "L7", "L10")
+def test_looks_show_the_entry_the_next_run_and_one_that_did_not_come(
+    tab: Tab, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(snapshots, "LOCALTIME", "/gone")
+    tab.project.server("hetzner", 11, "web")
+    assert json.loads(tab.run("--status", "--json").out)["schedule"] is None
+    assert "no entry for this configuration" in tab.run("--check").out
+    tab.run("--install-cron", "0 3 * * 1-5")  # it is Sunday, 3:00 UTC
+    assert tab.run().code == 0
+    result = tab.run("--status", "--json")
+    assert result.code == 0
+    found = json.loads(result.out)
+    assert found["schedule"] == {
+        "entry": tab.block("0 3 * * 1-5").splitlines()[1],
+        "words": snapshots.in_words(snapshots.parse_schedule("0 3 * * 1-5")),
+        "next_run_at": "2025-06-02T03:00:00Z",
+        "minutes_until_next_run": 24 * 60 - 1,
+        "overdue": False,
+    }
+    line = r"^cron: .*; next run: 2025-06-02 05:00:00, in 23 h 59 min$"
+    assert re.search(line, tab.run("--status").out, re.M)
+    assert re.search(r"^ok +crontab +has an entry", tab.run("--check").out, re.M)
+    tab.project.clock.advance(86400 + 2 * 3600)
+    result = tab.run("--status", "--json")  # 26 hours old is fresh where 72 may lie between runs
+    found = json.loads(result.out)
+    assert (result.code, found["result"], found["schedule"]["overdue"]) == (2, "problem", True)
+    assert [s["state"] for s in found["servers"]] == ["ok"]
+    assert "OVERDUE: due 2025-06-02 03:00 UTC, no run has begun" in found["problems"]
+    result = tab.run("--status", "--nagios")
+    assert result.code == 2
+    assert result.out.startswith("SNAPSHOTS CRITICAL - OVERDUE: due 2025-06-02 03:00 UTC")
+    assert re.search(r"^error +crontab +OVERDUE: ", tab.run("--check").out, re.M)
+    for hours, state in [(0, "ok"), (80, "ok"), (4, "stale")]:
+        tab.project.clock.advance(hours * 3600)
+        (web,) = json.loads(tab.run("--list", "--json").out)["servers"]
+        assert web["state"] == state
+
+
+@pytest.mark.proves("cron.13", "L4", "L7")
+def test_a_crontab_that_cannot_be_read_is_unknown_to_looks(tab: Tab) -> None:
+    tab.project.server("hetzner", 11, "web")
+    assert tab.project.run().code == 0
+    tab.mischief = {"-l": {"*": ["say crontab: read error", "exit 1"]}}
+    result = tab.run("--status", "--json")
+    found = json.loads(result.out)
+    assert (result.code, found["result"], found["schedule"]) == (2, "unknown", None)
+    assert "read error" in found["problems"][0]
+    assert tab.run("--list").code == 0
+    result = tab.run("--check")
+    assert result.code == 2
+    assert re.search(r"^unknown +crontab +.*read error", result.out, re.M)
+    assert "no entry" not in result.out
+
+
 # --- where there is no crontab ---
 
 
