@@ -14,7 +14,7 @@ which the user switches on, see `make_room_on_the_plan`; and a turn that only pr
 In this file, in order (each part uses only the parts above it):
     Errors and exit statuses | Text | Model | Names and retention | Configuration |
     World | HTTP | Providers | Accounts | Notifications | History | Shared limit | Turn |
-    Fleet | Schedule | Crontab | Looking | Command line
+    Fleet | Schedule | Crontab | Looking | Report page | Command line
 """
 
 from __future__ import annotations
@@ -1112,6 +1112,13 @@ class HistorySection:
 
 
 @dataclass(frozen=True)
+class ReportSection:
+    """[REPORT] - relative to the configuration's directory."""
+
+    file: str = option("", read_path)
+
+
+@dataclass(frozen=True)
 class StatusSection:
     """[STATUS] - how old a server's newest snapshot may be; 0: by its rhythm."""
 
@@ -1220,6 +1227,7 @@ SECTIONS: Mapping[str, Any] = {
     "LOGGING": Logging,
     "HISTORY": HistorySection,
     "STATUS": StatusSection,
+    "REPORT": ReportSection,
     "TELEGRAM": TelegramSection,
     "WEBHOOK": WebhookSection,
     "SMTP": SmtpSection,
@@ -1242,6 +1250,7 @@ class Settings:
     logging: Logging = Logging()
     history: HistorySection = HistorySection()
     status: StatusSection = StatusSection()
+    report: ReportSection = ReportSection()
     telegram: TelegramSection = TelegramSection()
     webhook: WebhookSection = WebhookSection()
     smtp: SmtpSection = SmtpSection()
@@ -5544,6 +5553,12 @@ CREATE TABLE entry (installed_at TEXT)
 # unpruned: did the last turn fail after its snapshot was good?
 BUSY_SECONDS = 0.4  # how long one write waits for others that hold the file
 HISTORY_WAIT_SECONDS = 0.5  # how long a run waits for it: once when it begins, once when it ends
+HISTORY_ERRORS: tuple[type[Exception], ...] = (
+    *((sqlite3.Error,) if sqlite3 is not None else ()),
+    OSError,
+    ValueError,
+    AttributeError,  # of a sqlite3 that is None
+)
 PROGRESS = "UPDATE run SET progress = ? WHERE id = ?"
 Statement = tuple[str, Sequence[Any]]
 
@@ -5734,7 +5749,7 @@ class History:
                         os.replace(f"{self.path}{suffix}", aside + suffix)
                 self._commit([*self._written, *batch])
                 self.world.warn(f"{self.path}: was damaged; put aside as {aside}, and begun anew")
-        except (sqlite3.Error, OSError, ValueError) as error:
+        except HISTORY_ERRORS as error:
             return reason_of(error)
         return ""
 
@@ -7612,7 +7627,7 @@ def scheduled_task(job: CronJob, schedule: Optional[Schedule], looks: bool) -> s
 # Reads only, without the lock. One document, a plain dict of the whole picture, is made; each
 # output renders it. Its keys stand in the README; those that begin with _ are for people alone.
 
-LOOKS = ("list", "status", "check")
+LOOKS = ("list", "status", "check", "report")
 LOOK_PATIENCE_SECONDS = 20.0  # somebody waits for the answer
 LOOKS_AT_ONCE = 200  # threads
 Document = dict[str, Any]
@@ -7650,7 +7665,7 @@ def read_history(path: Path) -> Past:
             servers = {(r["provider"], r["server_id"]): r for r in file.execute(ALL_SERVERS)}
             runs = [dict(row) for row in file.execute(LAST_RUNS)]
             return Past(servers, runs, file.execute(ENTRY_SINCE).fetchone()[0])
-    except (sqlite3.Error, OSError, ValueError) as error:
+    except HISTORY_ERRORS as error:
         return Past(problem=f"{path}: cannot be read: {reason_of(error)}")
 
 
@@ -8271,7 +8286,7 @@ def look(args: argparse.Namespace, settings: Settings, world: World, hostname: s
     """Look instead of a run. Returns 0 where all is well, 2 where something is not, 1 where nothing
     could be looked at; with --nagios what plugins return."""
     kind = next(kind for kind in LOOKS if getattr(args, kind))
-    view = View(kind, world, hostname, settings)
+    view = View("status" if kind == "report" else kind, world, hostname, settings)
     try:
         ask_machine(view, cron_job(args.config, settings))
         if kind == "check":
@@ -8282,6 +8297,10 @@ def look(args: argparse.Namespace, settings: Settings, world: World, hostname: s
             entries, _ = load_servers(args.files, settings)
             collect_secrets(settings, entries, world)
             (view_list if kind == "list" else view_status)(view, entries)
+            if kind == "report":
+                write_report(Path(args.report), view)
+                world.screen.out(f"{args.report}: written")
+                return ExitStatus.OK
     except ConfigError as error:
         view.blind = True
         for problem in error.problems:
@@ -8301,7 +8320,7 @@ def look(args: argparse.Namespace, settings: Settings, world: World, hostname: s
         return status
     if args.json:
         screen.document(json.dumps(without_private(document, world.redact), indent=2))
-    elif args.quiet or not (document["servers"] or kind == "check"):
+    elif args.quiet or kind == "report" or not (document["servers"] or kind == "check"):
         for problem in document["problems"]:
             screen.problem(problem)
     else:
@@ -8313,6 +8332,239 @@ def look(args: argparse.Namespace, settings: Settings, world: World, hostname: s
     if view.blind:
         return ExitStatus.FAILED
     return ExitStatus.OK if document["result"] == "ok" else ExitStatus.PARTLY_FAILED
+
+
+# === Report page ==============================================================================
+# One HTML file that needs nothing else: no script, no request, and a policy that says so. It shows
+# what --status shows, and the history in pictures. Every state is a word as well as a colour.
+
+PAGE_RUNS = 30  # runs in a strip and in the pictures
+CHART_WIDTH, CHART_HEIGHT = 600, 90
+STORED = "stored, where the provider tells sizes"
+PAGE_OPEN_SERVERS = 200  # with more, those that are well are folded away
+PAGE_STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --line: #d1d9e0; --back: #fff;
+  --ok: #1a7f37; --failed: #cf222e; --warn: #9a6700; --gone: #8b949e; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9198a1; --line: #3d444d;
+  --back: #0d1117; --ok: #3fb950; --failed: #f85149; --warn: #d29922; --gone: #6e7681; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--back);
+  margin: 0 auto; max-width: 62rem; padding: 1rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.4rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+p { margin: .25rem 0; } .true { font-size: 1.15rem; } .soft { color: var(--soft); }
+article { border-top: 1px solid var(--line); padding: .6rem 0; display: grid;
+  grid-template-columns: 6.5rem minmax(16rem, 1fr) minmax(12rem, 1fr); gap: 0 1rem; }
+article .wide { grid-column: 2 / -1; } b.state { text-transform: uppercase; }
+.ok { color: var(--ok); fill: var(--ok); }
+.failed, .never { color: var(--failed); fill: var(--failed); }
+.stale, .partly { color: var(--warn); fill: var(--warn); }
+.unknown, .unended { color: var(--gone); fill: var(--gone); }
+svg { display: block; width: 100%; height: auto; } svg.chart { max-width: 40rem; }
+svg.strip { height: 1.4rem; max-width: 30rem; }
+svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
+.line { fill: none; stroke: var(--ok); stroke-width: 2; stroke-linecap: round; }
+.axis { stroke: var(--line); }
+@media (max-width: 40rem) { article { grid-template-columns: 5.5rem 1fr; } article > * + * + * {
+  grid-column: 2; } }
+"""
+PAGE_STATES = ("never", "stale", "failed", "unknown", "ok")  # the worst first
+RUN_STATES = {0: "ok", 1: "failed", 2: "partly", None: "unended"}  # by exit status
+RUN_TEXTS = {
+    "ok": "all well",
+    "failed": "failed",
+    "partly": "some failed",
+    "unended": "never ended",
+}
+PAST_RUNS = "SELECT * FROM run ORDER BY started_at DESC, rowid DESC LIMIT ?"
+PAST_TURNS = "SELECT * FROM turn WHERE run = ?"
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A run of the history, as the page shows it."""
+
+    started: datetime  # aware
+    seconds: Optional[float]  # None: it never ended
+    exit_status: Optional[int]
+    stored_gb: Optional[float]  # of the servers that had a turn, as far as providers tell
+    turns: Mapping[tuple[str, str], tuple[str, str]]  # (provider, id) -> (state, what to say)
+
+
+def read_runs(path: Path, under_way: Optional[str]) -> list[PastRun]:
+    """The last runs of the history, oldest first, but for the one under way (when that began);
+    none where it cannot be read (the document says why)."""
+    found: list[PastRun] = []
+    with contextlib.suppress(*HISTORY_ERRORS), contextlib.closing(open_history(path, 1.0)) as file:
+        file.row_factory = sqlite3.Row
+        for run in file.execute(PAST_RUNS, [PAGE_RUNS + 1]).fetchall():
+            started, ended = isoparse(run["started_at"]), run["ended_at"]
+            if ended is None and run["started_at"] == under_way:
+                continue
+            turns = file.execute(PAST_TURNS, [run["id"]]).fetchall()
+            sizes = [turn["stored_gb"] for turn in turns if turn["stored_gb"] is not None]
+            stored = sum(sizes) if sizes else None
+            marks = {(t["provider"], t["server_id"]): mark_of(t) for t in turns}
+            seconds = (isoparse(ended) - started).total_seconds() if ended else None
+            found.append(PastRun(started, seconds, run["exit_status"], stored, marks))
+    return found[:PAGE_RUNS][::-1]
+
+
+def mark_of(turn: Mapping[str, Any]) -> tuple[str, str]:
+    """(state, what to say) of a turn."""
+    state = "ok" if turn["success"] else "failed"
+    said = turn["snapshot"] if turn["success"] else turn["error"]
+    return state, f"{moment_text(turn['ended_at'])}: {state}: {said}"
+
+
+def moment_text(text: Optional[str]) -> str:
+    """A time of a document (UTC with Z) in local time, with its zone; '' for None."""
+    return local_time(isoparse(text)).strftime("%Y-%m-%d %H:%M %Z") if text else ""
+
+
+def escaped(value: object) -> str:
+    """A value as text of a page, wherever in it."""
+    return html.escape(str(value), quote=True)
+
+
+def strip(cells: Sequence[tuple[str, str]], label: str) -> str:
+    """A row of marks, oldest first, from (state, what to say of it); always PAGE_RUNS wide."""
+    first = PAGE_RUNS - len(cells)
+    marks = "".join(
+        f'<rect class="{state}" x="{10 * (first + i)}" y="{0 if state == "ok" else 4}" width="8"'
+        f' height="{20 if state == "ok" else 16}"><title>{escaped(title)}</title></rect>'
+        for i, (state, title) in enumerate(cells)
+    )
+    size = f'viewBox="0 0 {10 * PAGE_RUNS} 20" preserveAspectRatio="none"'
+    return f'<svg class="strip" role="img" aria-label="{escaped(label)}" {size}>{marks}</svg>'
+
+
+def line_chart(
+    points: Sequence[tuple[datetime, Optional[float]]], show: Callable[[float], str], label: str
+) -> str:
+    """A line over time with its last, lowest and highest value in words; a gap where unknown."""
+    known = [(moment.timestamp(), value) for moment, value in points if value is not None]
+    if len(known) < 2:
+        return f'<p class="soft">{escaped(label)}: not enough runs so far</p>'
+    begin, end = points[0][0].timestamp(), points[-1][0].timestamp()
+    values = [value for _, value in known]
+    scale_x, scale_y = CHART_WIDTH / (end - begin or 1), CHART_HEIGHT / (max(values) or 1)
+    path, move = "", "M"
+    for moment, value in points:
+        if value is None:
+            move = "M"
+            continue
+        x, y = (moment.timestamp() - begin) * scale_x, CHART_HEIGHT - value * scale_y
+        path += f"{move}{x:.1f},{y + 5:.1f}h.1"  # a point by itself is a dot
+        move = "L"
+    words = f"{label}: last {show(values[-1])}, lowest {show(min(values))}"
+    words = escaped(f"{words}, highest {show(max(values))}")
+    days = [escaped(clock_time(moment)[:10]) for moment in (points[0][0], points[-1][0])]
+    return (
+        f'<p>{words}</p><svg class="chart" role="img" aria-label="{words}" viewBox="-4 0'
+        f' {CHART_WIDTH + 8} {CHART_HEIGHT + 24}"><path class="line" d="{path}"/>'
+        f'<path class="axis" d="M0,{CHART_HEIGHT + 5}h{CHART_WIDTH}"/>'
+        f'<text x="0" y="{CHART_HEIGHT + 20}">{days[0]}</text><text x="{CHART_WIDTH}"'
+        f' y="{CHART_HEIGHT + 20}" text-anchor="end">{days[1]}</text></svg>'
+    )
+
+
+def server_article(server: Mapping[str, Any], turns: Sequence[tuple[str, str]]) -> str:
+    """One server of the page: its state, when it last succeeded, its turns, its last failure."""
+    name, where = escaped(server["name"]), f"{server['provider']} {server['server_id']}"
+    success = moment_text(server["last_success_at"]) or "never"
+    failure = moment_text(server["last_failure_at"])
+    told = ""
+    if failure:
+        told = f'<p class="wide">last failure {failure}: {escaped(server["last_error"] or "")}</p>'
+    label = f"the last {len(turns)} turns of {server['name']}"
+    return (
+        f'<article><b class="state {server["state"]}">{server["state"]}</b>'
+        f'<div><b>{name}</b> <span class="soft">{escaped(where)}</span>'
+        f"<p>last success: {success}</p></div><div>{strip(turns, label)}</div>{told}</article>"
+    )
+
+
+def report_page(document: Mapping[str, Any], runs: Sequence[PastRun]) -> str:
+    """The page, from the document of --status and the last runs, oldest first."""
+    servers, schedule = document["servers"], document["schedule"]
+    due = moment_text(schedule["next_run_at"]) if schedule else ""
+    until = (
+        f"The next run is due {due}: if that has passed, this page is out of date."
+        if due
+        else "This page does not renew itself: what came later is not on it."
+    )
+    marks = [
+        (state, f"{clock_time(run.started)}: {RUN_TEXTS[state]}")
+        for run in runs
+        for state in [RUN_STATES.get(run.exit_status, "failed")]
+    ]
+    shown: list[str] = []
+    folded: list[str] = []
+    for server in sorted(servers, key=lambda server: PAGE_STATES.index(server["state"])):
+        key = (server["provider"], server["server_id"])
+        turns = [run.turns[key] for run in runs if key in run.turns]
+        well = server["state"] == "ok" and len(servers) > PAGE_OPEN_SERVERS
+        (folded if well else shown).append(server_article(server, turns))
+    problems = "".join(f"<li>{escaped(problem)}</li>" for problem in document["problems"])
+    counts = collections.Counter(server["state"] for server in servers)
+    words = ", ".join(f"{counts[state]} {state}" for state in PAGE_STATES if counts[state])
+    ends = collections.Counter(state for state, _ in marks)
+    run_words = ", ".join(
+        f"{ends[state]} {text}" for state, text in RUN_TEXTS.items() if ends[state]
+    )
+    host, at = escaped(document["host"]), moment_text(document["generated_at"])
+    parts = [
+        f"<h1>Snapshots of {host}</h1>",
+        f'<p class="until">As of {at}. {escaped(until)}</p>',
+        f"<p>{counted(len(servers), 'server')}: {words or 'none'}</p>",
+        f"<h2>Problems</h2><ul>{problems}</ul>" if problems else "<p>No problems.</p>",
+        f"<h2>The last {counted(len(runs), 'run')}</h2>{strip(marks, 'the last runs')}",
+        f"<p>oldest first: {run_words or 'no run recorded so far'}</p>",
+        line_chart([(r.started, r.seconds) for r in runs], span, "duration of a run"),
+        line_chart([(r.started, r.stored_gb) for r in runs], "{:.1f} GB".format, STORED),
+        "<h2>Servers</h2>",
+        *shown,
+    ]
+    if folded:
+        title = f"{counted(len(folded), 'server')} more, all ok"
+        parts.append(f"<details><summary>{title}</summary>{''.join(folded)}</details>")
+    version = escaped(document["version"])
+    parts.append(f'<p class="soft">made by snapshots {version}</p>')
+    body = "\n".join(parts)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\';'
+        " style-src 'unsafe-inline'\">\n"
+        '<meta name="referrer" content="no-referrer">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>Snapshots of {host}</title>\n<style>{PAGE_STYLE}</style></head>\n"
+        f"<body>\n{body}\n</body></html>\n"
+    )
+
+
+def write_report(path: Path, view: View) -> None:
+    """Write the page as a whole or not at all; a file that is there keeps its mode, for somebody
+    may have opened it to a web server. Raises SnapshotsError."""
+    running = view.document["running"]
+    runs = read_runs(view.settings.history_path, running and running["started_at"])
+    page = report_page(view.document, runs)
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        mode = stat.S_IMODE(os.stat(target).st_mode) if target.is_file() else 0o600
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(page)
+            os.chmod(part, mode)
+            os.replace(part, target)
+        except BaseException:
+            os.unlink(part)
+            raise
+    except OSError as error:
+        raise SnapshotsError(
+            f"{path}: the report cannot be written: {reason_of(error)} (name a file in a directory"
+            " that this user may write to)"
+        ) from None
 
 
 # === Command line =============================================================================
@@ -8384,6 +8636,12 @@ def parser() -> Parser:
     group.add_argument("--list", action="store_true", help="reads only: what the clouds hold")
     group.add_argument("--status", action="store_true", help="reads only: what the last runs did")
     group.add_argument("--check", action="store_true", help="reads only: is all ready for a run?")
+    group.add_argument(
+        "--report",
+        type=not_empty,
+        metavar="PAGE",
+        help="--status and the last runs as an HTML file",
+    )
     instead = group.add_mutually_exclusive_group()
     instead.add_argument(
         "--install-cron",
@@ -8422,7 +8680,7 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UsageError("--now takes snapshots, --prune-only takes none: write one of them")
     if (args.now or args.prune_only) and (args.install_cron or args.show_cron or args.remove_cron):
         raise UsageError("--now and --prune-only go with a run or with -n only: leave them out")
-    for flag, fits in (("--json", LOOKS), ("--nagios", ("list", "status"))):
+    for flag, fits in (("--json", ("list", "status", "check")), ("--nagios", ("list", "status"))):
         if getattr(args, flag[2:]) and not any(getattr(args, kind) for kind in fits):
             words = " or ".join(f"--{kind}" for kind in fits)
             raise UsageError(f"{flag} goes with {words} (write --status {flag}, for example)")
@@ -8533,6 +8791,8 @@ def run(
         world.screen.live("")
     undelivered = notifier.finish()
     history.end(exit_status(reports))
+    if settings.report.file:
+        report_after_run(settings, entries, world, hostname)
     for report in reports:  # in the order of the configuration, however they ended
         log.info("%s", result_line(report))
     line = summary_line(reports, undelivered, len(fleet.not_due))
@@ -8540,6 +8800,24 @@ def run(
     if not verbose:
         world.screen.out(line)
     return exit_status(reports)
+
+
+def report_after_run(
+    settings: Settings, entries: Sequence[Union[Server, BadServer]], world: World, hostname: str
+) -> None:
+    """Write the page that [REPORT] names, about all servers, whichever this run was for. It is
+    advice, as the history is: trouble is a warning."""
+    with contextlib.suppress(ConfigError):  # there are FILEs, but none in configs_dir
+        entries = load_servers([], settings)[0]
+    try:
+        view = View("status", world, hostname, settings)
+        view_status(view, entries)
+        write_report(settings.base / settings.report.file, view)
+    except SnapshotsError as error:
+        world.warn(str(error))
+    except Exception as error:  # noqa: BLE001  (a bug in a page is no run's failure)
+        world.warn(f"{settings.report.file}: {unexpected(error, world.redact)}")
+        log_traceback(error)
 
 
 def progress_teller(world: World, verbose: bool) -> tuple[Optional[Callable[[Fleet], None]], float]:
