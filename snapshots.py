@@ -5674,7 +5674,9 @@ class History:
         self._put("DELETE FROM run WHERE started_at < ?", horizon)
         latest = "max(coalesce(looked_at, ''), coalesce(success_at, ''), coalesce(failure_at, ''))"
         self._put(f"DELETE FROM server WHERE {latest} < ?", horizon)  # noqa: S608
-        self._closing = True
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
         self._wait()
         if self._waiting or not self._idle:
             reason = self._problem or "it takes too long"
@@ -5717,16 +5719,19 @@ class History:
 
     def _work(self) -> None:
         self.unpruned = unpruned_servers(self.path)
+        clock, not_before = self.world.clock, -math.inf
         while True:
             with self._changed:
-                while not self._news:
-                    self._idle = True
-                    self._changed.notify_all()
-                    if self._closing:
+                while not self._news or (clock.monotonic() < not_before and not self._closing):
+                    self._idle = not self._news
+                    if self._idle and self._closing:
+                        self._changed.notify_all()
                         return
-                    self._changed.wait()
+                    self._changed.notify_all()
+                    self._changed.wait(not_before - clock.monotonic() if self._news else None)
                 self._news, batch = False, list(self._waiting)
             problem = self._write(batch)
+            not_before = clock.monotonic() + 1  # once a second is enough, and gentle
             with self._changed:
                 self._problem = problem
                 if not problem:
@@ -7770,11 +7775,12 @@ def ask_machine(view: View, job: CronJob) -> None:
     """Fill in the run under way, the last one, and what cron will do."""
     document, runs = view.document, list(view.past.runs)
     running: Optional[Document] = None
+    holder = None
     try:
         holder = run_holds_lock(view.settings.lock_path)
     except LockError as error:
-        view.problem(str(error), "unknown")
-        holder = None
+        if document["kind"] == "status":  # --check looks at the file itself
+            view.problem(str(error), "unknown")
     if holder is not None:
         nothing = dict.fromkeys(("done", "failed", "total", "progress_percent"))
         running = {"started_at": None, **nothing, "servers": []}
