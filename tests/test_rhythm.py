@@ -421,6 +421,28 @@ def test_a_run_killed_while_a_snapshot_takes_long_then_hourly_runs_make_one(
 
 
 @pytest.mark.proves("R4")
+def test_one_that_is_listed_as_being_made_is_waited_for_though_the_server_is_free(
+    project: Project,
+) -> None:
+    server = aged(project, "hetzner", 11, 30)
+    at = project.clock.now() - timedelta(minutes=50)
+    name = snapshots.snapshot_name(server.name, at)
+    making = project.cloud.add_snapshot(server, name, at, status="creating")
+
+    def is_done() -> None:
+        making.status = "available"
+
+    project.cloud.at(project.clock.now() + timedelta(minutes=30), is_done)
+    timing(project, min_interval_hours=24)
+    assert f"would wait for {name} (hetzner 11)" in project.run("-n").out
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    assert project.cloud.created == []
+    assert result.final[0][7] == name
+    assert len(project.own(server)) == 2
+
+
+@pytest.mark.proves("R4")
 def test_one_that_has_been_in_the_making_for_ever_keeps_no_server_from_its_snapshots(
     project: Project,
 ) -> None:

@@ -89,6 +89,18 @@ DAMAGES = [
         "",
         STRANGERS,
     ),
+    damage(
+        "a turn that only prunes does not look at its newest snapshot a second time",
+        "    if newest not in listing:\n",
+        "    if False:\n",
+        "test_rhythm.py::test_prune_only_holds_to_a_newest_that_is_gone_a_moment_later",
+    ),
+    damage(
+        "a snapshot that is still being made is made a second time",
+        '    if newest is not None:\n        text = f"snapshot',
+        '    if False:\n        text = f"snapshot',
+        "test_rhythm.py::test_one_that_is_listed_as_being_made_is_waited_for_though_the_server_is_free",
+    ),
     # --- what stays ---
     damage(
         "one too few stays",
