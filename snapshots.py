@@ -3073,6 +3073,127 @@ def read_answer(response: requests.Response) -> Union[Answer, Trouble]:
     return Trouble(Outcome.LOST, f"its answer is larger than {MAX_ANSWER_BYTES} bytes")
 
 
+# --- one request for all that ask ---
+
+
+@contextlib.contextmanager
+def released(condition: threading.Condition) -> Iterator[None]:
+    """Let go of a condition that is held, and hold it again afterwards, whatever happens."""
+    condition.release()
+    try:
+        yield
+    finally:
+        condition.acquire()
+
+
+@dataclass(eq=False)
+class Question:
+    """What one thread asks of a Shared."""
+
+    key: Any
+    due: float  # monotonic; when it is sent at the latest
+    is_answered: bool = False
+    answer: Any = None
+    error: Optional[SnapshotsError] = None
+
+
+class Shared:
+    """One request for all that ask: of the threads that wait, the first whose time comes sends it.
+
+    fetch: the keys that were asked for -> the answer to each; what it leaves out is None.
+    could_ask: how many threads that is now; who waits for others waits for no more than these.
+    answers_late: may a request answer what was asked after it had begun?
+    """
+
+    def __init__(
+        self,
+        world: World,
+        fetch: Callable[[Sequence[Any]], Mapping[Any, Any]],
+        *,
+        could_ask: float = math.inf,
+        answers_late: bool = False,
+    ) -> None:
+        self.world, self._fetch, self._answers_late = world, fetch, answers_late
+        self._changed = world.condition()
+        self._open: list[Question] = []
+        self._is_sending = False
+        self._holds = 0
+        self._could_ask = could_ask
+
+    def ask(self, key: Any = None, patience: float = 0.0) -> Any:
+        """The answer for a key. patience: seconds to wait for others, unless all that could ask
+        have asked. Raises what the request has raised, or InterruptedRunError."""
+        clock = self.world.clock
+        question = Question(key, clock.monotonic() + patience)
+        with self._changed:
+            self._open.append(question)  # wakes nobody: if it is due now, this thread sends it
+            while not question.is_answered:
+                if self.world.stopping and question in self._open:
+                    self._open.remove(question)
+                    self.world.check()
+                wait = self._wait_seconds()
+                if wait is None or wait > 0:
+                    self._changed.wait(wait)
+                else:
+                    self._send()
+        if question.error is not None:
+            raise question.error
+        return question.answer
+
+    def _wait_seconds(self) -> Optional[float]:
+        """How long until the next request may begin; None: until something changes."""
+        if self._is_sending or not self._open:
+            return None
+        first = min(question.due for question in self._open) - self.world.clock.monotonic()
+        wait = first if len(self._open) < self._could_ask else 0.0
+        return None if wait <= 0 and self._holds else wait
+
+    def _send(self) -> None:
+        batch, self._open = self._open, []
+        self._is_sending = True
+        answers: Mapping[Any, Any] = {}
+        error: Optional[SnapshotsError] = None
+        try:
+            with released(self._changed):
+                answers = self._fetch(list(dict.fromkeys(question.key for question in batch)))
+        except SnapshotsError as failure:
+            error = failure
+        except BaseException as failure:
+            error = TurnError(f"an unexpected error in a shared request: {type(failure).__name__}")
+            raise
+        finally:
+            self._is_sending = False
+            if self._answers_late:
+                batch, self._open = batch + self._open, []
+            for question in batch:
+                question.answer, question.error = answers.get(question.key), error
+                question.is_answered = True
+            self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """No request begins in here, and none is under way."""
+        with self._changed:
+            while self._is_sending:
+                self.world.check()
+                self._changed.wait(60)
+            self._holds += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._holds -= 1
+                if self._open and not self._holds:
+                    self._changed.notify_all()
+
+    def join(self, count: int) -> None:
+        """So many more, or fewer, could ask."""
+        with self._changed:
+            self._could_ask += count
+            if len(self._open) >= self._could_ask:
+                self._changed.notify_all()
+
+
 # --- an account's pace ---
 
 
@@ -4049,13 +4170,10 @@ class ContaboLogin:
             connections=1,
             secrets=(credentials[1], credentials[3]),
         )
-        self._changed = world.condition()
-        self._fetching = False
+        self._logins = Shared(world, self._log_in, answers_late=True)
         self._auth: Optional[BearerAuth] = None
         self._good_until = 0.0
-        self._failure: Optional[ApiError] = None
-        self._is_final = False  # the credentials are no good: trying on would lock the account
-        self._fetches = 0
+        self._failure: Optional[ApiError] = None  # trying on after it would lock the account
 
     @staticmethod
     def own_code(status: int, body: Mapping[str, Any]) -> Optional[str]:
@@ -4067,46 +4185,31 @@ class ContaboLogin:
 
     def auth(self) -> requests.auth.AuthBase:
         """The current token; one thread fetches it, all the others wait for that."""
-        clock = self.world.clock
-        with self._changed:
-            asked_at = self._fetches
-            while True:
-                if self._auth is not None and clock.monotonic() < self._good_until:
-                    return self._auth
-                if self._failure is not None and (self._is_final or self._fetches > asked_at):
-                    raise self._failure  # of a fetch that ended after we asked
-                if not self._fetching:
-                    self._fetching = True
-                    break
-                self.world.check()
-                self._changed.wait(60)
-        auth: Optional[BearerAuth] = None
-        failure: Optional[ApiError] = None
-        try:
-            token, good_until = self._fetch()
+        auth = self._auth
+        if auth is None or self.world.clock.monotonic() >= self._good_until:
+            auth = self._logins.ask()
+        return auth
+
+    def _log_in(self, keys: Sequence[None]) -> Mapping[None, BearerAuth]:
+        if self._failure is not None:
+            raise self._failure
+        auth = self._auth
+        if auth is None or self.world.clock.monotonic() >= self._good_until:
+            try:
+                token, good_until = self._fetch()
+            except ApiError as error:
+                if error.outcome in (Outcome.REJECTED, Outcome.UNAUTHORIZED, Outcome.FORBIDDEN):
+                    self._failure = error
+                raise
             self.world.redact.add(token)
-            auth = BearerAuth(token)
-        except ApiError as error:
-            failure = error
-            raise
-        finally:
-            with self._changed:
-                self._fetching, self._failure, self._fetches = False, failure, self._fetches + 1
-                self._is_final = failure is not None and failure.outcome in (
-                    Outcome.REJECTED,
-                    Outcome.UNAUTHORIZED,
-                    Outcome.FORBIDDEN,
-                )
-                if auth is not None:
-                    self._auth, self._good_until = auth, good_until
-                self._changed.notify_all()
-        return auth  # which another thread may have dropped by now
+            auth, self._good_until = BearerAuth(token), good_until
+            self._auth = auth
+        return {None: auth}
 
     def renew(self, used: requests.auth.AuthBase) -> bool:
         """Drop the token if it still is the one that was refused."""
-        with self._changed:
-            if self._auth is used:
-                self._auth = None
+        if self._auth is used:
+            self._auth = None
         return True
 
     def _fetch(self) -> tuple[str, float]:
@@ -4307,39 +4410,6 @@ MAX_POLL_SECONDS = 30.0
 COMPANY_SECONDS = 30.0  # how long a listing may wait for others that will need one as well
 
 
-@dataclass
-class Ask:
-    """One server's question for a listing."""
-
-    server_id: str
-    at: float  # monotonic
-    patience: float  # seconds it may wait for company
-    alone: bool = False  # it has been told to list for itself
-    answer: Union[tuple[Snapshot, ...], SnapshotsError, None] = None
-
-
-@dataclass
-class Watch:
-    """One server's running action."""
-
-    ticket: Ticket
-    since: float  # monotonic
-    deadline: float  # monotonic
-    asked_at: float = -math.inf  # monotonic; when it was last asked for
-    progress: Progress = Progress(State.RUNNING)
-    error: Optional[SnapshotsError] = None
-
-
-@contextlib.contextmanager
-def released(condition: threading.Condition) -> Iterator[None]:
-    """Let go of a condition that is held, and hold it again afterwards, whatever happens."""
-    condition.release()
-    try:
-        yield
-    finally:
-        condition.acquire()
-
-
 class Account:
     """Connections, pace, one poll for many, one listing for all that ask.
 
@@ -4365,107 +4435,63 @@ class Account:
         self.world, self.api = world, api
         self.provider: Provider = kind(api)
         self.poll_interval = settings.timing.poll_interval
-        self.under_way = 0  # turns
-        self._changed = world.condition()
-        self._watches: list[Watch] = []
-        self._polling = False
-        self._polled_at = -math.inf
-        self._asks: list[Ask] = []
-        self._listing = False
-        self._latest: tuple[tuple[Snapshot, ...], float] = (), -math.inf
-        self._deleting = 0
-        self._trying_read = False
+        self.polls = Shared(world, self._poll)
+        self.listings = Shared(world, self._list_together, could_ask=0)
+        self._first_read = Shared(world, self._read_first)
+        self._running: dict[Ticket, float] = {}  # since when; monotonic
+        # the last listing of the whole account, and when it began (monotonic): for ages only,
+        # nothing is deleted by it
+        self.latest_listing: tuple[tuple[Snapshot, ...], float] = (), -math.inf
         self._reads_find: Optional[bool] = None  # what is there? None: not known yet
-
-    def enter(self) -> None:
-        """A turn begins."""
-        with self._changed:
-            self.under_way += 1
-
-    def leave(self) -> None:
-        """A turn has ended: whoever waited for its company need not any more."""
-        with self._changed:
-            self.under_way -= 1
-            if len(self._asks) >= self.under_way:
-                self._changed.notify_all()
 
     # --- one poll for many ---
 
-    def _poll_due(self) -> float:
-        """When the next poll is due: a tenth of the youngest action's age after the last one,
-        from poll_interval to 30 s, so that no end is noticed much later than it took; twice as
-        often where starts, and so ends, are spread out; but not beyond a deadline, at which each
-        is asked for once more."""
-        base = self._polled_at
-        if all(watch.asked_at == -math.inf for watch in self._watches):
-            base = min(watch.since for watch in self._watches)
-        age = base - max(watch.since for watch in self._watches)
+    def _poll_seconds(self) -> float:
+        """How long until the next poll: a tenth of the youngest action's age, from poll_interval
+        to 30 s, so that no end is noticed much later than it took; half of it where starts, and
+        so ends, are spread out."""
+        since = list(self._running.values())  # a copy: others come and go
+        age = self.world.clock.monotonic() - max(since)
         interval = min(max(self.poll_interval, age / 10), max(MAX_POLL_SECONDS, self.poll_interval))
-        oldest = min(watch.since for watch in self._watches)
-        if max(watch.since for watch in self._watches) - oldest > interval:
-            interval /= 2
-        last = [watch.deadline for watch in self._watches if watch.asked_at < watch.deadline]
-        return min([base + interval, *last])
+        return interval / 2 if max(since) - min(since) > interval else interval
 
     def wait_until_done(
         self, ticket: Ticket, deadline: float, tell: Callable[[Progress], None]
     ) -> Progress:
         """Wait for an action to end, or until the deadline (monotonic): then its last progress.
 
-        A poll that fails is tried again until the deadline. Raises ApiError where that is
-        hopeless, InterruptedRunError on a stop.
+        It is asked for once more at the deadline. A poll that fails is tried again until then.
+        Raises ApiError where that is hopeless, InterruptedRunError on a stop.
         """
         clock = self.world.clock
-        watch = Watch(ticket, clock.monotonic(), deadline)
-        with self._changed:
-            self._watches.append(watch)
-            try:
-                while True:
-                    self.world.check()
-                    tell(watch.progress)
-                    if watch.error is not None:
-                        raise watch.error
-                    now = clock.monotonic()
-                    if watch.progress.state is not State.RUNNING:
-                        return watch.progress
-                    if self._polling:  # the answer under way may be the one that counts
-                        self._changed.wait(max(deadline + RETRY_SECONDS - now, 1.0))
-                        continue
-                    if watch.asked_at >= deadline:
-                        return watch.progress
-                    due = self._poll_due()
-                    if due > now:
-                        self._changed.wait(due - now)
-                        continue
-                    self._polling = True
-                    batch = list(self._watches)
-                    for asked in batch:
-                        asked.asked_at = now
-                    try:
-                        with released(self._changed):
-                            self._poll(batch)
-                    finally:
-                        self._polling = False
-                        self._polled_at = clock.monotonic()
-                        self._changed.notify_all()
-            finally:
-                self._watches.remove(watch)
-
-    def _poll(self, batch: Sequence[Watch]) -> None:
+        progress, is_last = Progress(State.RUNNING), False
+        self._running[ticket] = clock.monotonic()
         try:
-            found = self.provider.poll([watch.ticket for watch in batch])
+            while progress.state is State.RUNNING:
+                self.world.check()
+                tell(progress)
+                left = max(deadline - clock.monotonic(), 0.0)
+                if is_last and left < 0.001:  # so little may be lost in sums
+                    break
+                patience = min(self._poll_seconds(), left)
+                is_last = patience == left
+                progress = self.polls.ask(ticket, patience) or progress
+            tell(progress)
+            return progress
+        finally:
+            del self._running[ticket]
+
+    def _poll(self, tickets: Sequence[Ticket]) -> Mapping[Ticket, Progress]:
+        try:
+            return self.provider.poll(tickets)
         except ApiError as error:
-            hopeless = error.outcome in (Outcome.UNAUTHORIZED, Outcome.FORBIDDEN)
-            log.warning(
-                "%s: %s%s", self.provider.title, error, "" if hopeless else "; asking again"
-            )
-            for watch in batch:
-                watch.error = error if hopeless else None
+            if error.outcome in (Outcome.UNAUTHORIZED, Outcome.FORBIDDEN):
+                log.warning("%s: %s", self.provider.title, error)
+                raise
+            log.warning("%s: %s; asking again", self.provider.title, error)
         except GarbledError as error:
             log.warning("%s: a poll cannot be read: %s; asking again", self.provider.title, error)
-        else:
-            for watch in batch:
-                watch.progress = found.get(watch.ticket, watch.progress)
+        return {}
 
     # --- one listing for all that ask ---
 
@@ -4475,61 +4501,19 @@ class Account:
         patience: seconds to wait for company, while other turns of the account are under way.
         Raises ApiError or InterruptedRunError.
         """
-        if not self.provider.lists_account:
-            return self._list([server_id])
-        clock = self.world.clock
-        ask = Ask(server_id, clock.monotonic(), min(patience, COMPANY_SECONDS))
-        with self._changed:
-            self._asks.append(ask)  # wakes nobody: if a listing is due now, this turn begins it
-            while ask.answer is None and not ask.alone:
-                if self.world.stopping and ask in self._asks:
-                    self._asks.remove(ask)
-                    self.world.check()
-                wait = self._listing_wait()
-                if wait is None or wait > 0:
-                    self._changed.wait(wait)
-                    continue
-                batch, self._asks = self._asks, []
-                if len({a.server_id for a in batch}) <= self.provider.account_pages:
-                    for asker in batch:  # each for itself: one's trouble must not be the others'
-                        asker.alone = True
-                    self._changed.notify_all()
-                    break
-                self._listing = True
-                began = clock.monotonic()
-                answer: Union[tuple[Snapshot, ...], SnapshotsError]
-                try:
-                    with released(self._changed):
-                        answer = self._list(sorted({a.server_id for a in batch}))
-                    self._latest = answer, began
-                except SnapshotsError as error:
-                    answer = error
-                except BaseException as error:
-                    answer = TurnError(f"an unexpected error while listing: {type(error).__name__}")
-                    raise
-                finally:
-                    self._listing = False
-                    for asker in batch:
-                        asker.answer = answer
-                    self._changed.notify_all()
-        if isinstance(ask.answer, SnapshotsError):
-            raise ask.answer
-        return self._list([server_id]) if ask.answer is None else ask.answer
+        found: Optional[tuple[Snapshot, ...]] = None
+        if self.provider.lists_account:
+            found = self.listings.ask(server_id, min(patience, COMPANY_SECONDS))
+        return self._list([server_id]) if found is None else found
 
-    def latest_listing(self) -> tuple[tuple[Snapshot, ...], float]:
-        """The last listing of the whole account in this run, and when it began (monotonic); an
-        empty one if there is none. For ages: nothing is deleted by it."""
-        with self._changed:
-            return self._latest
-
-    def _listing_wait(self) -> Optional[float]:
-        """Seconds until the next listing may begin; None: until something changes."""
-        if not self._asks or self._listing:
-            return None
-        company = len(self._asks) < self.under_way
-        now = self.world.clock.monotonic()
-        wait = max(0.0, min(ask.at + ask.patience for ask in self._asks) - now) if company else 0.0
-        return None if wait <= 0 and self._deleting else wait
+    def _list_together(self, server_ids: Sequence[str]) -> Mapping[str, tuple[Snapshot, ...]]:
+        """Nothing where each does better for itself: one's trouble must not be the others'."""
+        if len(server_ids) <= self.provider.account_pages:
+            return {}
+        began = self.world.clock.monotonic()
+        listing = self._list(sorted(server_ids))
+        self.latest_listing = listing, began
+        return dict.fromkeys(server_ids, listing)
 
     def _list(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
         try:
@@ -4543,21 +4527,11 @@ class Account:
         Not while a listing is being read: what goes meanwhile shifts the pages. Without a body
         and a Content-Type: Contabo refuses the one without the other.
         """
-        with self._changed:
-            while self._listing:
-                self.world.check()
-                self._changed.wait(60)
-            self._deleting += 1
         path = self.provider.path_of(snapshot)
         doing = f"delete snapshot {snapshot.id} ({snapshot.name})"
-        try:
+        with self.listings.held():
             answer: Answer = self.api.call(Act.DELETE, path, doing, lambda answer: answer)
             return answer.status != 404
-        finally:
-            with self._changed:
-                self._deleting -= 1
-                if self._asks and not self._deleting:
-                    self._changed.notify_all()
 
     def is_there(self, snapshot: Snapshot) -> bool:
         """What one read shows; False is the provider's own not-found. Raises ApiError."""
@@ -4578,22 +4552,18 @@ class Account:
     def reads_find(self, snapshot: Snapshot) -> bool:
         """Do reads find what is there, as this one is? Found out once, by the first that asks:
         without that, a not-found would prove nothing."""
-        with self._changed:
-            while self._trying_read:
-                self.world.check()
-                self._changed.wait(60)
-            if self._reads_find is not None:
-                return self._reads_find
-            self._trying_read, self._reads_find = True, False
-        try:
-            self._reads_find = self.is_there(snapshot)
-        except ApiError as error:
-            log.debug("%s: %s; deletions are seen in listings", self.provider.title, error)
-        finally:
-            with self._changed:
-                self._trying_read = False
-                self._changed.notify_all()
-        return self._reads_find
+        if self._reads_find is None:
+            self._first_read.ask(snapshot)
+        return bool(self._reads_find)
+
+    def _read_first(self, snapshots: Sequence[Snapshot]) -> Mapping[Snapshot, bool]:
+        if self._reads_find is None:
+            try:
+                self._reads_find = self.is_there(snapshots[0])
+            except ApiError as error:
+                self._reads_find = False
+                log.debug("%s: %s; deletions are seen in listings", self.provider.title, error)
+        return {}
 
 
 # === Notifications ============================================================================
@@ -6093,7 +6063,7 @@ def take_age(turn: Turn, within: float = AGE_SECONDS) -> None:
     if not hours:
         return
     clock = turn.world.clock
-    listing, began = turn.account.latest_listing()
+    listing, began = turn.account.latest_listing
     if listing and turn.history is not None:
         turn.history.saw(turn.server, turn.owned(listing))
     raise_if_too_young(turn, listing)
@@ -6793,7 +6763,7 @@ class Fleet:
             server, account, self.settings, self.world, limit, index, lambda: self.waiting > 0
         )
         turn.history = self.history
-        account.enter()
+        account.listings.join(1)
         if limit is not None:
             limit.enter(index)
         self.running[index] = turn
@@ -6809,7 +6779,7 @@ class Fleet:
                 log_traceback(error)
                 self._finish(index, self._failed(server, text))
             finally:
-                account.leave()
+                account.listings.join(-1)
                 if limit is not None:
                     limit.leave(index)
                 with self._changed:

@@ -220,15 +220,13 @@ DAMAGES = [
     ),
     damage(
         "a listing that began before the question answers it",
-        "                    for asker in batch:\n                        asker.answer = answer\n",
-        "                    for asker in [*batch, *self._asks]:\n"
-        "                        asker.answer = answer\n"
-        "                    self._asks = []\n",
+        "            if self._answers_late:\n",
+        "            if True:\n",
         "test_fleet.py::test_a_question_during_a_listing_is_answered_by_the_next_one",
     ),
     damage(
         "things are deleted while a listing is read",
-        "            while self._listing:\n",
+        "            while self._is_sending:\n",
         "            while False:\n",
         "test_listings.py::test_a_delete_waits_until_the_listing_under_way_has_been_read",
     ),
