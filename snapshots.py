@@ -26,6 +26,7 @@ if sys.version_info < (3, 9):  # noqa: UP036  (a clear line instead of a traceba
 
 import argparse
 import base64
+import bisect
 import calendar
 import collections
 import contextlib
@@ -2444,6 +2445,7 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    authorization: str = field(default="", repr=False)  # the request's
 
     def json(self) -> Any:
         """The body as JSON. Raises GarbledError."""
@@ -2825,15 +2827,12 @@ class NoAuth(requests.auth.AuthBase):
     def __call__(self, request: Any) -> Any:
         return request
 
-
-def split_login(url: str) -> tuple[str, str, str]:
-    """(the URL without its login, user, password), as in https://user:password@host/path."""
-    login, at, host = urlsplit(url).netloc.rpartition("@")
-    user, _, password = login.partition(":")
-    return url.replace(f"{login}{at}{host}", host, 1), unquote(user), unquote(password)
+    def renew(self, refused: str) -> bool:
+        """This header was refused: will there be another next time?"""
+        return False
 
 
-class BearerAuth(requests.auth.AuthBase):
+class BearerAuth(NoAuth):
     """A token in the head; given as auth= so that a ~/.netrc cannot replace it."""
 
     def __init__(self, token: str) -> None:
@@ -2842,6 +2841,18 @@ class BearerAuth(requests.auth.AuthBase):
     def __call__(self, request: Any) -> Any:
         request.headers["Authorization"] = f"Bearer {self.token}"
         return request
+
+
+def fixed_token(_world: World, _settings: Settings, credentials: Sequence[str]) -> NoAuth:
+    """What a server file that holds nothing else than a token logs in with."""
+    return BearerAuth(credentials[0])
+
+
+def split_login(url: str) -> tuple[str, str, str]:
+    """(the URL without its login, user, password), as in https://user:password@host/path."""
+    login, at, host = urlsplit(url).netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    return url.replace(f"{login}{at}{host}", host, 1), unquote(user), unquote(password)
 
 
 def new_session(connections: int) -> requests.Session:
@@ -3024,6 +3035,17 @@ def trouble_of(error: Exception, url: str) -> Trouble:
     return Trouble(Outcome.NOT_SENT, reason)
 
 
+SENDING_ERRORS = (
+    requests.exceptions.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    OSError,
+    ValueError,  # a header that is no header, an answer that is no number
+    OverflowError,
+    RecursionError,
+)
+
+
 def send(
     session: requests.Session, method: str, url: str, timeout: float, **options: Any
 ) -> Union[Answer, Trouble]:
@@ -3032,30 +3054,25 @@ def send(
     timeout: seconds to get connected (to whichever address of the host), and as many again for
     the whole answer.
     """
-    deadline = time.monotonic() + timeout
+    try:
+        request = session.prepare_request(requests.Request(method, url, **options))
+    except SENDING_ERRORS as error:
+        _sending.begun = False
+        return trouble_of(error, url)
+    deadline = time.monotonic() + timeout  # only now: an auth may have had to log in
     _sending.only_once = method == "POST"
     while True:
         _sending.begun = _sending.has_another_address = False
         to_connect = max(deadline - time.monotonic(), 0.1)
         try:
-            with session.request(
-                method,
-                url,
+            with session.send(
+                request,
                 timeout=urllib3.Timeout(connect=to_connect, read=timeout),  # type: ignore[arg-type]
-                stream=True,
                 allow_redirects=False,
-                **options,
+                **session.merge_environment_settings(request.url, {}, True, None, None),
             ) as response:
                 return read_answer(response)
-        except (
-            requests.exceptions.RequestException,
-            urllib3.exceptions.HTTPError,
-            http.client.HTTPException,
-            OSError,
-            ValueError,  # a header that is no header, an answer that is no number
-            OverflowError,
-            RecursionError,
-        ) as error:
+        except SENDING_ERRORS as error:
             if _sending.has_another_address and time.monotonic() < deadline:
                 continue
             return trouble_of(error, url)
@@ -3068,7 +3085,8 @@ def read_answer(response: requests.Response) -> Union[Answer, Trouble]:
         chunk = response.raw.read(65536, decode_content=True)
         if not chunk:
             headers = {name.lower(): value for name, value in response.headers.items()}
-            return Answer(response.status_code, headers, body.getvalue())
+            authorization = response.request.headers.get("Authorization", "")
+            return Answer(response.status_code, headers, body.getvalue(), authorization)
         body.write(chunk)
     return Trouble(Outcome.LOST, f"its answer is larger than {MAX_ANSWER_BYTES} bytes")
 
@@ -3197,46 +3215,40 @@ class Shared:
 # --- an account's pace ---
 
 
-class Bucket:
-    """So many requests at once, refilled at so many a second."""
+class RateLimit:
+    """So many requests at once. Each one's place is free again so many seconds later; or, where
+    places are refilled one by one, that long after the one before it."""
 
-    def __init__(self, capacity: float, per_second: float) -> None:
-        self.capacity, self.per_second = capacity, per_second
-        self.tokens, self.at = capacity, -math.inf
-
-    def wait_seconds(self, now: float) -> float:
-        """How long until one more may go; 0 takes it."""
-        earned = (now - self.at) * self.per_second if self.at > -math.inf else 0.0
-        self.tokens, self.at = min(self.capacity, self.tokens + earned), now
-        return 0.0 if self.tokens >= 1 else (1 - self.tokens) / self.per_second
-
-    def spend(self, now: float) -> None:
-        """One has gone."""
-        self.tokens -= 1
-
-
-class Window:
-    """So many requests in any stretch of so many seconds."""
-
-    def __init__(self, count: int, seconds: float) -> None:
-        self.seconds = seconds
-        self.sent: collections.deque[float] = collections.deque(maxlen=count)
+    def __init__(self, count: int, seconds: float, one_by_one: bool = False) -> None:
+        self.count, self.seconds, self.one_by_one = count, seconds, one_by_one
+        self._free_at: list[float] = []  # when each place that is taken will be free; ascending
 
     def wait_seconds(self, now: float) -> float:
         """How long until one more may go."""
-        if len(self.sent) < (self.sent.maxlen or 0):
-            return 0.0
-        return max(0.0, self.sent[0] + self.seconds - now)
+        del self._free_at[: bisect.bisect_right(self._free_at, now)]
+        taken = len(self._free_at)
+        return 0.0 if taken < self.count else self._free_at[taken - self.count] - now
 
     def spend(self, now: float) -> None:
         """One has gone."""
-        self.sent.append(now)
+        begin = max([now, *self._free_at[-1:]]) if self.one_by_one else now
+        bisect.insort(self._free_at, begin + self.seconds)
+
+    def believe(self, left: int, now: float) -> None:
+        """The provider says that no more are left. Where it does not say of which limit, nor
+        until when, as with windows, that is believed for a moment only."""
+        self.wait_seconds(now)
+        for _ in range(self.count - left - len(self._free_at)):
+            if self.one_by_one:
+                self.spend(now)
+            else:
+                bisect.insort(self._free_at, now + EMPTY_SECONDS)
 
 
 class Pace:
     """When an account's next request may go out; a 429 pauses all of the account's threads."""
 
-    def __init__(self, world: World, *limits: Union[Bucket, Window]) -> None:
+    def __init__(self, world: World, *limits: RateLimit) -> None:
         self.world, self.limits = world, limits
         self.paused_until = -math.inf
         self._lock = threading.Lock()
@@ -3270,39 +3282,7 @@ class Pace:
             return
         with self._lock:
             for limit in self.limits:
-                if isinstance(limit, Bucket):
-                    limit.tokens = min(limit.tokens, float(text))
-                elif int(text) == 0:  # of one window or the other; it does not say until when
-                    until = self.world.clock.monotonic() + EMPTY_SECONDS
-                    self.paused_until = max(self.paused_until, until)
-
-
-class TokenSource(Protocol):
-    """Where an Api gets its credentials from."""
-
-    def auth(self) -> requests.auth.AuthBase:
-        """What to give requests as auth=."""
-
-    def renew(self, used: requests.auth.AuthBase) -> bool:
-        """Get new credentials because `used` was refused; False if there are none to get."""
-
-
-class FixedToken:
-    """A token that stands in a file."""
-
-    def __init__(self, token: str = "") -> None:
-        self._auth = BearerAuth(token) if token else NoAuth()
-
-    @classmethod
-    def of(cls, world: World, settings: Settings, credentials: Sequence[str]) -> FixedToken:
-        """The token of a server file that holds nothing else."""
-        return cls(credentials[0])
-
-    def auth(self) -> requests.auth.AuthBase:
-        return self._auth
-
-    def renew(self, used: requests.auth.AuthBase) -> bool:
-        return False
+                limit.believe(int(text), self.world.clock.monotonic())
 
 
 @dataclass
@@ -3316,7 +3296,7 @@ class Reply:
     asked_seconds: Optional[float] = None  # how long it asks us to wait
     result: Any = None
     status: int = 0  # 0: there was no answer
-    auth: Any = None  # what it was sent with
+    authorization: str = field(default="", repr=False)  # the header that it was sent with
     request_id: str = ""
 
 
@@ -3327,16 +3307,16 @@ class Api:
         self,
         world: World,
         base_url: str,
-        source: TokenSource,
+        auth: NoAuth,
         *,
         own_code: Callable[[int, Mapping[str, Any]], Optional[str]] = lambda status, body: "",
         headers: Callable[[], dict[str, str]] = dict,
         timeout: float,
         connections: int = 10,
-        limits: Sequence[Union[Bucket, Window]] = (),
+        limits: Sequence[RateLimit] = (),
         secrets: Sequence[str] = (),
     ) -> None:
-        self.world, self.base_url, self.source, self.timeout = world, base_url, source, timeout
+        self.world, self.base_url, self.auth, self.timeout = world, base_url, auth, timeout
         self.own_code, self.headers = own_code, headers
         self.host = urlsplit(base_url).hostname or ""
         self.session = new_session(connections)
@@ -3394,8 +3374,6 @@ class Api:
         def once(second_look: bool = False) -> Reply:
             nonlocal tries
             self._admit(doing, rate_deadline, second_look)
-            auth = self.source.auth()
-            self.world.check()  # a login takes its time
             extra = self.headers()
             tries += 1
             answer = send(
@@ -3407,17 +3385,17 @@ class Api:
                 json=json_body,
                 data=form,
                 headers=extra,
-                auth=auth,
+                auth=self.auth,
             )
             reply = self._judge(act, answer, parse)
-            reply.auth, reply.request_id = auth, extra.get("x-request-id", "")
+            reply.request_id = extra.get("x-request-id", "")
             return reply
 
         attempt, renewed, garbled, may_have_acted = 0, False, False, False
         while True:
             attempt += 1
             reply = once()
-            if reply.status == 401 and not renewed and self.source.renew(reply.auth):
+            if reply.status == 401 and not renewed and self.auth.renew(reply.authorization):
                 renewed = True
                 if NEXT[reply.outcome][act] is Next.RENEW:
                     reply = once()
@@ -3531,6 +3509,7 @@ class Api:
         is_foreign = own_code is None and answer.status in GATEWAYS_SAY_TOO
         hint = NOT_OWN if is_foreign else HINTS.get(outcome, "")
         reply = Reply(outcome, reason, message, hint, status=answer.status)
+        reply.authorization = answer.authorization
         if outcome is Outcome.RATE_LIMITED or answer.status == 503:
             clock = self.world.clock
             now = self.server_time(clock.monotonic()) or clock.now()
@@ -3566,10 +3545,10 @@ class Provider(Protocol):
     id_place: ClassVar[
         tuple[Union[str, int], ...]
     ]  # of a snapshot's id, where it is read by itself
-    limits: ClassVar[Callable[[], list[Union[Bucket, Window]]]]  # documented rate limits
+    limits: ClassVar[Callable[[], list[RateLimit]]]  # documented rate limits
 
     @staticmethod
-    def token_source(world: World, settings: Settings, credentials: Sequence[str]) -> TokenSource:
+    def auth(world: World, settings: Settings, credentials: Sequence[str]) -> NoAuth:
         """What the server file's credentials, in the order of CREDENTIAL_KEYS, log in with."""
 
     @staticmethod
@@ -3728,7 +3707,7 @@ class DigitalOcean:
     id_place = ("snapshot", "id")
     headers: ClassVar[Callable[[], dict[str, str]]] = staticmethod(dict)
     label = staticmethod(plain_label)
-    token_source = FixedToken.of
+    auth = staticmethod(fixed_token)
     PER_PAGE = 200  # the documented maximum
 
     def __init__(self, api: Api) -> None:
@@ -3745,9 +3724,9 @@ class DigitalOcean:
         return code if isinstance(code, str) and isinstance(message, str) else None
 
     @staticmethod
-    def limits() -> list[Union[Bucket, Window]]:
+    def limits() -> list[RateLimit]:
         """5,000 an hour and 250 a minute for each token."""
-        return [Window(245, 60.5), Window(4950, 3600.5)]
+        return [RateLimit(245, 60.5), RateLimit(4950, 3600.5)]
 
     def _page(
         self,
@@ -3969,7 +3948,7 @@ class Hetzner:
     id_place = ("image", "id")
     headers: ClassVar[Callable[[], dict[str, str]]] = staticmethod(dict)
     label = staticmethod(plain_label)
-    token_source = FixedToken.of
+    auth = staticmethod(fixed_token)
     PER_PAGE = 50  # the documented maximum
     IDS_PER_POLL = 25  # as Hetzner's own Go client asks
 
@@ -3984,9 +3963,9 @@ class Hetzner:
         return code if isinstance(code, str) else None
 
     @staticmethod
-    def limits() -> list[Union[Bucket, Window]]:
+    def limits() -> list[RateLimit]:
         """3,600 an hour for each project, refilled one a second; bursts are allowed."""
-        return [Bucket(3500, 1.0)]
+        return [RateLimit(3500, 1.0, one_by_one=True)]
 
     def _page(self, path: str, doing: str, key: str, params: Mapping[str, Any]) -> Page:
         """Shape: {key: [...], "meta": {"pagination": {"page", "next_page", "total_entries"}}}."""
@@ -4153,7 +4132,7 @@ class Hetzner:
         return None
 
 
-class ContaboLogin:
+class ContaboLogin(NoAuth):
     """Contabo's token: fetched on demand, kept as long as it says, renewed once on a 401.
 
     Source: cntb's own use of https://auth.contabo.com/... (password grant, read 2026-11).
@@ -4164,14 +4143,14 @@ class ContaboLogin:
         self.api = Api(
             world,
             settings.api.contabo_auth_url,
-            FixedToken(),
+            NoAuth(),
             own_code=self.own_code,
             timeout=settings.timing.http_timeout,
             connections=1,
             secrets=(credentials[1], credentials[3]),
         )
         self._logins = Shared(world, self._log_in, answers_late=True)
-        self._auth: Optional[BearerAuth] = None
+        self._token = ""
         self._good_until = 0.0
         self._failure: Optional[ApiError] = None  # trying on after it would lock the account
 
@@ -4183,18 +4162,29 @@ class ContaboLogin:
             return None
         return "not_found" if status == 404 else code  # its words for that: "Realm does not exist"
 
-    def auth(self) -> requests.auth.AuthBase:
-        """The current token; one thread fetches it, all the others wait for that."""
-        auth = self._auth
-        if auth is None or self.world.clock.monotonic() >= self._good_until:
-            auth = self._logins.ask()
-        return auth
+    def __call__(self, request: Any) -> Any:
+        request.headers["Authorization"] = f"Bearer {self.token()}"
+        self.world.check()  # a login takes its time
+        return request
 
-    def _log_in(self, keys: Sequence[None]) -> Mapping[None, BearerAuth]:
+    def renew(self, refused: str) -> bool:
+        """Drop the token, unless there is another one by now."""
+        if refused == f"Bearer {self._token}":
+            self._token = ""
+        return True
+
+    def token(self) -> str:
+        """The current token; one thread fetches it, all the others wait for that."""
+        return self._known() or str(self._logins.ask())
+
+    def _known(self) -> str:
+        return self._token if self.world.clock.monotonic() < self._good_until else ""
+
+    def _log_in(self, keys: Sequence[None]) -> Mapping[None, str]:
         if self._failure is not None:
             raise self._failure
-        auth = self._auth
-        if auth is None or self.world.clock.monotonic() >= self._good_until:
+        token = self._known()
+        if not token:
             try:
                 token, good_until = self._fetch()
             except ApiError as error:
@@ -4202,15 +4192,8 @@ class ContaboLogin:
                     self._failure = error
                 raise
             self.world.redact.add(token)
-            auth, self._good_until = BearerAuth(token), good_until
-            self._auth = auth
-        return {None: auth}
-
-    def renew(self, used: requests.auth.AuthBase) -> bool:
-        """Drop the token if it still is the one that was refused."""
-        if self._auth is used:
-            self._auth = None
-        return True
+            self._good_until, self._token = good_until, token
+        return {None: token}
 
     def _fetch(self) -> tuple[str, float]:
         """(token, good until, monotonic). expires_in is believed within reason."""
@@ -4254,7 +4237,7 @@ class Contabo:
     account_pages = 0
     id_place = ("data", 0, "snapshotId")
     label = staticmethod(contabo_label)
-    token_source = ContaboLogin
+    auth = ContaboLogin
     PER_PAGE = 100  # no maximum is documented
 
     def __init__(self, api: Api) -> None:
@@ -4273,9 +4256,9 @@ class Contabo:
         return "not_found" if status == 404 and not is_route else ""
 
     @staticmethod
-    def limits() -> list[Union[Bucket, Window]]:
+    def limits() -> list[RateLimit]:
         """None is documented; ten at once and five a second hurt nobody."""
-        return [Bucket(20, 5.0)]
+        return [RateLimit(20, 0.2, one_by_one=True)]
 
     @staticmethod
     def headers() -> dict[str, str]:
@@ -4424,7 +4407,7 @@ class Account:
         api = Api(
             world,
             getattr(settings.api, f"{provider_key}_url"),
-            kind.token_source(world, settings, credentials),
+            kind.auth(world, settings, credentials),
             own_code=kind.own_code,
             headers=kind.headers,
             timeout=settings.timing.http_timeout,

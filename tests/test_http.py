@@ -230,13 +230,13 @@ def test_a_number_that_is_no_id_is_refused(value: object) -> None:
 
 
 def test_the_hourly_window_and_the_bucket_hold_their_limits() -> None:
-    window = snapshots.Window(3, 60)
+    window = snapshots.RateLimit(3, 60)
     for at in (0.0, 1.0, 2.0):
         assert window.wait_seconds(at) == 0
         window.spend(at)
     assert window.wait_seconds(10) == 50
     assert window.wait_seconds(60) == 0
-    bucket = snapshots.Bucket(2, 1.0)
+    bucket = snapshots.RateLimit(2, 1.0, one_by_one=True)
     for _ in range(2):
         assert bucket.wait_seconds(5.0) == 0
         bucket.spend(5.0)
@@ -502,9 +502,9 @@ def test_where_the_rate_limit_leaves_no_room_in_time_nothing_is_sent(
     api = snapshots.Api(
         world,
         f"{cloud.url}/hz/v1",
-        snapshots.FixedToken(cloud.add_account("hetzner").token),
+        snapshots.BearerAuth(cloud.add_account("hetzner").token),
         timeout=5,
-        limits=[snapshots.Window(2, 3600)],
+        limits=[snapshots.RateLimit(2, 3600)],
     )
     for _ in range(2):
         ask(api)
@@ -542,7 +542,7 @@ def test_a_short_credential_is_masked_in_texts_about_its_own_connection(
 ) -> None:
     """A longer one is masked everywhere, once it has been made known."""
     world = outside(clock)
-    source = snapshots.FixedToken("x")
+    source = snapshots.BearerAuth("x")
     secret = "%#!?$&*+~^=@"[:length]
     api = snapshots.Api(world, "http://127.0.0.1", source, timeout=5, secrets=["", secret])
     text = f"bad {secret} thing"
@@ -584,7 +584,7 @@ def test_contabos_token_is_not_renewed_again_and_again(project: Project) -> None
 
 
 def test_a_bucket_refills_steadily_and_not_beyond_its_size() -> None:
-    bucket = snapshots.Bucket(3, 0.5)
+    bucket = snapshots.RateLimit(3, 2.0, one_by_one=True)
     for _ in range(3):
         assert bucket.wait_seconds(100.0) == 0
         bucket.spend(100.0)
@@ -600,7 +600,7 @@ def test_a_bucket_refills_steadily_and_not_beyond_its_size() -> None:
 
 
 def test_a_large_window_holds_its_limit_as_well() -> None:
-    window = snapshots.Window(5000, 3600)
+    window = snapshots.RateLimit(5000, 3600)
     for number in range(5000):
         assert window.wait_seconds(number / 10) == 0
         window.spend(number / 10)
@@ -610,15 +610,18 @@ def test_a_large_window_holds_its_limit_as_well() -> None:
 
 @pytest.mark.parametrize(
     ("told", "left"),
-    [("1", 1.0), ("0", 0.0), ("99", 10), ("-1", 10), ("x", 10), ("1.5", 10), ("9" * 10, 10)],
+    [("1", 1), ("0", 0), ("99", 10), ("-1", 10), ("x", 10), ("1.5", 10), ("9" * 10, 10)],
 )
 def test_a_provider_that_says_what_is_left_is_believed_downwards(
-    clock: FakeClock, told: str, left: float
+    clock: FakeClock, told: str, left: int
 ) -> None:
-    bucket = snapshots.Bucket(10, 1.0)
-    pace = snapshots.Pace(outside(clock), snapshots.Window(100, 60), bucket)
+    bucket = snapshots.RateLimit(10, 1.0, one_by_one=True)
+    pace = snapshots.Pace(outside(clock), snapshots.RateLimit(100, 60), bucket)
     pace.learn(Answer(200, {"ratelimit-remaining": told}, b""))
-    assert bucket.tokens == left
+    for _ in range(left):
+        assert pace.wait(clock.monotonic())
+    assert not pace.wait(clock.monotonic())
+    assert bucket.wait_seconds(clock.monotonic()) == 1
 
 
 @pytest.mark.parametrize(

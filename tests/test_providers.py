@@ -614,25 +614,25 @@ def test_contabos_token_is_kept_for_most_of_its_life(
     project.cloud.fault(TOKEN, edit, times=None)
     if good is None:
         with pytest.raises(snapshots.ApiError, match="not JSON"):
-            login.auth()
+            login.token()
         return
-    first = login.auth()
+    first = login.token()
     project.clock.advance(good - 0.01)
-    assert login.auth() is first
+    assert login.token() == first
     assert project.cloud.count(TOKEN) == 1
     project.clock.advance(0.02)
-    assert login.auth() is not first
+    assert login.token() != first
     assert project.cloud.count(TOKEN) == 2
 
 
 def test_contabos_token_is_dropped_once_however_many_saw_it_refused(project: Project) -> None:
     login = contabo_login(project, project.clock)
-    first = login.auth()
-    assert login.renew(first)
-    second = login.auth()
-    assert second is not first
-    assert login.renew(first)  # somebody else was late to learn of it
-    assert login.auth() is second
+    first = login.token()
+    assert login.renew(f"Bearer {first}")
+    second = login.token()
+    assert second != first
+    assert login.renew(f"Bearer {first}")  # somebody else was late to learn of it
+    assert login.token() == second
     assert project.cloud.count(TOKEN) == 2
 
 
@@ -652,13 +652,13 @@ def test_contabos_login_is_not_tried_again_where_that_would_lock_the_account(
     login = contabo_login(project, project.clock)
     project.cloud.fault(TOKEN, fault)
     with pytest.raises(snapshots.ApiError, match="cannot log in at Contabo"):
-        login.auth()
+        login.token()
     if final:
         for _ in range(3):
             with pytest.raises(snapshots.ApiError, match="cannot log in at Contabo"):
-                login.auth()
+                login.token()
     else:
-        login.auth()
+        login.token()
     assert project.cloud.count(TOKEN) == (1 if final else 2)
 
 
@@ -671,7 +671,7 @@ def test_one_login_serves_all_who_wait_for_it(project: Project, fails: bool) -> 
 
     def log_in() -> None:
         try:
-            login.auth()
+            login.token()
             ends.append("well")
         except snapshots.ApiError:
             ends.append("failed")
@@ -684,7 +684,7 @@ def test_one_login_serves_all_who_wait_for_it(project: Project, fails: bool) -> 
         clock.until_waiting(3)
 
     for _ in range(2):  # so that the count of earlier logins is not nought
-        login.renew(login.auth())
+        login.renew(f"Bearer {login.token()}")
     project.cloud.stop_at(3, meanwhile)
     if fails:
         project.cloud.fault(TOKEN, fake.garbage())

@@ -362,7 +362,7 @@ def test_429_that_asks_for_too_long_is_given_up_at_once_and_says_so(project: Pro
     result = project.run()
     assert result.code == 1
     assert "HTTP 429 rate_limit_exceeded" in result.err
-    assert "(it asks to wait 24 h 0 min)" in result.err
+    assert "(it asks to wait 1 d 0 h)" in result.err
     assert project.own(server) == old
     assert project.cloud.count("POST /hz") == 1
 

@@ -300,8 +300,8 @@ DAMAGES = [
     ),
     damage(
         "a netrc replaces the token",
-        "                headers=extra,\n                auth=auth,\n",
-        "                headers={**extra, 'Authorization': f\"Bearer {getattr(auth, 'token', '')}\"},\n",
+        "                headers=extra,\n                auth=self.auth,\n",
+        "                headers={**extra, 'Authorization': f\"Bearer {getattr(self.auth, 'token', '')}\"},\n",
         "test_faults.py::test_a_netrc_cannot_replace_the_token",
     ),
     damage(
