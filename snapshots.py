@@ -7371,8 +7371,14 @@ def entries_in(text: str, job: CronJob) -> list[CronEntry]:
     lines = text.split("\n")
     inside = {n: Path(config) for config, begin, end in blocks_of(lines) for n in range(begin, end)}
     entries: list[CronEntry] = []
+    other_zone = ""
     for index, line in enumerate(lines):
-        match = None if CRON_ASSIGNMENT.match(line) else CRON_LINE.fullmatch(line)
+        assignment = CRON_ASSIGNMENT.match(line)
+        if assignment and assignment[1] == "CRON_TZ":
+            other_zone = (
+                f"line {index + 1} sets CRON_TZ, which moves the starts where cron knows it"
+            )
+        match = None if assignment else CRON_LINE.fullmatch(line)
         by_hand = index not in inside
         config = config_of(match[2], job.script) if match and by_hand else inside.get(index)
         if not match or not config:
@@ -7380,7 +7386,7 @@ def entries_in(text: str, job: CronJob) -> list[CronEntry]:
         gone = not (config if by_hand else config.parent).exists()
         if not gone and os.path.realpath(config) != os.path.realpath(job.config):
             continue
-        schedule, problem, warnings = None, "", []
+        schedule, problem, warnings = None, "", [other_zone] if other_zone else []
         try:
             schedule = parse_schedule(match[1])
         except ValueError as error:
@@ -8862,7 +8868,7 @@ def cron_command(args: argparse.Namespace, settings: Settings, config: Path, wor
         raise UsageError("--show-cron and --remove-cron take no FILE (see --help)")
     if args.remove_cron and not config.exists():  # the backup has to go somewhere
         settings = load_settings(Path(__file__).absolute().parent / "snapshots.config", False)
-    if settings.problems and not args.show_cron:
+    if settings.problems and schedule:  # runs would fail; to take them out is always possible
         raise ConfigError(settings.problems)
     job = cron_job(args.config, settings)
     if schedule:
@@ -8894,7 +8900,8 @@ def show_cron(job: CronJob, world: World) -> None:
     if not entries:
         world.screen.out(f"{whose_crontab()}: no entry for {job.config}")
     for entry in entries:
-        world.screen.out(f"{entry.where}: {entry.line}")
+        by_hand = ", by hand" if entry.by_hand else ""
+        world.screen.out(f"{entry.where}{by_hand}: {entry.line}")
         if entry.schedule:
             show_schedule(entry.schedule, world)
         for problem in filter(None, (entry.problem, *entry.warnings)):

@@ -517,7 +517,7 @@ def test_our_script_in_a_line_of_its_own_is_refused_with_that_line(tab: Tab, lin
     assert tab.run("-n", "--install-cron", "nightly").code == 1
     shown = tab.run("--show-cron")
     assert shown.code == 0
-    assert ", line 2: " in shown.out
+    assert ", line 2, by hand: " in shown.out
 
 
 NO_RIVALS = [
@@ -632,6 +632,10 @@ def test_a_configuration_with_a_problem_is_not_installed(tab: Tab) -> None:
     assert result.code == 1
     assert "did you mean 'poll_interval'?" in result.err
     assert tab.calls == []
+    tab.set(OTHERS + tab.block("1 1 * * *"))
+    assert tab.run("--show-cron").code == 0
+    assert tab.run("--remove-cron").code == 0
+    assert tab.text == OTHERS
 
 
 # --- showing and removing ---
@@ -705,7 +709,9 @@ def test_what_is_wrong_with_an_entry_is_shown(tab: Tab) -> None:
         assert result.code == 0
         assert told in result.err, told
         assert ", line 2: " in result.err
-    tab.set(block)
+    tab.set("CRON_TZ=Asia/Tokyo\n" + block)
+    assert "line 1 sets CRON_TZ" in tab.run("--show-cron").err
+    tab.set(block + "CRON_TZ=Asia/Tokyo\n")
     assert tab.run("--show-cron").err == ""
 
 
