@@ -7758,6 +7758,7 @@ def ask_machine(view: View, job: CronJob) -> None:
         view.cron_problem = str(error)
     if document["kind"] != "status":
         return
+    document["_cron"] = list(cron_findings(view))
     if view.cron_problem:
         view.problem(view.cron_problem, "unknown")
     document.update(running=running, last_run=last, schedule=schedule_of(view))
@@ -7765,6 +7766,24 @@ def ask_machine(view: View, job: CronJob) -> None:
         view.problem(f"the run that began {shown_time(last['started_at'])} never ended")
     for problem in view.cron.problems if view.cron else ():
         view.problem(problem)
+
+
+def cron_findings(view: View) -> Iterator[tuple[str, str]]:
+    """A level and a text for each entry, for the next run, and for what is wrong."""
+    cron = view.cron
+    if view.cron_problem:
+        yield "unknown", view.cron_problem
+    elif cron is None:
+        yield "ok", "no entry for this configuration: something else starts runs"
+    else:
+        for entry in cron.entries:
+            words = in_words(entry.schedule) if entry.schedule else entry.line
+            yield "ok", f"{entry.where}{', by hand' if entry.by_hand else ''}: {words}"
+        if cron.next_run_at:
+            wait = span((cron.next_run_at - view.now).total_seconds())
+            yield "ok", f"next run: {cron.next_run_at:%Y-%m-%d %H:%M %Z}, in {wait}"
+        yield from (("error", problem) for problem in cron.problems)
+        yield from (("warning", warning) for warning in cron.warnings)
 
 
 def schedule_of(view: View) -> Optional[Document]:
@@ -7819,11 +7838,8 @@ def status_lines(document: Document, width: Optional[int]) -> Iterator[str]:
         )
     else:
         yield "last run: none is recorded"
-    schedule = document["schedule"]
-    if schedule and schedule["next_run_at"]:
-        wait = span(60 * schedule["minutes_until_next_run"])
-        start = shown_time(schedule["next_run_at"])
-        yield f"cron: {schedule['words']}; next run: {start}, in {wait}"
+    for level, text in document["_cron"]:
+        yield "cron: " + ("" if level == "ok" else f"{level}: ") + text
     rows = [("SERVER", "STATE", "LAST SUCCESS", "LAST FAILURE", "WHY")]
     for server in document["servers"]:
         why = server["_why"]
@@ -8043,15 +8059,8 @@ def every_finding(view: View, names: Sequence[str]) -> Iterator[Finding]:
     for problem in settings.problems:
         yield "error", "configuration", problem, ""
     yield from check_files(settings)
-    if view.cron_problem:
-        yield "unknown", "crontab", view.cron_problem, ""
-    elif view.cron is None:
-        yield "ok", "crontab", "no entry for this configuration: something else starts runs", ""
-    else:
-        lines = [("error", text) for text in view.cron.problems]
-        lines += [("warning", text) for text in view.cron.warnings]
-        for level, text in lines or [("ok", "has an entry for this configuration")]:
-            yield level, "crontab", text, ""
+    for level, text in cron_findings(view):
+        yield level, "crontab", text, ""
     if settings.problems:
         return
     try:
@@ -8877,7 +8886,7 @@ def cron_command(args: argparse.Namespace, settings: Settings, config: Path, wor
         for line in scheduled_task(job, schedule, looks=args.show_cron).split("\n"):
             world.screen.out(line)
     elif args.show_cron:
-        show_cron(job, world)
+        show_cron(job, settings, world)
     else:
         changed = change_cron(job, schedule, args.dry_run, world)
         problem = History(settings.history_path, 0, world).entry_is_new() if changed else ""
@@ -8894,9 +8903,9 @@ def show_schedule(schedule: Schedule, world: World) -> None:
         world.screen.out(f"next run: {start:%Y-%m-%d %H:%M %Z}, in {wait}")
 
 
-def show_cron(job: CronJob, world: World) -> None:
+def show_cron(job: CronJob, settings: Settings, world: World) -> None:
     """The entries of this configuration, and what is wrong with them."""
-    entries = entries_in(read_crontab(), job)
+    entries, past = entries_in(read_crontab(), job), read_history(settings.history_path)
     if not entries:
         world.screen.out(f"{whose_crontab()}: no entry for {job.config}")
     for entry in entries:
@@ -8906,7 +8915,9 @@ def show_cron(job: CronJob, world: World) -> None:
             show_schedule(entry.schedule, world)
         for problem in filter(None, (entry.problem, *entry.warnings)):
             world.screen.problem(f"warning: {entry.where}: {problem}")
-    for warning in crowding(entries, None, world.clock.now(), machine_zone()):
+    runs = [(moment_of(run["started_at"]), moment_of(run["ended_at"])) for run in past.runs]
+    took = ((ended - began).total_seconds() for began, ended in runs if began and ended)
+    for warning in crowding(entries, next(took, None), world.clock.now(), machine_zone()):
         world.screen.problem(f"warning: {warning}")
 
 

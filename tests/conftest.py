@@ -404,6 +404,63 @@ def post(project: Project, ca: trustme.CA, trusted: None) -> Iterator[PostOffice
                 assert not any(form in text for form in forms_of(canary))
 
 
+class Tab:
+    """A project, and the crontab of whoever runs it."""
+
+    def __init__(self, project: Project, folder: Path) -> None:
+        self.project, self.folder = project, folder
+        self.mischief: dict[str, Any] = {}
+
+    @property
+    def table(self) -> Path:
+        return self.folder / "table"
+
+    @property
+    def text(self) -> str:
+        return self.table.read_bytes().decode("utf-8", "surrogateescape")
+
+    def set(self, text: str) -> None:
+        self.table.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+    def run(self, *args: str) -> Result:
+        (self.folder / "mischief.json").write_text(json.dumps(self.mischief))
+        (self.folder / "calls").write_text("")
+        return self.project.run(*args)
+
+    @property
+    def calls(self) -> list[str]:
+        return (self.folder / "calls").read_text().split()
+
+    @property
+    def backups(self) -> list[Path]:
+        return sorted((self.project.folder / "logs").glob("crontab-*"))
+
+    @property
+    def config(self) -> Path:
+        return self.project.folder / "snapshots.config"
+
+    def block(self, fields: str) -> str:
+        folder = self.project.folder
+        return (
+            f"# BEGIN snapshots.py {self.config} (by --install-cron; --remove-cron takes it out)\n"
+            f"{fields} cd {folder} && {sys.executable} {Path(snapshots.__file__).resolve()} --config {self.config}"
+            f" >> {folder}/logs/cronjob.log 2>&1\n"
+            f"# END snapshots.py {self.config}\n"
+        )
+
+
+@pytest.fixture
+def tab(project: Project, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any) -> Tab:
+    folder = tmp_path_factory.mktemp("spool")
+    program = folder / "crontab"
+    program.write_text(
+        f'#!/bin/sh\nexec {sys.executable} -S -E {Path(__file__).parent / "fakes" / "crontab.py"} {folder} "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return Tab(project, folder)
+
+
 # === What several files of tests use ==============================================================
 
 POLL_AGAIN = {"digitalocean": "GET /do/droplets/{id}/actions/{aid}", "hetzner": "GET /hz/actions"}

@@ -19,70 +19,14 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from conftest import Project, Result
+from conftest import Tab
 from test_cli import CRON_DAEMON, LIBFAKETIME, NO_CRONTABS, Place, place  # noqa: F401
 
 import snapshots
 
 SCRIPT = Path(snapshots.__file__).resolve()
-FAKE = Path(__file__).parent / "fakes" / "crontab.py"
 UTC = timezone.utc
 OTHERS = '# m h dom mon dow command\nMAILTO=""\n\n*/5 * * * *\tsleep 1 % x # y  \n@daily true\r\n'
-
-
-class Tab:
-    """A project, and the crontab of whoever runs it."""
-
-    def __init__(self, project: Project, folder: Path) -> None:
-        self.project, self.folder = project, folder
-        self.mischief: dict[str, Any] = {}
-
-    @property
-    def table(self) -> Path:
-        return self.folder / "table"
-
-    @property
-    def text(self) -> str:
-        return self.table.read_bytes().decode("utf-8", "surrogateescape")
-
-    def set(self, text: str) -> None:
-        self.table.write_bytes(text.encode("utf-8", "surrogateescape"))
-
-    def run(self, *args: str) -> Result:
-        (self.folder / "mischief.json").write_text(json.dumps(self.mischief))
-        (self.folder / "calls").write_text("")
-        return self.project.run(*args)
-
-    @property
-    def calls(self) -> list[str]:
-        return (self.folder / "calls").read_text().split()
-
-    @property
-    def backups(self) -> list[Path]:
-        return sorted((self.project.folder / "logs").glob("crontab-*"))
-
-    @property
-    def config(self) -> Path:
-        return self.project.folder / "snapshots.config"
-
-    def block(self, fields: str) -> str:
-        folder = self.project.folder
-        return (
-            f"# BEGIN snapshots.py {self.config} (by --install-cron; --remove-cron takes it out)\n"
-            f"{fields} cd {folder} && {sys.executable} {SCRIPT} --config {self.config}"
-            f" >> {folder}/logs/cronjob.log 2>&1\n"
-            f"# END snapshots.py {self.config}\n"
-        )
-
-
-@pytest.fixture
-def tab(project: Project, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any) -> Tab:
-    folder = tmp_path_factory.mktemp("spool")
-    program = folder / "crontab"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {FAKE} {folder} "$@"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    return Tab(project, folder)
 
 
 # --- the block ---
@@ -760,6 +704,16 @@ def test_entries_in_each_others_way_are_warned_about(
 
 
 @pytest.mark.proves("cron.13")
+def test_starts_that_come_sooner_than_a_run_ends_are_warned_about(tab: Tab) -> None:
+    tab.project.server("contabo", 1, "web", duration_seconds=7200)
+    assert tab.run().code == 0
+    tab.run("--install-cron", "@hourly")
+    assert "are too near to each other" in tab.run("--show-cron").err
+    tab.run("--install-cron", "nightly")
+    assert tab.run("--show-cron").err == ""
+
+
+@pytest.mark.proves("cron.13")
 def test_two_entries_for_one_configuration_are_warned_about(tab: Tab) -> None:
     tab.run("--install-cron", "nightly")
     tab.set(tab.text + f"20 3 * * * {sys.executable} {SCRIPT} --config {tab.config}\n")
@@ -926,9 +880,9 @@ def test_looks_show_the_entry_the_next_run_and_one_that_did_not_come(
         "minutes_until_next_run": 24 * 60 - 1,
         "overdue": False,
     }
-    line = r"^cron: .*; next run: 2025-06-02 05:00:00, in 23 h 59 min$"
+    line = r"^cron: next run: 2025-06-02 03:00 UTC, in 23 h 59 min$"
     assert re.search(line, tab.run("--status").out, re.M)
-    assert re.search(r"^ok +crontab +has an entry", tab.run("--check").out, re.M)
+    assert re.search(r"^ok +crontab +next run: ", tab.run("--check").out, re.M)
     tab.project.clock.advance(86400 + 2 * 3600)
     result = tab.run("--status", "--json")  # 26 hours old is fresh where 72 may lie between runs
     found = json.loads(result.out)
@@ -959,6 +913,134 @@ def test_a_crontab_that_cannot_be_read_is_unknown_to_looks(tab: Tab) -> None:
     assert result.code == 2
     assert re.search(r"^unknown +crontab +.*read error", result.out, re.M)
     assert "no entry" not in result.out
+
+
+# --- what --status and --check tell of it ---
+
+
+@pytest.fixture
+def scheduled(tab: Tab, monkeypatch: Any) -> Tab:
+    """A server with a good snapshot of 03:00 UTC, and an entry for 03:15 each day."""
+    monkeypatch.setattr(snapshots, "LOCALTIME", "/gone")
+    tab.project.server("hetzner", 1, "web", retain=3)
+    assert f"{tab.project.clock.now():%H:%M}" == "03:00"
+    assert tab.run().code == 0
+    assert tab.run("--install-cron", "nightly").code == 0
+    return tab
+
+
+def document(tab: Tab, *args: str) -> Any:
+    return json.loads(tab.run(*args, "--json").out)
+
+
+@pytest.mark.proves("cron.14")
+def test_status_tells_the_entry_and_the_next_run(scheduled: Tab) -> None:
+    result = scheduled.run("--status")
+    assert (result.code, result.err) == (0, "")
+    told = [line for line in result.out.splitlines() if line.startswith("cron: ")]
+    assert len(told) == 2
+    assert re.fullmatch(r"cron: crontab of \S+, line 2: at 03:15 every day", told[0])
+    assert re.fullmatch(r"cron: next run: 2025-06-01 03:15 UTC, in 1\d min.*", told[1])
+    schedule = document(scheduled, "--status")["schedule"]
+    assert 10 < schedule.pop("minutes_until_next_run") < 15
+    assert schedule == {
+        "entry": scheduled.block("15 3 * * *").splitlines()[1],
+        "words": "at 03:15 every day",
+        "next_run_at": "2025-06-01T03:15:00Z",
+        "overdue": False,
+    }
+
+
+@pytest.mark.proves("cron.14")
+def test_a_run_that_does_not_come_is_overdue(scheduled: Tab) -> None:
+    """An hour after its start, and until one comes; never while one is under way."""
+    clock = scheduled.project.clock
+    clock.advance(70 * 60)
+    assert scheduled.run("--status").code == 0
+    clock.advance(10 * 60)
+    result = scheduled.run("--status")
+    told = "OVERDUE: due 2025-06-01 03:15 UTC, no run has begun"
+    assert result.code == 2
+    assert f"cron: error: {told}" in result.out.splitlines()
+    assert told in result.out.splitlines()[-1]
+    found = document(scheduled, "--status")
+    assert found["schedule"]["overdue"] is True
+    assert (found["result"], found["problems"]) == ("problem", [told])
+    plugin = scheduled.run("--status", "--nagios")
+    assert plugin.code == 2
+    assert plugin.out.startswith(f"SNAPSHOTS CRITICAL - {told} | ")
+    checked = document(scheduled, "--check")
+    assert {"level": "error", "subject": "crontab", "finding": told, "fix": ""} in checked[
+        "findings"
+    ]
+    with snapshots.single_run(scheduled.project.folder / "logs" / "snapshots.lock", clock):
+        assert document(scheduled, "--status")["schedule"]["overdue"] is False
+    assert (
+        scheduled.run("--install-cron", "4:00").code == 0
+    )  # 04:00 is over; that of 03:15 has gone
+    assert document(scheduled, "--status")["schedule"]["overdue"] is False
+    assert scheduled.run("--install-cron", "nightly").code == 0
+    assert scheduled.run().code == 0
+    assert document(scheduled, "--status")["schedule"]["overdue"] is False
+
+
+@pytest.mark.proves("cron.14")
+@pytest.mark.parametrize("what", ["gone", "damaged"])
+def test_without_a_history_nobody_knows_what_is_overdue(scheduled: Tab, what: str) -> None:
+    path = scheduled.project.folder / "logs" / "history.db"
+    scheduled.project.clock.advance(10 * 3600)
+    path.unlink() if what == "gone" else path.write_bytes(b"nothing" * 1000)
+    schedule = document(scheduled, "--status")["schedule"]
+    assert schedule["words"] == "at 03:15 every day"
+    assert schedule["overdue"] is None
+
+
+@pytest.mark.proves("cron.14")
+def test_an_entry_once_a_week_makes_no_server_stale_for_six_days(scheduled: Tab) -> None:
+    scheduled.project.clock.advance(3 * 86_400)
+    scheduled.run("--install-cron", "nightly")
+    assert document(scheduled, "--status")["servers"][0]["state"] == "stale"
+    scheduled.run("--install-cron", "weekly")
+    for flag in ("--status", "--list"):
+        found = document(scheduled, flag)
+        assert (found["servers"][0]["state"], found["problems"]) == ("ok", [])
+
+
+@pytest.mark.proves("cron.14")
+def test_check_tells_what_is_wrong_with_an_entry(scheduled: Tab) -> None:
+    good = scheduled.text
+
+    def findings(text: str) -> list[tuple[str, str]]:
+        scheduled.set(text)
+        found = document(scheduled, "--check")["findings"]
+        return [(f["level"], f["finding"]) for f in found if f["subject"] == "crontab"]
+
+    assert [level for level, _ in findings(good)] == ["ok", "ok"]
+    assert [level for level, _ in findings(OTHERS)] == ["ok"]
+    for old, new, level, told in [
+        (str(scheduled.project.folder), "/gone", "error", "/gone is not there (moved?"),
+        (sys.executable, "/usr/bin/env", "warning", "run by another Python than this"),
+        ("# BEGIN", "# begin", "unknown", "half a block"),
+    ]:
+        last = findings(good.replace(old, new))[-1]
+        assert last[0] == level
+        assert told in last[1]
+        assert scheduled.run("--check").code == (0 if level == "warning" else 2)
+    by_hand = findings(good + f"17 3 * * * cd {SCRIPT.parent} && {sys.executable} snapshots.py\n")
+    assert ", line 4, by hand: at 03:17 every day" in by_hand[1][1]
+    assert by_hand[-1][0] == "warning"
+    assert "are too near to each other" in by_hand[-1][1]
+
+
+@pytest.mark.proves("cron.14")
+def test_a_crontab_that_cannot_be_read_is_unknown(scheduled: Tab) -> None:
+    scheduled.mischief = {"-l": {"*": ["half"]}}
+    result = scheduled.run("--status")
+    assert result.code == 2
+    assert "cron: unknown: crontab -l: exit status 1: crontab: read error" in result.out
+    found = document(scheduled, "--status")
+    assert (found["schedule"], found["result"]) == (None, "unknown")
+    assert scheduled.run("--status", "--nagios").code == 3
 
 
 # --- where there is no crontab ---
