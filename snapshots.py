@@ -2981,7 +2981,7 @@ def ca_variable() -> str:
 def certificates_problem(name: str) -> str:
     """Why the certificates that a variable names are of no use; '' if they seem to be."""
     path = os.environ.get(name, "")
-    if os.path.isdir(path):
+    if not path or os.path.isdir(path):
         return ""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
@@ -3003,7 +3003,7 @@ def trouble_of(error: Exception, url: str) -> Trouble:
     seen = causes_of(error)
     variable, proxy = proxy_of(url)
     problem = proxy_problem(variable, proxy) if proxy else ""
-    if not problem and ca_variable() and url.lower().startswith("https:"):
+    if not problem and url.lower().startswith("https:"):
         problem = certificates_problem(ca_variable())
     for kinds, words in UNUSABLE:
         if not problem and any(isinstance(item, kinds) for item in seen):
@@ -3020,7 +3020,8 @@ def trouble_of(error: Exception, url: str) -> Trouble:
             Outcome.UNUSABLE if is_final else Outcome.NOT_SENT,
             f"the proxy answers {status}{wants} ({variable})",
         )
-    if any(isinstance(item, urllib3.exceptions.ProxyError) for item in seen):
+    is_socks = proxy.lower().startswith("socks")
+    if is_socks or any(isinstance(item, urllib3.exceptions.ProxyError) for item in seen):
         reason = f"at the proxy ({variable}): {reason}"
         if proxy.lower().startswith("https:"):
             reason += " (does it speak TLS? if not, the variable has to begin with http://)"
@@ -5122,7 +5123,9 @@ def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout
         again = 400 <= error.smtp_code < 500
         raise DeliveryError(smtp_reason(error.smtp_code, error.smtp_error), again) from None
     except ssl.SSLCertVerificationError as error:
-        raise DeliveryError(f"its certificate is not valid: {error.verify_message}") from None
+        problem = certificates_problem("SSL_CERT_FILE")
+        text = problem or f"its certificate is not valid: {error.verify_message}"
+        raise DeliveryError(text) from None
     except (smtplib.SMTPException, OSError, ValueError) as error:
         _sending.begun = isinstance(error, smtplib.SMTPException)  # all of which are of a talk
         reason = network_reason(error)

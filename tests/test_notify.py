@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any, Optional
 
 import fakes as fake
@@ -1337,6 +1338,28 @@ def test_a_mail_server_with_a_bad_certificate_learns_nothing(
     assert "its certificate is not valid" in result.err
     assert (server.auths, server.mails) == ([], [])
     assert server.connections <= 1
+
+
+@pytest.mark.proves("W9")
+@pytest.mark.parametrize("content", [None, "", "no certificate"])
+def test_a_file_of_certificates_that_is_of_no_use_to_mail_is_named(
+    project: Project,
+    post: PostOffice,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    content: Optional[str],
+) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    server = post.open()
+    project.server("hetzner", 11)
+    result = project.run()
+    assert_undelivered(result, 1)
+    reason = "cannot read" if content is None else "names a file that holds no certificate"
+    assert re.search(f"SSL_CERT_FILE:? {reason}", result.err)
+    assert server.mails == []
 
 
 @pytest.mark.parametrize("users", [None, {}])
