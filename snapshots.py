@@ -7949,12 +7949,12 @@ def view_list(view: View, entries: Sequence[Union[Server, BadServer]]) -> None:
         ours = owned(mine, entry.id, *labels)
         newest = newest_of(ours, view.now)
         server = view.add_server(entry, newest, not error, error)
-        price = prices.get(entry.source)
+        price, due = prices.get(entry.source), moment_of(server["next_due_at"])
         stored = None if error else total_or_none(s.size_gb for s in ours)
         cost = None if stored is None or price is None else round(stored * price[0], 4)
         server.update(
             last_success_at=utc_text(newest),
-            snapshots=None if error else fates(view, entry, mine, ours),
+            snapshots=None if error else fates(view, entry, mine, ours, due),
             kept=None if error else len(ours),
             foreign=None if error else len(mine) - len(ours),
             stored_gb=stored,
@@ -7964,14 +7964,18 @@ def view_list(view: View, entries: Sequence[Union[Server, BadServer]]) -> None:
 
 
 def fates(
-    view: View, server: Any, mine: Sequence[Snapshot], ours: Sequence[Snapshot]
+    view: View,
+    server: Any,
+    mine: Sequence[Snapshot],
+    ours: Sequence[Snapshot],
+    due: Optional[datetime],
 ) -> list[Document]:
     """All of a server's snapshots, newest first, with what the next run would do to them."""
     plan = plan_retention(
         ours,
         server.policy,
         view.settings.retention.max_deletes_per_run,
-        pending=expected_next(ours, view.now, view.cron),
+        pending=max(expected_next(ours, view.now, view.cron), due or view.now),
     )
     known = {snapshot.id: (fate, why) for snapshot, fate, why in plan_in_words(plan)}
     found = []
@@ -8239,8 +8243,8 @@ def verdict_line(document: Document) -> str:
     return "; ".join([*parts, *document["_others"]]) or "all well"
 
 
-def nagios_of(document: Document) -> tuple[int, list[str]]:
-    """The exit status of a plugin and its lines: the verdict with perfdata, then the problems.
+def nagios_of(document: Document) -> tuple[int, str]:
+    """The exit status of a plugin and its line: the verdict with perfdata.
     https://www.monitoring-plugins.org/doc/guidelines.html"""
     servers = document["servers"]
     count = collections.Counter(server["state"] for server in servers)
@@ -8254,9 +8258,8 @@ def nagios_of(document: Document) -> tuple[int, list[str]]:
     ages = [s["_newest_age"] for s in servers if s["_newest_age"] is not None]
     data = [f"{s}={count[s]};;;0;{len(servers)}" for s in ("never", "stale", "failed", "unknown")]
     data += [f"oldest={max(ages):.0f}s;;;0"] if ages else []
-    lines = [f"SNAPSHOTS {word} - {verdict_line(document)}", *document["problems"]]
-    lines = [line.replace("|", "/") for line in lines]
-    return status, [f"{lines[0]} | {' '.join(data)}", *lines[1:]]
+    verdict = verdict_line(document).replace("|", "/")
+    return status, f"SNAPSHOTS {word} - {verdict} | {' '.join(data)}"
 
 
 def look(args: argparse.Namespace, settings: Settings, world: World, hostname: str) -> int:
@@ -8290,10 +8293,9 @@ def look(args: argparse.Namespace, settings: Settings, world: World, hostname: s
         )
     document, screen = view.document, world.screen
     if args.nagios:
-        status, lines = nagios_of(document)
+        status, line = nagios_of(document)
         screen.quiet = False
-        for line in lines:
-            screen.out(line)
+        screen.out(line)
         return status
     if args.json:
         screen.document(json.dumps(without_private(document, world.redact), indent=2))
