@@ -124,8 +124,15 @@ def main() -> int:
             check=False,
             timeout=120,
         )
+        page = Path(tempfile.gettempdir()) / "snapshots-demo.html"
+        print(f"\n$ python snapshots.py --report {page}", flush=True)
+        report = subprocess.run(
+            [sys.executable, str(SCRIPT), "--config", str(config), "--report", str(page)],
+            check=False,
+            timeout=120,
+        )
         good = run.returncode == 0 and expected and by_hand_is_there and not cloud.problems
-        good = good and look.returncode == 0
+        good = good and look.returncode == 0 and report.returncode == 0
         print("All as it should be." if good else "NOT as it should be.")
         return 0 if good else 1
 
