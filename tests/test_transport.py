@@ -214,10 +214,11 @@ def test_behind_a_proxy_too_a_create_without_an_answer_is_not_sent_again(
 REFUSALS = {
     b"HTTP/1.1 503 Service Unavailable\r\n\r\n": "the proxy answers 503",
     b"HTTP/1.1 502 Bad Gateway\r\n\r\n": "the proxy answers 502",
-    b"": "",
+    b"": "(TLS failed|connection reset by peer|broken pipe)",  # as the machine has it
 }
 
 
+@pytest.mark.proves("W11.11")
 @pytest.mark.parametrize("refusal", REFUSALS)
 @pytest.mark.parametrize("times", [3, 1000])
 def test_what_gets_no_further_than_a_proxy_has_not_been_sent(
@@ -231,8 +232,7 @@ def test_what_gets_no_further_than_a_proxy_has_not_been_sent(
     assert len(project.cloud.created) == (1 if times == 3 else 0)
     assert len(proxy.heads) > 3
     assert "looking whether" not in result.log
-    if refusal:  # a hang-up shows as an end of the encryption, or as a reset
-        assert REFUSALS[refusal] in (result.log if times == 3 else result.err)
+    assert re.search(REFUSALS[refusal], result.log if times == 3 else result.err)
 
 
 @pytest.mark.parametrize("provider", snapshots.PROVIDERS)
