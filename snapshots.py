@@ -3361,7 +3361,7 @@ class Api:
         """Send a request, as often as the table allows, and parse the JSON of its answer.
 
         doing: the act in words, quoted in errors: "list snapshots of droplet 1".
-        parse: JSON -> result, or GarbledError; for a delete: Answer -> result.
+        parse: JSON -> result, or GarbledError; for a delete: Answer -> was it there?
         within: seconds, waiting for a rate limit not counted.
         Raises ApiError, or InterruptedRunError before anything is sent.
         """
@@ -3406,6 +3406,8 @@ class Api:
             may_have_acted = may_have_acted or NEXT[reply.outcome][Act.CREATE] is Next.LOOK
             if step is Next.DONE:
                 self._worked = True
+                if act is Act.DELETE:  # what has gone may have gone by an earlier try of this call
+                    reply.result = reply.result or may_have_acted
                 return reply.result  # type: ignore[no-any-return]
             if step is Next.RENEW:
                 step = Next.FAIL
@@ -4514,8 +4516,8 @@ class Account:
         path = self.provider.path_of(snapshot)
         doing = f"delete snapshot {snapshot.id} ({snapshot.name})"
         with self.listings.held():
-            answer: Answer = self.api.call(Act.DELETE, path, doing, lambda answer: answer)
-            return answer.status != 404
+            was_there = self.api.call(Act.DELETE, path, doing, lambda answer: answer.status != 404)
+            return bool(was_there)
 
     def is_there(self, snapshot: Snapshot) -> bool:
         """What one read shows; False is the provider's own not-found. Raises ApiError."""
@@ -6379,13 +6381,18 @@ def wait_until_gone(turn: Turn, asked: Sequence[Asked]) -> tuple[Sequence[Asked]
     """(which of them are not, why that cannot be told). Whatever was answered, what is listed is
     not deleted; but a listing may lag. What is said to be gone is deleted once more meanwhile."""
     left, until = asked, turn.world.clock.monotonic() + LAG_SECONDS
+    unread = ""
     while left:
         try:
             there = still_there(turn, [one.snapshot for one in left])
         except ApiError as error:
+            unread = str(error)
             log.error("%s: %s", turn, error)
-            return left, str(error)
-        left = [one for one in left if one.snapshot.id in there]
+            if error.outcome is not Outcome.GARBLED:
+                break
+        else:
+            unread = ""
+            left = [one for one in left if one.snapshot.id in there]
         for one in left:
             if not one.doubt:
                 try:
@@ -6396,7 +6403,7 @@ def wait_until_gone(turn: Turn, asked: Sequence[Asked]) -> tuple[Sequence[Asked]
             break
         if left:
             turn.world.pause(turn.settings.timing.poll_interval)
-    return left, ""
+    return left, unread
 
 
 def note_replaced(turn: Turn, listing: Iterable[Snapshot]) -> None:
@@ -6407,7 +6414,8 @@ def note_replaced(turn: Turn, listing: Iterable[Snapshot]) -> None:
 
 def still_there(turn: Turn, snapshots: Sequence[Snapshot]) -> set[str]:
     """The ids of those that have not gone: by one read of each, where such reads are known to find
-    what is there; a complete listing decides on all others. Raises ApiError."""
+    what is there; a complete listing decides on all others, if it shows what must be there.
+    Raises ApiError."""
     assert turn.verified is not None  # noqa: S101
     left = {snapshot.id for snapshot in snapshots}
     if turn.account.reads_find(turn.verified):
@@ -6417,7 +6425,13 @@ def still_there(turn: Turn, snapshots: Sequence[Snapshot]) -> set[str]:
                     left.discard(snapshot.id)
             except ApiError as error:
                 log.debug("%s: %s; a listing decides", turn, error)
-    return left and left & {snapshot.id for snapshot in turn.listing(turn.patience())}
+    if not left:
+        return left
+    listed = {snapshot.id for snapshot in turn.listing(turn.patience())}
+    if turn.verified.id not in listed:
+        reason = f"the listing does not show snapshot {turn.verified.name}, which stays"
+        raise ApiError("see what is deleted", reason, Outcome.GARBLED, Next.FAIL)
+    return left & listed
 
 
 def warn_of_oddities(turn: Turn, listing: Iterable[Snapshot]) -> None:

@@ -148,6 +148,56 @@ def test_whatever_was_answered_what_is_still_listed_is_not_deleted(
     assert " | FAILURE | " in (project.folder / "logs" / "snapshots.log").read_text()
 
 
+EMPTY = {
+    "digitalocean": {"snapshots": [], "links": {}, "meta": {"total": 0}},
+    "hetzner": {"images": [], "meta": {"pagination": {"next_page": None, "total_entries": 0}}},
+    "contabo": {"data": [], "_pagination": {"totalElements": 0, "totalPages": 0}},
+}
+
+
+@pytest.mark.proves("W1")
+@each_provider
+@pytest.mark.parametrize("answer", [fake.status(204), fake.garbage(HTML, False, 404)])
+def test_a_listing_without_the_new_one_shows_nothing_to_be_deleted(
+    project: Project, provider: str, answer: Fault
+) -> None:
+    server, old = lonely(project, provider)
+    project.cloud.fault(DELETE[provider], answer, times=None)
+    cannot_be_listed(project, provider, fake.status(200, EMPTY[provider]))
+    result = project.run()
+    assert result.code == 1
+    assert "the listing does not show snapshot web-" in result.log
+    assert project.own(server)[:2] == old
+    assert result.final[0][8] == "unknown snapshots exist"
+
+
+@pytest.mark.proves("W1")
+@each_provider
+def test_a_listing_that_is_empty_for_a_minute_is_read_again(
+    project: Project, provider: str
+) -> None:
+    lonely(project, provider)
+    project.cloud.fault(DELETE[provider].replace("DELETE", "GET"), fake.status(500), times=None)
+    empty = fake.status(200, EMPTY[provider])
+    deleted = project.cloud.deleted
+    project.cloud.fault(LIST[provider], empty, times=3, when=lambda r: bool(deleted))
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    assert result.final[0][8] == "1 snapshots exist"
+
+
+@pytest.mark.proves("W1")
+@each_provider
+@pytest.mark.parametrize("first", [500, 404])
+def test_what_an_earlier_try_has_deleted_is_told_as_deleted(
+    project: Project, provider: str, first: int
+) -> None:
+    _, old = lonely(project, provider)
+    project.cloud.fault(DELETE[provider], fake.garbage(HTML, True, first))
+    said = told(project)
+    assert (said["deleted"], said["total"]) == (", ".join(old), "1")
+
+
 @pytest.mark.proves("W1")
 @each_provider
 @pytest.mark.parametrize("page", ["1", "2"])
