@@ -900,7 +900,11 @@ def read_address(value: Any, _base: Path) -> str:
     """One mail address; a domain with an umlaut as xn--..., as it travels."""
     text = printable(text_of(value).strip())
     _, address = email.utils.parseaddr(text)
-    if not re.fullmatch(r"[^@\s<>,;]+@[^@\s<>,;]+", address):
+    is_one = re.fullmatch(r"[^@\s<>,;]+@[^@\s<>,;]+", address) is not None
+    if is_one:  # as the header is read, which gives the envelope its addresses
+        header = email.policy.default.header_factory("To", text)
+        is_one = [item.addr_spec for item in header.addresses] == [address]
+    if not is_one:
         raise ValueError("must hold mail addresses such as ops@example.org, with commas between")
     domain = address.rpartition("@")[2]
     if domain.isascii():
@@ -912,8 +916,10 @@ def read_address(value: Any, _base: Path) -> str:
 
 
 def read_addresses(value: Any, base: Path) -> tuple[str, ...]:
-    """Mail addresses: a list, or one text with commas."""
-    parts = value if isinstance(value, list) else text_of(value).split(",")
+    """Mail addresses: a list, or one text with commas (those in a quoted name are the name's)."""
+    parts = value
+    if not isinstance(value, list):
+        parts = re.findall(r'(?:"(?:\\.|[^"\\])*"|[^,])+', text_of(value))
     return tuple(read_address(p, base) for p in parts if not isinstance(p, str) or p.strip())
 
 
@@ -2450,7 +2456,7 @@ class Answer:
     def json(self) -> Any:
         """The body as JSON. Raises GarbledError."""
         try:
-            return json.loads(self.body.decode("utf-8"), parse_constant=refuse_constant)
+            return json.loads(self.body.decode("utf-8-sig"), parse_constant=refuse_constant)
         except (ValueError, RecursionError):
             raise GarbledError("the answer is not JSON") from None
 
@@ -4844,6 +4850,7 @@ def mail_of(
     address = email.utils.parseaddr(section.from_email)[1]
     message["Message-ID"] = email.utils.make_msgid(domain=address.rpartition("@")[2])
     message["Auto-Submitted"] = "auto-generated"
+    text = clean(text)
     message.set_content(text + "\n")
     paragraphs = html.escape(text).replace("\n", "<br>\n")
     page = f"<!DOCTYPE html>\n<html><body><p>{paragraphs}</p></body></html>\n"
@@ -4904,7 +4911,7 @@ def words_of(answer: Answer) -> str:
 
     def told(value: Any, depth: int) -> list[str]:
         if isinstance(value, str):
-            return [value.strip()]
+            return [value[:20_000].strip()]
         if isinstance(value, dict):
             telling = [value[key] for key in TELLING_KEYS if value.get(key)]
             value = telling or list(value.values())
@@ -4916,7 +4923,7 @@ def words_of(answer: Answer) -> str:
         content = answer.json()
         if isinstance(content, (str, list, dict)):
             return "; ".join(dict.fromkeys(filter(None, told(content, 6))))
-    text = answer.body[:20_000].decode("utf-8", "replace")
+    text = answer.body[:20_000].decode("utf-8-sig", "replace")
     title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
     text = title[1] if title else re.sub(r"<[^>]*>", " ", text)
     return next((line.strip() for line in html.unescape(text).splitlines() if line.strip()), "")
@@ -4956,6 +4963,8 @@ def where_to(answer: Answer, url: str) -> str:
     """Where a redirect leads, without the path and the query, which may hold secrets."""
     try:
         parts, own = urlsplit(urljoin(url, answer.headers.get("location", ""))), urlsplit(url)
+        if not parts.hostname or "location" not in answer.headers:
+            return "an address that is none"
         place = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
     except ValueError:
         return "an address that is none"
@@ -5076,6 +5085,10 @@ def log_in(client: smtplib.SMTP, user: str, password: str) -> None:
     for mechanism in [name for name in known if name in offered]:
         try:
             code, words = known[mechanism]()
+        except smtplib.SMTPServerDisconnected:  # as some do after a refusal, which is the reason
+            if reason.startswith(NO_PASSWORD):
+                raise
+            break
         except ValueError:
             if reason.startswith(NO_PASSWORD):
                 reason = f"this machine forbids the MD5 that {mechanism} needs"

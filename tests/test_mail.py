@@ -61,6 +61,19 @@ def test_the_next_mechanism_is_tried(project: Project, post: PostOffice) -> None
 
 
 @pytest.mark.proves("W7.1")
+def test_a_refusal_is_told_though_the_server_hangs_up_after_it(
+    project: Project, post: PostOffice
+) -> None:
+    """As many do; another mechanism cannot be tried, and another try would be refused as well."""
+    server = post.open(users={}, hangs_up=True)
+    project.server("hetzner", 11)
+    result = project.run()
+    assert_undelivered(result, 1)
+    assert "535" in result.err
+    assert (server.asked, server.connections) == (["PLAIN"], 1)
+
+
+@pytest.mark.proves("W7.1")
 def test_a_server_that_takes_no_password_says_so(
     project: Project,
     post: PostOffice,
@@ -126,6 +139,53 @@ def test_a_refusal_is_told_rather_than_what_could_not_be_tried(
 
 
 # --- addresses and letters -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ['"Müller, Jürgen"', '"Jürgen \\"J, K\\" Müller"', 'Jürgen "der" Müller', "O'Neil Bob"]
+)
+def test_a_comma_in_a_quoted_name_is_the_names(
+    project: Project, post: PostOffice, name: str
+) -> None:
+    server = post.open(users=None)
+    project.config["SMTP"]["to_emails"] = f"{name} <ops@example.org>, boss@example.org,"
+    del project.config["SMTP"]["user"]
+    project.server("hetzner", 11)
+    assert_delivered(project.run())
+    assert server.mails[0].recipients == ["ops@example.org", "boss@example.org"]
+
+
+@pytest.mark.parametrize("key", ["to_emails", "from_email"])
+@pytest.mark.parametrize(
+    "address",
+    ["ops@example.org.", "ops@example..org", "ops@ex(am)ple.org", "ops@example.org b@x.y"],
+)
+def test_an_address_that_would_go_out_as_another_is_a_problem(
+    project: Project, post: PostOffice, key: str, address: str
+) -> None:
+    """A header that cannot be read has an address that is empty."""
+    server = post.open(users=None)
+    project.config["SMTP"][key] = address
+    project.server("hetzner", 11)
+    result = project.run()
+    assert result.code == 1
+    assert f"[SMTP] {key!r}: must hold mail addresses such as ops@example.org" in result.err
+    assert server.mails == []
+
+
+def test_a_template_that_holds_what_no_mail_can_carry_arrives_without_it(
+    project: Project, post: PostOffice
+) -> None:
+    server = post.open()
+    text = "half a character \ud800, a \0, a \r, a line of its own:\n.\n{status} " + "x" * 2000
+    templates = {"message_success": text, "subject_success": text}
+    project.server("hetzner", 11, file={"smtp": templates})
+    assert_delivered(project.run())
+    (mail,) = server.mails
+    assert "half a character ?, a , a \n, a line of its own:\n.\nSUCCESS xxx" in mail.part("plain")
+    assert mail.content.isascii()
+    assert b"\0" not in mail.content
+    assert max(map(len, mail.content.split(b"\r\n"))) <= 998
 
 
 @pytest.mark.proves("W7.2")

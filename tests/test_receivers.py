@@ -288,6 +288,8 @@ def test_what_telegram_finds_too_long_is_sent_short(
             "HTTP 403: Forbidden & gone",
         ),
         (fake.status(400, body=b"\xff\xfe\x1b[31m"), "HTTP 400: "),
+        (fake.status(400, body=b'\xef\xbb\xbf{"message": "too odd"}'), "HTTP 400: too odd"),
+        (fake.status(400, body=b"\xef\xbb\xbftoo odd"), "HTTP 400: too odd"),
         (fake.status(400, body=b"[" * 100_000), "HTTP 400: [["),
         (fake.status(400, body=b"words " * 100_000), "HTTP 400: words words"),
         (fake.status(400, body=b""), "HTTP 400\n"),
@@ -348,6 +350,7 @@ def test_the_hint_for_n8n_stands_where_n8n_says_so(project: Project, message: st
         ),
         (fake.status(200, {"errcode": 93000, "errmsg": "invalid webhook url"}), "invalid webhook"),
         (fake.status(200, {"errcode": -1, "errmsg": "system busy"}), "system busy"),
+        (fake.status(200, body=b'\xef\xbb\xbf{"ok": false, "error": "with a BOM"}'), "with a BOM"),
         (fake.status(200, {"code": 19001, "msg": "param invalid", "data": {}}), "param invalid"),
         (fake.status(200, {"ok": False, "error": "invalid_auth"}), "invalid_auth"),
     ],
@@ -425,15 +428,18 @@ def test_a_redirect_of_apps_script_says_where_it_leads_and_no_secret(project: Pr
         ("//robot:secret-word@other.example/x", "http://other.example)"),
         ("/elsewhere", "another path of the same host)"),
         ("http://[broken", "an address that is none)"),
+        ("mailto:ops@example.org", "an address that is none)"),
+        (None, "an address that is none)"),
         ("", "another path of the same host)"),
     ],
 )
 def test_a_redirect_says_where_it_leads(
-    project: Project, code: int, location: str, place: str
+    project: Project, code: int, location: str | None, place: str
 ) -> None:
     project.server("hetzner", 11)
     webhook(project, "other")
-    project.cloud.fault(HOOK, fake.redirect(location, code), times=None)
+    fault = fake.status(code) if location is None else fake.redirect(location, code)
+    project.cloud.fault(HOOK, fault, times=None)
     result = project.run()
     assert_undelivered(result, 1)
     assert f"HTTP {code} (redirects are not followed; it points to {place}" in result.err

@@ -54,6 +54,9 @@ class Smtp(SMTP):
         self.event_handler.auths.append(self.event_handler.is_encrypted(self))
         self.event_handler.asked.append(arg.split()[0])
         await super().smtp_AUTH(arg)
+        session, transport = self.session, self.transport
+        if self.event_handler.hangs_up and session and transport and not session.authenticated:
+            transport.close()
 
 
 class MailServer:
@@ -62,7 +65,7 @@ class MailServer:
     context: its certificate, for STARTTLS or, with tls=True, from the first byte on.
     users: who may log in (None: it offers no login at all).
     mechanisms: of these only, of LOGIN, PLAIN, CRAM-MD5; XOAUTH2 it offers, but nobody can use.
-    utf8: does it offer SMTPUTF8? greets_after: seconds until it says the first word.
+    hangs_up: does a refused login end the connection? utf8: does it offer SMTPUTF8? greets_after: seconds until it says the first word.
     answers: what it says to RCPT ("rcpt"), to one address, or to a whole mail ("data"), each
     answer once; after those all is well. "hang up" to a mail: it takes it and says nothing.
     """
@@ -78,9 +81,11 @@ class MailServer:
         answers: Optional[Mapping[str, Iterable[str]]] = None,
         mechanisms: Iterable[str] = ("LOGIN", "PLAIN"),
         utf8: bool = False,
+        hangs_up: bool = False,
         greets_after: float = 0.0,
     ) -> None:
         self.mechanisms, self.utf8, self.greets_after = set(mechanisms), utf8, greets_after
+        self.hangs_up = hangs_up
         self.names: list[str] = []  # how clients called themselves in EHLO
         self.asked: list[str] = []  # the mechanisms that clients chose
         self.made.append(self)
