@@ -2178,6 +2178,10 @@ def single_run(path: Path, clock: Clock) -> Iterator[None]:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = open_plain(path, os.O_RDWR | os.O_CREAT, own=True)
     except (OSError, ValueError) as error:
+        if path.parent.exists() and not path.parent.is_dir():
+            raise LockError(
+                f"{path.parent}: is not a directory (remove it, or set [DIRECTORIES] logs_dir)"
+            ) from None
         raise LockError(
             f"{path}: the lock file cannot be opened: {reason_of(error)}"
             " (it must be a regular file that this user may write)"
@@ -7426,7 +7430,13 @@ def entries_in(text: str, job: CronJob) -> list[CronEntry]:
             words = shlex.split(match[2].partition(">")[0])
         missing = [word for word in words if word.startswith("/") and not os.path.exists(word)]
         if missing:
-            problem = f"{missing[0]} is not there (moved? put a new entry in its place)"
+            way_out = "write --install-cron again"
+            if by_hand:
+                way_out = "correct the line with crontab -e"
+            elif gone:
+                old = shlex.quote(str(config))
+                way_out = f"moved? write --remove-cron --config {old}, then --install-cron"
+            problem = f"{missing[0]} is not there ({way_out})"
         elif job.command[0] not in words:
             warnings.append(f"it is run by another Python than this, {job.command[0]}")
         where = f"{whose_crontab()}, line {index + 1}"
@@ -7804,7 +7814,8 @@ def cron_findings(view: View) -> Iterator[tuple[str, str]]:
     if view.cron_problem:
         yield "unknown", view.cron_problem
     elif cron is None:
-        yield "ok", "no entry for this configuration: something else starts runs"
+        way_out = "write --install-cron nightly, unless something else starts runs"
+        yield "ok", f"no entry for this configuration ({way_out})"
     else:
         for entry in cron.entries:
             words = in_words(entry.schedule) if entry.schedule else entry.line
@@ -8568,8 +8579,8 @@ def write_report(path: Path, view: View) -> None:
             raise
     except OSError as error:
         raise SnapshotsError(
-            f"{path}: the report cannot be written: {reason_of(error)} (name a file in a directory"
-            " that this user may write to)"
+            f"{path}: the report cannot be written: {reason_of(error)} (name a file that this"
+            " user may write, on a disk with room for it)"
         ) from None
 
 
@@ -8971,7 +8982,11 @@ def change_cron(job: CronJob, schedule: Optional[Schedule], dry_run: bool, world
 
     try:
         if dry_run:
-            change(read_crontab())
+            text = read_crontab()
+            left = change(text).split("\n")
+            for line in text.split("\n") if not schedule else ():
+                if line not in left:
+                    out(f"would be taken out: {line}")
             out("dry run: nothing was written")
             return False
         backup = change_crontab(change, job, world.clock)

@@ -1030,6 +1030,15 @@ def test_a_lock_that_cannot_be_made_is_exit_1(
     assert bool(place.cloud.journal) is (expected == 0)
 
 
+def test_a_file_where_the_logs_should_be_is_exit_1(place: Place) -> None:
+    place.server()
+    logs = place.folder / "logs"
+    logs.write_text("")
+    way_out = "remove it, or set [DIRECTORIES] logs_dir"
+    assert place.run() == (1, "", f"snapshots: {logs}: is not a directory ({way_out})\n")
+    assert place.cloud.journal == []
+
+
 def test_a_disk_that_is_full_costs_the_log_and_not_the_run(
     place: Place, mount: Callable[..., Path]
 ) -> None:

@@ -119,7 +119,9 @@ def test_a_dry_run_shows_everything_and_writes_nothing(tab: Tab) -> None:
     assert (tab.text, tab.calls) == (OTHERS, ["-l"])
     assert not (tab.project.folder / "logs").exists()
     tab.set(tab.block("1 1 * * *"))
-    assert tab.run("-n", "--remove-cron").code == 0
+    removal = tab.run("-n", "--remove-cron")
+    assert removal.code == 0
+    assert "would be taken out: 1 1 * * * cd " in removal.out
     assert tab.text == tab.block("1 1 * * *")
 
 
@@ -628,7 +630,8 @@ def test_the_entry_of_a_configuration_that_has_gone_can_be_taken_out(
     entry = tab.block("1 1 * * *").replace(str(tab.project.folder), "/gone/snapshots")
     tab.set(OTHERS + entry)
     shown = tab.run("--show-cron")
-    assert "/gone/snapshots is not there (moved? put a new entry in its place)" in shown.err
+    way_out = f"write --remove-cron --config {gone}, then --install-cron"
+    assert f"/gone/snapshots is not there (moved? {way_out})" in shown.err
     script = tmp_path / "installed" / "snapshots.py"
     script.parent.mkdir()
     script.symlink_to(SCRIPT)
@@ -643,7 +646,7 @@ def test_what_is_wrong_with_an_entry_is_shown(tab: Tab) -> None:
     block = tab.block("1 1 * * *")
     for old, new, told in [
         (sys.executable, "/usr/bin/env", "it is run by another Python than this"),
-        (sys.executable, "/gone/python", "/gone/python is not there"),
+        (sys.executable, "/gone/python", "/gone/python is not there (write --install-cron again)"),
         (str(SCRIPT), "/gone/snapshots.py", "/gone/snapshots.py is not there"),
         ("1 1 * * *", "*/70 1 * * *", "the step is larger than the range"),
         ("1 1 * * *", "@reboot", "after each reboot only"),
@@ -653,6 +656,9 @@ def test_what_is_wrong_with_an_entry_is_shown(tab: Tab) -> None:
         assert result.code == 0
         assert told in result.err, told
         assert ", line 2: " in result.err
+    tab.set(f"1 1 * * * /gone/python {SCRIPT} --config {tab.config}\n")
+    way_out = "/gone/python is not there (correct the line with crontab -e)"
+    assert way_out in tab.run("--show-cron").err
     tab.set("CRON_TZ=Asia/Tokyo\n" + block)
     assert "line 1 sets CRON_TZ" in tab.run("--show-cron").err
     tab.set(block + "CRON_TZ=Asia/Tokyo\n")
