@@ -69,7 +69,7 @@ import traceback
 import unicodedata
 import uuid
 import zoneinfo
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from pathlib import Path
@@ -2534,9 +2534,11 @@ def outcome_of(status: int, code: Optional[str] = None, message: str = "") -> Ou
     found = BY_CODE.get((status, code or "")) or BY_STATUS.get(status)
     if found is not None:
         return found
-    if 400 <= status < 600:
-        return Outcome.REJECTED if status < 500 else Outcome.SERVER_ERROR
-    return Outcome.LOST  # 101, or 600: whoever says that may have done anything
+    if 500 <= status < 600:
+        return Outcome.SERVER_ERROR
+    if 400 <= status < 500 and (code is not None or message):
+        return Outcome.REJECTED
+    return Outcome.LOST  # a gateway's page, or 101, or 600: whoever says it may have done anything
 
 
 def http_date(text: str) -> Optional[datetime]:
@@ -2672,17 +2674,18 @@ def addresses_of(host: str, port: int) -> list[Any]:
 def connect_first(
     addresses: Iterable[Any],
     timeout_seconds: float,
-    avoid: Collection[Any] = (),
+    avoid: Mapping[Any, float] = MappingProxyType({}),
     options: Iterable[Any] = (),
 ) -> socket.socket:
     """A connection to the first of these addresses that takes one, all within the timeout.
 
     As RFC 8305 has it: who has not answered after a moment gets the next one as a competitor,
     so that an address that leads nowhere costs no more than that moment, and a slow one is still
-    waited for. avoid: addresses that get their chance in the last half of the time.
+    waited for. avoid: addresses that get their chance in the last half of the time, with when
+    they failed; the one that failed first comes first.
     The socket's timeout is the one given. Raises OSError with the reasons of all.
     """
-    waiting = collections.deque(sorted(addresses, key=lambda item: item[4] in avoid))
+    waiting = collections.deque(sorted(addresses, key=lambda item: avoid.get(item[4], 0.0)))
     deadline = time.monotonic() + timeout_seconds
     next_at = -math.inf
     reasons: dict[str, OSError] = {}
@@ -2752,7 +2755,7 @@ def timed(pool: Any) -> Any:
     must not be sent twice does not go out on a connection that has been idle; and whether the
     first byte of a request has left tells "not sent" from "lost" for sure.
     """
-    failed: set[Any] = set()  # addresses that took a connection, but no request could follow
+    failed: dict[Any, float] = {}  # addresses that took a connection that no request could follow
 
     class Connection(pool.ConnectionCls):  # type: ignore[misc]
         response_class = TimedResponse
@@ -2778,7 +2781,7 @@ def timed(pool: Any) -> Any:
             try:
                 super().connect()
             except BaseException:
-                failed.add(self.address)
+                failed[self.address] = time.monotonic()
                 _sending.has_another_address = self.has_others
                 raise
             finally:  # what a proxy was told to get here is not the request
@@ -3519,7 +3522,7 @@ class Api:
         reason = " ".join(filter(None, (f"HTTP {answer.status}", code)))
         if message and message != code:
             reason += f": {message}"
-        is_foreign = own_code is None and answer.status in GATEWAYS_SAY_TOO
+        is_foreign = own_code is None and outcome is Outcome.LOST
         hint = NOT_OWN if is_foreign else HINTS.get(outcome, "")
         reply = Reply(outcome, reason, message, hint, status=answer.status)
         reply.authorization = answer.authorization
@@ -4435,6 +4438,7 @@ class Account:
         self.listings = Shared(world, self._list_together, could_ask=0)
         self._first_read = Shared(world, self._read_first)
         self._running: dict[Ticket, float] = {}  # since when; monotonic
+        self.poll_trouble = ""  # why the last poll has told nothing
         # the last listing of the whole account, and when it began (monotonic): for ages only,
         # nothing is deleted by it
         self.latest_listing: tuple[tuple[Snapshot, ...], float] = (), -math.inf
@@ -4479,14 +4483,18 @@ class Account:
 
     def _poll(self, tickets: Sequence[Ticket]) -> Mapping[Ticket, Progress]:
         try:
-            return self.provider.poll(tickets)
+            found = self.provider.poll(tickets)
         except ApiError as error:
             if error.outcome in (Outcome.UNAUTHORIZED, Outcome.FORBIDDEN):
                 log.warning("%s: %s", self.provider.title, error)
                 raise
-            log.warning("%s: %s; asking again", self.provider.title, error)
+            self.poll_trouble = str(error)
         except GarbledError as error:
-            log.warning("%s: a poll cannot be read: %s; asking again", self.provider.title, error)
+            self.poll_trouble = f"a poll cannot be read: {error}"
+        else:
+            self.poll_trouble = ""
+            return found
+        log.warning("%s: %s; asking again", self.provider.title, self.poll_trouble)
         return {}
 
     # --- one listing for all that ask ---
@@ -6251,19 +6259,20 @@ def wait_until_done(turn: Turn, ticket: Ticket) -> Ticket:
     if progress.state is State.FAILED:
         raise TurnError(f"creating snapshot {turn.name} failed: {progress.reason}")
     if progress.state is State.RUNNING:
-        raise overdue(turn)
+        raise overdue(turn, turn.account.poll_trouble)
     return (
         dataclasses.replace(ticket, action_id=None) if progress.state is State.UNTRACED else ticket
     )
 
 
-def overdue(turn: Turn) -> TurnError:
-    """The snapshot takes longer than it is given."""
+def overdue(turn: Turn, trouble: str = "") -> TurnError:
+    """The snapshot takes longer than it is given, or seems to: trouble is what the polls had."""
     timeout = turn.settings.timing.snapshot_creation_timeout
     return TurnError(
         f"snapshot {turn.name} is still not finished after {span(timeout)}"
         f" ([TIMING] snapshot_creation_timeout = {timeout:g}; {turn.provider.duration_rule});"
         f" {turn.provider.title} may still finish it"
+        + (f"; the last poll told nothing: {trouble}" if trouble else "")
     )
 
 

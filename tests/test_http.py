@@ -262,7 +262,7 @@ NAMED = {
 CLASSES = {
     2: Outcome.GOOD,
     3: Outcome.REDIRECT,
-    4: Outcome.REJECTED,
+    4: Outcome.LOST,
     5: Outcome.SERVER_ERROR,
 }
 

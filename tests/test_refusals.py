@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -415,7 +416,7 @@ def test_a_look_that_meets_a_gateways_404_is_made_again(project: Project, provid
 
 
 @pytest.mark.proves("W1")
-@pytest.mark.parametrize("code", [401, 403, 404, 410])
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 405, 410])
 def test_contabos_login_is_tried_again_where_a_gateway_refuses_it(
     project: Project, code: int
 ) -> None:
@@ -427,6 +428,38 @@ def test_contabos_login_is_tried_again_where_a_gateway_refuses_it(
 
 
 # === Refusals that are not the API's ===========================================================
+
+
+@pytest.mark.proves("W8")
+@each_provider
+@pytest.mark.parametrize("code", [400, 405, 418, 451])
+@pytest.mark.parametrize("body", [HTML, b""])
+@pytest.mark.parametrize("step", ["list", "poll", "delete", "create", "create, acted"])
+def test_no_page_of_a_gateway_is_an_answer_of_the_api(
+    project: Project, provider: str, code: int, body: bytes, step: str
+) -> None:
+    server, _ = lonely(project, provider, duration_seconds=300)
+    routes = {"list": LIST, "poll": {**POLL, "contabo": LIST["contabo"]}, "delete": DELETE}
+    route = routes.get(step, CREATE)[provider]
+    times = 1 if "create" in step else 4
+    project.cloud.fault(route, fake.garbage(body, step == "create, acted", code), times=times)
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    assert len(project.cloud.created) == len(project.own(server)) == 1
+
+
+@pytest.mark.proves("W8")
+@pytest.mark.parametrize("provider", ["digitalocean", "hetzner"])
+def test_where_no_poll_is_answered_the_time_is_not_blamed_alone(
+    project: Project, provider: str
+) -> None:
+    project.config["TIMING"]["snapshot_creation_timeout"] = 300
+    lonely(project, provider)
+    project.cloud.fault(POLL[provider], fake.garbage(HTML, False, 403), times=None)
+    result = project.run()
+    assert result.code == 1
+    assert re.search("the last poll told nothing: cannot read .*: HTTP 403 .*gateway", result.err)
+    assert project.cloud.deleted == []
 
 
 @pytest.mark.proves("W8")

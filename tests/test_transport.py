@@ -466,6 +466,41 @@ def test_an_address_that_never_says_a_word_of_tls_is_left_for_the_next(
         one.close()
 
 
+class Hiccup(Front):
+    """It hangs up on whoever comes first."""
+
+    def _serve(self, connection: socket.socket) -> None:
+        if self.context is not None:
+            super()._serve(connection)
+        connection.close()
+        self.context = CONTEXT
+
+
+CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+AUTHORITY.issue_cert("localhost").configure_cert(CONTEXT)
+
+
+@pytest.mark.proves("W2")
+def test_an_address_that_has_failed_once_is_tried_again_where_the_other_always_fails(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "ca.pem"
+    AUTHORITY.cert_pem.write_to_path(str(bundle))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    good = Hiccup(project.cloud.port, None)
+    silent = network.Silence("127.0.0.2", good.port)
+    network.resolve(monkeypatch, "localhost", "127.0.0.2", "127.0.0.1")
+    url = f"https://localhost:{good.port}/hz/v1"
+    project.config["API"] = {**project.config["API"], "hetzner_url": url}
+    project.config["TIMING"]["http_timeout"] = 2
+    server = project.server("hetzner", 31, "web", duration_seconds=20)
+    result = project.run()
+    assert (result.code, len(project.own(server))) == (0, 1)
+    assert silent.taken() <= 2
+    silent.close()
+    good.close()
+
+
 @pytest.mark.proves("W2")
 @pytest.mark.parametrize("kind", [network.BlackHole, network.Silence])
 def test_a_proxys_address_that_leads_nowhere_is_left_for_the_next(
