@@ -6565,10 +6565,15 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
         )
     oldest = plan.delete[0]
     if not turn.server.replace_when_full:
+        if plan_retention(ours, turn.server.policy, 1).delete:  # as after a run that was killed
+            raise TurnError(
+                f"{error}; all slots are full, and {oldest.name} is due for deletion already (write"
+                " --prune-only, then run it again)"
+            )
         raise TurnError(
             f"{error}; all slots are full (set replace_when_full to true in {turn.server.source}"
             f" to have the oldest, {oldest.name}, deleted first; the risk: if the new snapshot then"
-            f" fails, {counted(len(ours) - 1, 'older one')} remain)"
+            f" fails, that leaves {counted(len(ours) - 1, 'older one')})"
         )
     turn.world.check()
     text = f"all slots are full: deleting {oldest.name} (id {oldest.id}) before the new one"
@@ -8606,7 +8611,7 @@ exit status:
   1  every server that was due failed, or the run could not start (configuration, usage)
   2  some servers failed
   3  another run holds the lock
-of a look: 0 all is well, 2 something is not, 1 nothing could be looked at
+with --list, --status or --check: 0 all is well, 2 something is not, 1 nothing could be looked at
 """
 
 
@@ -8676,10 +8681,12 @@ def parser() -> Parser:
         help='have cron start a run; WHEN is 03:15, or "15 3 * * *" (in quotes), or a word: '
         + "; ".join(f"{word} ({in_words(parse_schedule(word))})" for word in PRESETS),
     )
-    instead.add_argument("--show-cron", action="store_true", help="show cron's entry")
-    instead.add_argument("--remove-cron", action="store_true", help="take cron's entry out")
-    group.add_argument("--json", action="store_true", help="a look's document, for programs")
-    group.add_argument("--nagios", action="store_true", help="--list or --status, as a plugin")
+    instead.add_argument(
+        "--show-cron", action="store_true", help="show the crontab's entry and its next runs"
+    )
+    instead.add_argument("--remove-cron", action="store_true", help="take that entry out")
+    group.add_argument("--json", action="store_true", help="--list, --status or --check as JSON")
+    group.add_argument("--nagios", action="store_true", help="--list or --status for monitoring")
     result.add_argument("--version", action="version", version=f"snapshots {__version__}")
     return result
 

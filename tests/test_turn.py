@@ -222,7 +222,22 @@ def test_contabo_the_risk_is_told_with_what_would_remain(project: Project, slots
     assert result.code == 1
     remain = ["0 older ones", "1 older one", "2 older ones"][slots - 1]
     assert f"the oldest, {old[0]}, deleted first" in result.err
-    assert f"if the new snapshot then fails, {remain} remain)" in result.err
+    assert f"if the new snapshot then fails, that leaves {remain})" in result.err
+
+
+def test_contabo_a_slot_that_an_earlier_run_should_have_freed_is_freed_by_pruning(
+    project: Project,
+) -> None:
+    """Say, because that run was killed when its snapshot was there and nothing was pruned yet."""
+    server, old = plan(project, 1, 2, 2, switch=False)
+    result = project.run()
+    assert result.code == 1
+    assert f"all slots are full, and {old[0]} is due for deletion already" in result.err
+    assert "(write --prune-only, then run it again)" in result.err
+    assert project.own(server) == old
+    assert project.run("--prune-only").code == 0
+    assert project.own(server) == old[1:]
+    assert project.run().code == 0
 
 
 @pytest.mark.parametrize("held", [1, 2])
