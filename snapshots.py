@@ -2023,8 +2023,8 @@ class World:
             around[0]()
         until = self.clock.monotonic() + seconds
         with self._pausing:
-            while not self.stopping and (left := until - self.clock.monotonic()) > 0:
-                self._pausing.wait(left)
+            while not self.stopping and self.clock.monotonic() < until:
+                self._pausing.wait(until - self.clock.monotonic())
         self.check()
         if around is not None:
             self._thread.around = None  # what it does may pause as well

@@ -134,8 +134,10 @@ def output_of(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
+def clock() -> Iterator[FakeClock]:
+    made = FakeClock()
+    yield made
+    made.kill()  # no thread of a run that was given up outlives its test
 
 
 @pytest.fixture

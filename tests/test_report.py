@@ -245,7 +245,7 @@ def test_a_browser_shows_it_without_an_error_or_a_request(
         for event in json.loads(net.read_text(encoding="utf-8"))["events"]
         if "url" in event.get("params", {}) and "page.html" not in event["params"]["url"]
     }
-    own = re.compile(r"https?://[\w.]+\.google(apis)?\.com/")  # what Chromium asks for itself
+    own = re.compile(r"https?://[\w.-]+\.google(apis)?\.com/")  # what Chromium asks for itself
     assert not {url for url in asked if url.startswith(("http", "file")) and not own.match(url)}
     with Image.open(picture) as image:
         colours: list[Any] = image.convert("RGB").getcolors(1_000_000) or []
