@@ -2970,13 +2970,16 @@ def proxy_problem(name: str, proxy: str) -> str:
     if scheme in ("socks4", "socks4a", "socks5", "socks5h"):
         if importlib.util.find_spec("socks") is None:
             return f"{name} names a SOCKS proxy, and the Python package PySocks is missing"
-    elif scheme not in ("http", "https"):
+    elif scheme not in ("http", "https") or (
+        "://" not in proxy and re.search(r"[/@]", proxy.rstrip("/"))
+    ):
         return f"{name} must begin with http:// (or https://, socks5h://)"
     try:
         parsed = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
         if not parsed.host:
             return f"{name} names no host"
         parsed.host.encode("idna")
+        proxy.encode()
         is_valid = not (parsed.query or parsed.fragment or "@" in (parsed.path or ""))
     except ValueError:
         is_valid = False
@@ -3057,6 +3060,7 @@ SENDING_ERRORS = (
     ValueError,  # a header that is no header, an answer that is no number
     OverflowError,
     RecursionError,
+    TypeError,  # what requests makes of a proxy with a user and no host
 )
 
 

@@ -638,6 +638,11 @@ PROXIES = {
     "http://{}127.0.0.1:99999": "HTTPS_PROXY is not a valid URL",
     "http://{}" + "a" * 64 + ".example.org": "HTTPS_PROXY is not a valid URL",
     "http://": "HTTPS_PROXY names no host",
+    "http://{}": "HTTPS_PROXY names no host",
+    "{}127.0.0.1:9": "HTTPS_PROXY must begin with http://",
+    "http:/{}127.0.0.1:9": "HTTPS_PROXY must begin with http://",
+    "http//127.0.0.1:9": "HTTPS_PROXY must begin with http://",
+    "http://\udcff{}127.0.0.1:9": "HTTPS_PROXY is not a valid URL",
 }
 
 
