@@ -4445,7 +4445,7 @@ class Account:
         self.poll_trouble = ""  # why the last poll has told nothing
         # the last listing of the whole account, and when it began (monotonic): for ages only,
         # nothing is deleted by it
-        self.latest_listing: tuple[tuple[Snapshot, ...], float] = (), -math.inf
+        self.latest_listing: tuple[tuple[Snapshot, ...], float] = ((), -math.inf)
         self._reads_find: Optional[bool] = None  # what is there? None: not known yet
 
     # --- one poll for many ---
