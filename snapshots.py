@@ -1917,6 +1917,7 @@ class Screen:
 
     def __init__(self, redact: Redactor, quiet: bool = False) -> None:
         self.redact, self.quiet = redact, quiet
+        self.lost = ""  # why stdout does not take what is written; a reader that left is no reason
         self._lock = threading.Lock()
         self._live = ""
 
@@ -1949,8 +1950,13 @@ class Screen:
             if stream is None:  # it was closed when we began
                 return
             encoding = stream.encoding or "utf-8"
-            stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-            stream.flush()
+            try:
+                stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+                stream.flush()
+            except OSError as error:
+                if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+                    self.lost = reason_of(error)
+                raise
             if self._live:
                 sys.stdout.write(self._live)
                 sys.stdout.flush()
@@ -8364,7 +8370,9 @@ def look(args: argparse.Namespace, settings: Settings, world: World, hostname: s
             screen.out(line)
         if kind != "check":
             screen.out(f"RESULT: {verdict_line(document)}")
-    if view.blind:
+    if screen.lost:  # what a look shows is all that it is for
+        screen.problem(f"stdout: cannot be written: {screen.lost}")
+    if view.blind or screen.lost:
         return ExitStatus.FAILED
     return ExitStatus.OK if document["result"] == "ok" else ExitStatus.PARTLY_FAILED
 
@@ -8394,9 +8402,9 @@ article .wide { grid-column: 2 / -1; } b.state { text-transform: uppercase; }
 .stale, .partly { color: var(--warn); fill: var(--warn); }
 .unknown, .unended { color: var(--gone); fill: var(--gone); }
 svg { display: block; width: 100%; height: auto; } svg.chart { max-width: 40rem; }
-svg.strip { height: 1.4rem; max-width: 30rem; }
+svg.strip { height: 1.4rem; max-width: 30rem; border-bottom: 1px solid var(--line); }
 svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
-.line { fill: none; stroke: var(--ok); stroke-width: 2; stroke-linecap: round; }
+.line { fill: none; stroke: var(--ok); stroke-width: 3; stroke-linecap: round; }
 .axis { stroke: var(--line); }
 @media (max-width: 40rem) { article { grid-template-columns: 5.5rem 1fr; } article > * + * + * {
   grid-column: 2; } }
@@ -8552,8 +8560,9 @@ def report_page(document: Mapping[str, Any], runs: Sequence[PastRun]) -> str:
         f'<p class="until">As of {at}. {escaped(until)}</p>',
         f"<p>{counted(len(servers), 'server')}: {words or 'none'}</p>",
         f"<h2>Problems</h2><ul>{problems}</ul>" if problems else "<p>No problems.</p>",
-        f"<h2>The last {counted(len(runs), 'run')}</h2>{strip(marks, 'the last runs')}",
-        f"<p>oldest first: {run_words or 'no run recorded so far'}</p>",
+        f"<h2>The last {counted(len(runs), 'run') if runs else 'runs'}</h2>",
+        strip(marks, "the last runs"),
+        f"<p>{'oldest first: ' + run_words if runs else 'no run recorded so far'}</p>",
         line_chart([(r.started, r.seconds) for r in runs], span, "duration of a run"),
         line_chart([(r.started, r.stored_gb) for r in runs], "{:.1f} GB".format, STORED),
         "<h2>Servers</h2>",

@@ -354,6 +354,18 @@ def test_output_that_cannot_be_written_does_not_change_the_exit_code(place: Plac
     assert len(place.cloud.created) == 3
 
 
+@pytest.mark.parametrize("look", [["--list"], ["--status"], ["--check"], ["--list", "--json"]])
+def test_a_look_that_cannot_be_shown_is_exit_1(place: Place, look: list[str]) -> None:
+    """Its output may be all that a script keeps of it, in a file on a disk that is full."""
+    server = place.server()
+    place.cloud.add_snapshot(server, "web-20260101000000", datetime.now(timezone.utc))
+    with open("/dev/full", "w") as full:
+        process = place.start(*look, stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err == "snapshots: stdout: cannot be written: No space left on device\n"
+
+
 def test_one_of_two_failing_is_2_and_all_failing_is_1(place: Place) -> None:
     place.server(1, "web", fails=True)
     place.server(2, "db")
