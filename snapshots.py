@@ -2746,12 +2746,15 @@ def connect_first(
     raise OSError(errno.EHOSTUNREACH, "; ".join(reasons) or "the host has no address")
 
 
-def connect_to(host: str, port: int, timeout_seconds: float) -> socket.socket:
+def connect_to(
+    host: str, port: int, timeout_seconds: float, avoid: Mapping[Any, float] = MappingProxyType({})
+) -> socket.socket:
     """A connection to a host, whichever of its addresses answers; its timeout is the one given.
+    avoid: as in `connect_first`.
 
     Raises OSError (socket.gaierror, socket.timeout) or UnicodeError.
     """
-    return connect_first(addresses_of(host, port), timeout_seconds)
+    return connect_first(addresses_of(host, port), timeout_seconds, avoid)
 
 
 def timed(pool: Any) -> Any:
@@ -5035,9 +5038,40 @@ NO_PASSWORD = "the server does not log in by a password, but by"  # noqa: S105
 
 
 def greet(client: smtplib.SMTP, section: SmtpSection, timeout: float) -> None:
-    """Connect, with TLS as configured, up to the server's last EHLO answer."""
+    """Connect, with TLS as configured, up to the server's last EHLO answer.
+
+    Of several addresses one that takes the connection and then says nothing gets half the time.
+    """
     context = ssl.create_default_context()
-    sock = client.sock = connect_to(section.server, section.port, timeout)
+    until, failed = time.monotonic() + timeout, dict[Any, float]()
+    while True:
+        sock = client.sock = connect_to(section.server, section.port, timeout, failed)
+        failed[sock.getpeername()] = time.monotonic()
+        known = addresses_of(section.server, section.port)
+        has_others = any(item[4] not in failed for item in known)
+        try:
+            code, words = first_words(client, section, context, timeout / (1 + has_others))
+            break
+        except (OSError, smtplib.SMTPServerDisconnected):
+            client.close()
+            if not has_others or time.monotonic() > until:
+                raise
+    client.sock.settimeout(timeout)
+    if code != 220:
+        raise DeliveryError(f"the server greets with {smtp_reason(code, words)}", again=True)
+    client.ehlo_or_helo_if_needed()
+    if section.security == "starttls":
+        client._host = section.server  # type: ignore[attr-defined]  # starttls checks this name
+        client.starttls(context=context)
+        client.ehlo_or_helo_if_needed()
+
+
+def first_words(
+    client: smtplib.SMTP, section: SmtpSection, context: ssl.SSLContext, timeout: float
+) -> tuple[int, bytes]:
+    """The greeting on a new connection, after the TLS handshake where that comes first."""
+    sock: Any = client.sock
+    sock.settimeout(timeout)
     if section.security == "tls":
         client.sock = context.wrap_socket(sock, server_hostname=section.server)
     else:
@@ -5049,14 +5083,7 @@ def greet(client: smtplib.SMTP, section: SmtpSection, timeout: float) -> None:
                 client.close()
                 raise DeliveryError(f"the port begins with TLS {WRONG_PORT}") from None
         sock.settimeout(timeout)
-    code, words = client.getreply()
-    if code != 220:
-        raise DeliveryError(f"the server greets with {smtp_reason(code, words)}", again=True)
-    client.ehlo_or_helo_if_needed()
-    if section.security == "starttls":
-        client._host = section.server  # type: ignore[attr-defined]  # starttls checks this name
-        client.starttls(context=context)
-        client.ehlo_or_helo_if_needed()
+    return client.getreply()
 
 
 def begins_with_tls(section: SmtpSection, context: ssl.SSLContext, timeout: float) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import PostOffice, Project
+from fakes import network
 from test_notify import assert_delivered, assert_undelivered, telegram, texts
 
 import snapshots
@@ -406,3 +407,19 @@ def test_an_address_of_the_mail_server_that_leads_nowhere_costs_little(
         one.close()
     assert_delivered(result)
     assert len(server.mails) == 1
+
+
+@pytest.mark.proves("W2")
+@pytest.mark.parametrize("security", ["tls", "starttls"])
+def test_an_address_of_the_mail_server_that_says_nothing_is_left_for_the_next(
+    project: Project, post: PostOffice, monkeypatch: pytest.MonkeyPatch, security: str
+) -> None:
+    server = post.open(tls=security == "tls")
+    silent = network.Silence("127.0.0.2", server.port)
+    network.resolve(monkeypatch, "localhost", "127.0.0.2", "127.0.0.1")
+    project.config["SMTP"].update(server="localhost", timeout=2, retries=1)
+    project.server("hetzner", 11)
+    result = project.run()
+    assert (result.code, result.err, len(server.mails)) == (0, "", 1)
+    assert silent.taken() > 0
+    silent.close()
