@@ -3663,7 +3663,7 @@ def every_page(fetch: Callable[[int], Page], doing: str, id_of: Callable[[Any], 
                 for item in page.items:
                     item_id = id_of(item)
                     if item_id in found:
-                        raise IncompleteError("an entry stands twice in the listing")
+                        raise IncompleteError("the listing has an entry twice")
                     found[item_id] = item
                 if not page.more:
                     if page.total is not None and page.total != len(found):
@@ -6309,7 +6309,7 @@ def overdue(turn: Turn, trouble: str = "") -> TurnError:
         f"snapshot {turn.name} is still not finished after {span(timeout)}"
         f" ([TIMING] snapshot_creation_timeout = {timeout:g}; {turn.provider.duration_rule});"
         f" {turn.provider.title} may still finish it"
-        + (f"; the last poll told nothing: {trouble}" if trouble else "")
+        + (f"; the last poll was in vain: {trouble}" if trouble else "")
     )
 
 
