@@ -8553,6 +8553,9 @@ def server_article(server: Mapping[str, Any], turns: Sequence[tuple[str, str]]) 
     )
 
 
+PAGE_BEGINS = b'<!DOCTYPE html>\n<html lang="en"><head>'
+
+
 def report_page(document: Mapping[str, Any], runs: Sequence[PastRun]) -> str:
     """The page, from the document of --status and the last runs, oldest first."""
     servers, schedule = document["servers"], document["schedule"]
@@ -8613,15 +8616,20 @@ def report_page(document: Mapping[str, Any], runs: Sequence[PastRun]) -> str:
 
 
 def write_report(path: Path, view: View) -> None:
-    """Write the page as a whole or not at all; a file that is there keeps its mode, for somebody
-    may have opened it to a web server. Raises SnapshotsError."""
+    """Write the page as a whole or not at all, in place of nothing but another page, which keeps
+    its mode: somebody may have opened it to a web server. Raises SnapshotsError."""
     running = view.document["running"]
     runs = read_runs(view.settings.history_path, running and running["started_at"])
     page = report_page(view.document, runs)
     target = Path(os.path.realpath(path))
-    part = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        mode = stat.S_IMODE(os.stat(target).st_mode) if target.is_file() else 0o600
+        mode = 0o600
+        if os.path.lexists(target):  # a device, a log or a configuration, say, is not to be lost
+            mode = stat.S_IMODE(os.stat(target).st_mode)
+            with open(open_plain(target, os.O_RDONLY, own=False), "rb") as old:
+                if old.read(len(PAGE_BEGINS)) not in (b"", PAGE_BEGINS):
+                    raise OSError(0, "is another file than a report")
+        part = target.with_name(f".{target.name}.{os.getpid()}")
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:

@@ -168,6 +168,49 @@ def test_a_page_that_cannot_be_written_is_a_warning_of_a_run_and_an_error_of_a_l
     assert result.out == ""
 
 
+@pytest.mark.proves("report-3")
+@pytest.mark.parametrize(
+    "what", ["configuration", "server file", "log", "lock", "pipe", "link", "/"]
+)
+def test_a_page_takes_no_other_files_place(project: Project, what: str) -> None:
+    """A device or a configuration would be lost for good: a run by root may replace anything."""
+    project.server("hetzner", 11, "web")
+    project.run()
+    (server_file,) = project.folder.glob("configs/*.json")
+    pipe, link = project.folder / "pipe", project.folder / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    path = {
+        "configuration": project.folder / "snapshots.config",
+        "server file": server_file,
+        "log": project.folder / "logs" / "snapshots.log",
+        "lock": project.folder / "logs" / "snapshots.lock",
+        "pipe": pipe,
+        "link": link,
+        "/": Path("/"),
+    }[what]
+    before = path.stat()
+    result = project.run("--report", str(path))
+    assert result.code == snapshots.ExitStatus.FAILED
+    assert result.err.startswith(f"snapshots: {path}: the report cannot be written: ")
+    project.config["REPORT"] = {"file": str(path)}
+    result = project.run()
+    assert result.code == 0
+    assert "the report cannot be written: " in result.err
+    assert path.stat().st_ino == before.st_ino
+
+
+@pytest.mark.proves("report-3")
+def test_an_empty_file_may_wait_for_its_page(project: Project) -> None:
+    project.server("hetzner", 11, "web")
+    project.run()
+    path = project.folder / "page.html"
+    path.touch(mode=0o644)
+    project.run("--report", str(path))
+    assert path.read_bytes().startswith(snapshots.PAGE_BEGINS)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
 @pytest.mark.proves("report-5")
 def test_a_page_before_the_first_run_and_without_a_history(project: Project) -> None:
     project.server("hetzner", 11, "web")
