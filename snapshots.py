@@ -6623,8 +6623,14 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
         if not error.may_have_acted:
             raise
         doubt = error
-    turn.replaced, turn.replaced_at = oldest, clock.monotonic()
-    if doubt is not None and any(snapshot.id == oldest.id for snapshot in turn.listing()):
+    turn.replaced_at = clock.monotonic()
+    try:
+        is_there = doubt is not None and any(one.id == oldest.id for one in turn.listing())
+    except ApiError as error:
+        log.error("%s: %s", turn, error)
+        raise (doubt or error) from None
+    turn.replaced = oldest
+    if doubt is not None and is_there:
         raise doubt
 
 
@@ -6691,7 +6697,8 @@ def count_what_is_left(turn: Turn, error_text: str, reachable: bool) -> str:
     left = (
         "an unknown number of snapshots" if turn.total is None else counted(turn.total, "snapshot")
     )
-    return f"{error_text}; after the oldest was deleted to make room, the server has {left}"
+    did = "was" if turn.replaced else "may have been"
+    return f"{error_text}; after the oldest {did} deleted to make room, the server has {left}"
 
 
 def describe_plan(turn: Turn, prunes_only: bool, unpruned: bool) -> list[str]:

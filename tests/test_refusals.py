@@ -235,6 +235,19 @@ def test_a_slot_is_not_freed_by_a_404_that_is_not_contabos(project: Project) -> 
 
 
 @pytest.mark.proves("W1")
+@pytest.mark.parametrize("act", [True, False])
+def test_a_slot_of_which_nobody_can_tell_is_told_as_that(project: Project, act: bool) -> None:
+    project.history(small_instance(project), 1)
+    project.cloud.fault(DELETE["contabo"], fake.garbage(HTML, act, 404), times=None)
+    cannot_be_listed(project, "contabo", fake.status(404, OWN["contabo"]))
+    result = project.run()
+    assert result.code == 1
+    assert "cannot delete snapshot" in result.err
+    assert "after the oldest may have been deleted to make room" in result.err
+    assert result.final[0][8] == "unknown snapshots exist"
+
+
+@pytest.mark.proves("W1")
 @pytest.mark.parametrize("code", [204, 404])
 def test_a_slot_that_is_only_said_to_be_freed_is_told_as_that(project: Project, code: int) -> None:
     server = small_instance(project)
