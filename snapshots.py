@@ -51,6 +51,7 @@ import logging
 import logging.handlers
 import math
 import os
+import queue
 import random
 import re
 import selectors
@@ -117,10 +118,6 @@ class ExitStatus(enum.IntEnum):
 
 class SnapshotsError(Exception):
     """A problem the user can act on: str() is one line and holds no secret."""
-
-
-class UsageError(SnapshotsError):
-    """The command line makes no sense."""
 
 
 class ConfigError(SnapshotsError):
@@ -1759,6 +1756,19 @@ def load_servers(
     return loaded, remarks
 
 
+def home_directory() -> Path:
+    """Where snapshots.config, configs/ and logs/ are: beside the script; beside the link that it
+    was started through, if a configuration or server files are there."""
+    beside_link = Path(__file__).absolute().parent
+    if os.path.lexists(beside_link / "snapshots.config"):
+        return beside_link
+    try:
+        files_in(beside_link / "configs")
+    except ConfigError:
+        return Path(os.path.realpath(__file__)).parent
+    return beside_link
+
+
 # === World ====================================================================================
 # The clock, secrets, the screen, the log, the lock, signals: all that is outside and not a network.
 
@@ -1912,65 +1922,146 @@ class SystemClock:
         threading.Thread(target=target, name=name, daemon=True).start()
 
 
+class Sink:
+    """Writes in a thread of its own, in order, to what may hang: a screen, a disk.
+
+    Who writes waits until that is done. A run, and whatever was told to stop, waits only for an
+    instant, and not at all while something hangs: not for a pipe that nobody reads,
+    nor for a disk that has gone.
+    """
+
+    PATIENCE_SECONDS = 1.0
+    LEAVE_SECONDS = 3.0
+    MAX_WAITING = 10_000  # writes; further ones are lost
+
+    def __init__(self, is_patient: bool = False) -> None:
+        self.is_patient = is_patient
+        self._writes: queue.SimpleQueue[Optional[tuple[Callable[[], object], threading.Event]]]
+        self._writes = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: Optional[threading.Thread] = None
+        self.hangs = False
+
+    def do(self, write: Callable[[], object], patience: float = PATIENCE_SECONDS) -> None:
+        """Have something written."""
+        done = threading.Event()
+        with self._lock:
+            if self._thread is None:
+                thread = threading.Thread(target=self._work, name="sink", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the machine allows no more threads
+                    write()
+                    return
+                self._thread = thread
+        if not self.hangs or self._writes.qsize() < self.MAX_WAITING:
+            self._writes.put((write, done))
+        while not self.hangs and not done.wait(patience):
+            self.hangs = not self.is_patient
+
+    def finish(self, write: Callable[[], object]) -> None:
+        """The last write; returns when everything has been written, or hangs too long."""
+        self.hangs = False
+        self.do(write, self.LEAVE_SECONDS)
+        self._writes.put(None)
+        self._thread = None
+
+    def _work(self) -> None:
+        while True:
+            job = self._writes.get()
+            if job is None:
+                return
+            with contextlib.suppress(OSError, ValueError):
+                job[0]()
+            job[1].set()
+            self.hangs = self.hangs and not self._writes.empty()
+
+
 class Screen:
     """stdout and stderr: masked, line by line, and never the reason for another exit code."""
 
     def __init__(self, redact: Redactor, quiet: bool = False) -> None:
         self.redact, self.quiet = redact, quiet
         self.lost = ""  # why stdout does not take what is written; a reader that left is no reason
-        self._lock = threading.Lock()
+        self._sinks = {name: Sink(is_patient=True) for name in ("stdout", "stderr")}
         self._live = ""
+
+    def wait_for_nobody(self) -> None:
+        """From now on a reader that stalls is not waited for."""
+        for sink in self._sinks.values():
+            sink.is_patient = False
 
     def out(self, text: str) -> None:
         """A line on stdout, unless quiet."""
         if not self.quiet:
-            self._write(sys.stdout, self.redact.line(text))
+            self._write("stdout", self.redact.line(text))
 
     def document(self, text: str) -> None:
         """Text for programs, which has been masked, as it is."""
-        self._write(sys.stdout, text)
+        self._write("stdout", text)
 
     def problem(self, text: str) -> None:
         """A line on stderr."""
-        self._write(sys.stderr, self.redact.line(f"snapshots: {text}"))
+        self._write("stderr", self.redact.line(f"snapshots: {text}"))
 
     def live(self, text: str) -> None:
         """Redraw the live line at the foot of a terminal; '' takes it away."""
-        with self._lock, contextlib.suppress(OSError, ValueError):
-            width = terminal_width()
-            text = self.redact.line(text)[: width - 1]
+        text = self.redact.line(text)[: terminal_width() - 1]
+
+        def draw() -> None:
             sys.stdout.write("\r\x1b[K" + text)
             sys.stdout.flush()
             self._live = text
 
-    def _write(self, stream: Optional[TextIO], line: str) -> None:
-        with self._lock, contextlib.suppress(OSError, ValueError):
-            if self._live and sys.stdout is not None:
+        if not self._sinks["stdout"].hangs:
+            self._sinks["stdout"].do(draw)
+
+    def _write(self, name: str, line: str) -> None:
+        stream: Optional[TextIO] = getattr(sys, name)  # None: it was closed when we began
+        # where both are terminals they are the same one, on which only one thread may draw
+        on_terminal = is_terminal(stream) and is_terminal(sys.stdout)
+
+        def write() -> None:
+            live = self._live if on_terminal else ""
+            if live:
                 sys.stdout.write("\r\x1b[K")
-            if stream is None:  # it was closed when we began
-                return
-            encoding = stream.encoding or "utf-8"
-            try:
-                stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-                stream.flush()
-            except OSError as error:
-                if stream is sys.stdout and not isinstance(error, BrokenPipeError):
-                    self.lost = reason_of(error)
-                raise
-            if self._live:
-                sys.stdout.write(self._live)
+                sys.stdout.flush()
+            if stream is not None:
+                encoding = stream.encoding or "utf-8"
+                try:
+                    stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+                    stream.flush()
+                except OSError as error:
+                    if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+                        self.lost = reason_of(error)
+                    raise
+            if live:
+                sys.stdout.write(live)
                 sys.stdout.flush()
 
-    @staticmethod
-    def leave() -> None:
+        self._sinks["stdout" if on_terminal else name].do(write)
+
+    def leave(self) -> None:
         """Flush what is left; a closed or full stdout must not change the exit code at exit."""
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                if stream is not None:
-                    stream.flush()
-            except (OSError, ValueError):
-                with contextlib.suppress(OSError, ValueError):
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        for name, sink in self._sinks.items():
+            sink.finish(functools.partial(flush_or_drop, getattr(sys, name)))
+
+
+def flush_or_drop(stream: Optional[TextIO]) -> None:
+    """Flush a stream; where that fails, let what is in it go nowhere."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
+
+
+def is_terminal(stream: Optional[TextIO]) -> bool:
+    """Does somebody look at this stream?"""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return stream is not None and stream.isatty()
+    return False
 
 
 def terminal_width() -> int:
@@ -2000,6 +2091,7 @@ class World:
     def stop(self, reason: str) -> None:
         """Wake every waiting thread; from now on nothing is created or deleted."""
         first, self.stopping = not self.stopping, self.stopping or reason
+        self.screen.wait_for_nobody()
         for condition in self._conditions:
             with condition:
                 condition.notify_all()
@@ -2049,9 +2141,9 @@ ALWAYS = MappingProxyType({"always": True})  # extra= of a record that no level 
 class Threshold(logging.Filter):
     """Lets through what is at least of a level, and what other tools rely on (see ALWAYS)."""
 
-    def __init__(self, level: str) -> None:
+    def __init__(self, level: int) -> None:
         super().__init__()
-        self.level = logging.getLevelName(level)
+        self.level = level
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.levelno >= self.level or getattr(record, "always", False)
@@ -2079,30 +2171,41 @@ class OneLine(logging.Filter):
 
 
 class LogFile(logging.handlers.RotatingFileHandler):
-    """The rotating log: created 0600, never through a symlink; trouble is told once."""
+    """The rotating log: made when the first line comes, 0600, never through a symlink, in a
+    thread of its own; trouble is reported once, for a log is advice."""
 
     def __init__(self, path: Path, section: Logging, screen: Screen) -> None:
-        self.screen, self.told, self.over = screen, False, False
+        self.screen, self.told, self.over, self.sink = screen, False, False, Sink()
         super().__init__(
             path,
             maxBytes=section.max_bytes,
             backupCount=section.backup_count,
             encoding="utf-8",
             errors="backslashreplace",
+            delay=True,
         )
 
     def _open(self) -> Any:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        descriptor = open_plain(Path(self.baseFilename), flags, own=True)
+        path = Path(self.baseFilename)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, own=True)
         return open(descriptor, "a", encoding=self.encoding, errors=self.errors)
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        if self.filter(record):
+            self.sink.do(lambda: logging.Handler.handle(self, record))
+        return True
 
     def emit(self, record: logging.LogRecord) -> None:
         if not self.over:  # else logging would open the file again
             super().emit(record)
 
     def close(self) -> None:
-        self.over = True
-        super().close()
+        def last() -> None:
+            self.over = True
+            logging.handlers.RotatingFileHandler.close(self)
+
+        self.sink.finish(last)
 
     def doRollover(self) -> None:  # noqa: N802  (logging's name)
         if self.backupCount == 0 and self.stream:
@@ -2126,25 +2229,24 @@ class ToScreen(logging.Handler):
         self.screen = screen
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.screen.out(self.format(record))
+        if not getattr(record, "log_only", False):
+            self.screen.out(self.format(record))
 
 
 def open_log(settings: Settings, world: World, verbose: bool, to_file: bool) -> None:
-    """Give the log its handlers; a log file that cannot be opened is a warning (it is advice)."""
+    """Give the log its handlers. Without to_file its file is only made for a traceback."""
     logging.raiseExceptions = False
     close_log()
     log.setLevel(logging.DEBUG)
     log.addFilter(OneLine(world.redact))
-    handlers: list[logging.Handler] = [ToScreen(world.screen)] if verbose else []
-    if to_file:
-        path = settings.log_path
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handlers.append(LogFile(path, settings.logging, world.screen))
-        except OSError as error:
-            world.screen.problem(f"warning: {path}: cannot be written: {reason_of(error)}")
+    level: int = logging.getLevelName(settings.logging.level)
+    file = LogFile(settings.log_path, settings.logging, world.screen)
+    file.addFilter(Threshold(level if to_file else logging.CRITICAL + 1))
+    handlers: list[logging.Handler] = [file]
+    if verbose:
+        handlers.append(ToScreen(world.screen))
+        handlers[-1].addFilter(Threshold(level))
     for handler in handlers:
-        handler.addFilter(Threshold(settings.logging.level))
         handler.setFormatter(
             logging.Formatter("%(asctime)s | %(levelname)-8s | %(message)s", "%Y-%m-%d %H:%M:%S")
         )
@@ -2161,16 +2263,21 @@ def close_log() -> None:
         log.removeFilter(old)
 
 
-def unexpected(error: BaseException, redact: Redactor) -> str:
-    """An error that nobody thought of, in one line."""
-    return f"unexpected {type(error).__name__}: {redact.line(str(error), 200)} (a bug: see the log)"
+def unexpected(error: BaseException, redact: Optional[Redactor]) -> str:
+    """An error that nobody thought of, in one line. redact is None as long as not every credential
+    is known: then the error's own text, which may hold one, is left out."""
+    text = f": {redact.line(str(error), 200)}" if redact else ""
+    return f"unexpected {type(error).__name__}{text} (a bug: see the log)"
 
 
-def log_traceback(error: BaseException) -> None:
+def log_traceback(error: BaseException, with_text: bool = True) -> None:
     """An unexpected error with its traceback, one log line for each of its lines; log only."""
-    for chunk in traceback.format_exception(type(error), error, error.__traceback__):
+    chunks = ["Traceback:", *traceback.format_tb(error.__traceback__), type(error).__name__]
+    if with_text:
+        chunks = traceback.format_exception(type(error), error, error.__traceback__)
+    for chunk in chunks:
         for line in chunk.rstrip("\n").splitlines():
-            log.error("  %s", line)
+            log.error("  %s", line, extra={**ALWAYS, "log_only": True})
 
 
 @contextlib.contextmanager
@@ -2280,6 +2387,9 @@ def take_lock(descriptor: int, path: Path) -> None:
         raise LockError(f"{path}: the lock file was replaced while it was locked (run again)")
 
 
+STOP_LIMIT_SECONDS = 60.0  # several times what the end of a run takes after a stop signal
+
+
 @contextlib.contextmanager
 def stop_on_signals(world: World, restore: bool) -> Iterator[None]:
     """SIGTERM, SIGINT and SIGHUP stop the run in an orderly way; one inherited as ignored stays so.
@@ -2302,6 +2412,10 @@ def stop_on_signals(world: World, restore: bool) -> Iterator[None]:
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             handlers[number] = signal.signal(number, lambda *_: None)
 
+    # what hangs in the system must not keep a process alive that was told to end
+    limit = threading.Timer(STOP_LIMIT_SECONDS, os._exit, [ExitStatus.FAILED])
+    limit.daemon = True
+
     def watch() -> None:
         with contextlib.suppress(OSError):
             while True:
@@ -2309,6 +2423,8 @@ def stop_on_signals(world: World, restore: bool) -> Iterator[None]:
                 if not data:
                     return
                 if data[0] in handlers:
+                    if not (restore or world.stopping):
+                        limit.start()
                     world.stop(f"interrupted by {signal.Signals(data[0]).name}")
 
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
@@ -2321,6 +2437,7 @@ def stop_on_signals(world: World, restore: bool) -> Iterator[None]:
             signal.signal(number, handler)
         writer.close()
         watcher.join(1)
+        limit.cancel()
         reader.close()
 
 
@@ -7260,7 +7377,7 @@ class CronEntry:
 def cron_job(named: Optional[str], settings: Settings) -> CronJob:
     """What cron is to start for a configuration; named: the one of --config, if that is given."""
     script = Path(os.path.abspath(__file__))
-    config = Path(os.path.abspath(named or script.parent / "snapshots.config"))
+    config = Path(os.path.abspath(named or home_directory() / "snapshots.config"))
     logs_dir = Path(os.path.abspath(settings.logs_dir))
     return CronJob(config, script, logs_dir, ("--config", str(config)) if named else ())
 
@@ -8674,7 +8791,7 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line and leaves with 1: 2 means that some servers failed."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see --help)")
+        raise SnapshotsError(f"{message} (see --help)")
 
 
 def not_empty(text: str) -> str:
@@ -8750,7 +8867,7 @@ MIN_URL_PART = 16  # characters; shorter parts of a path are words such as "webh
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """Raise UsageError where flags do not go together."""
+    """Raise SnapshotsError where flags do not go together."""
     looks = [f"--{kind}" for kind in LOOKS if getattr(args, kind)]
     others = (
         "--install-cron",
@@ -8763,17 +8880,17 @@ def check_flags(args: argparse.Namespace) -> None:
     given = [flag for flag in others if getattr(args, flag[2:].replace("-", "_"), None)]
     if looks and len(looks + given) > 1:
         words = " and ".join(looks + given)
-        raise UsageError(f"{words}: one at a time (write {looks[0]} alone)")
+        raise SnapshotsError(f"{words}: one at a time (write {looks[0]} alone)")
     if args.now and args.prune_only:
-        raise UsageError("--now takes snapshots, --prune-only takes none: write one of them")
+        raise SnapshotsError("--now takes snapshots, --prune-only takes none: write one of them")
     if (args.now or args.prune_only) and (args.install_cron or args.show_cron or args.remove_cron):
-        raise UsageError("--now and --prune-only go with a run or with -n only: leave them out")
+        raise SnapshotsError("--now and --prune-only go with a run or with -n only: leave them out")
     for flag, fits in (("--json", ("list", "status", "check")), ("--nagios", ("list", "status"))):
         if getattr(args, flag[2:]) and not any(getattr(args, kind) for kind in fits):
             words = " or ".join(f"--{kind}" for kind in fits)
-            raise UsageError(f"{flag} goes with {words} (write --status {flag}, for example)")
+            raise SnapshotsError(f"{flag} goes with {words} (write --status {flag}, for example)")
     if args.json and args.nagios:
-        raise UsageError("--json and --nagios: one at a time (write --status --nagios)")
+        raise SnapshotsError("--json and --nagios: one at a time (write --status --nagios)")
 
 
 def secrets_of_url(url: str) -> Iterator[str]:
@@ -8982,15 +9099,15 @@ def cron_command(args: argparse.Namespace, settings: Settings, config: Path, wor
     schedule = None
     if args.install_cron:
         if args.files:
-            raise UsageError(f"--install-cron: {quotes_missing(args.install_cron, args.files)}")
+            raise SnapshotsError(f"--install-cron: {quotes_missing(args.install_cron, args.files)}")
         try:
             schedule = parse_schedule(args.install_cron)
         except ValueError as error:
-            raise UsageError(f"--install-cron {args.install_cron!r}: {error}") from None
+            raise SnapshotsError(f"--install-cron {args.install_cron!r}: {error}") from None
     elif args.files:
-        raise UsageError("--show-cron and --remove-cron take no FILE (see --help)")
+        raise SnapshotsError("--show-cron and --remove-cron take no FILE (see --help)")
     if args.remove_cron and not config.exists():  # the backup has to go somewhere
-        settings = load_settings(Path(__file__).absolute().parent / "snapshots.config", False)
+        settings = load_settings(home_directory() / "snapshots.config", False)
     if settings.problems and schedule:  # runs would fail; to take them out is always possible
         raise ConfigError(settings.problems)
     job = cron_job(args.config, settings)
@@ -9100,7 +9217,7 @@ def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) ->
         screen.quiet = args.quiet
         with stop_on_signals(world, restore=clock is not None):
             return guarded(args, world)
-    except UsageError as error:
+    except SnapshotsError as error:
         screen.problem(str(error))
         if failed == 3:  # what is shown of a plugin is its stdout
             screen.out(f"SNAPSHOTS UNKNOWN - {error}")
@@ -9109,7 +9226,8 @@ def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) ->
         screen.problem("interrupted before the run began")
         return failed
     except Exception as error:  # noqa: BLE001  (never a traceback, never 0)
-        screen.problem(unexpected(error, redact))
+        screen.problem(unexpected(error, None))
+        log_traceback(error, with_text=False)
         return failed
     finally:
         close_log()
@@ -9119,15 +9237,20 @@ def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) ->
 def guarded(args: argparse.Namespace, world: World) -> int:
     """One run, with what keeps it from being heard of caught and told."""
     screen, hostname = world.screen, one_line(socket.gethostname(), 200)
-    script = Path(__file__).absolute().parent
-    path = Path(args.config).absolute() if args.config else script / "snapshots.config"
+    path = Path(os.path.expanduser(args.config or home_directory() / "snapshots.config")).absolute()
+    is_look = any(getattr(args, kind) for kind in LOOKS)
+    looks = args.install_cron or args.show_cron or args.remove_cron
+    if not (args.dry_run or is_look or looks):
+        screen.wait_for_nobody()
+    open_log(Settings(base=path.parent), world, verbose=False, to_file=False)
     settings = load_settings(path, required=bool(args.config))
     collect_secrets(settings, [], world)  # before anything can be said
-    if any(getattr(args, kind) for kind in LOOKS):
-        open_log(settings, world, args.verbose and not (args.json or args.nagios), to_file=False)
+    on_screen = (args.dry_run or is_look) and not (args.json or args.nagios)
+    open_log(settings, world, args.verbose and on_screen, to_file=False)
+    if is_look:
         return look(args, settings, world, hostname)
     error_text = ""
-    looks = args.install_cron or args.show_cron or args.remove_cron
+    redact: Optional[Redactor] = None  # until it knows every credential
     try:
         if looks:
             cron_command(args, settings, path, world)
@@ -9141,15 +9264,16 @@ def guarded(args: argparse.Namespace, world: World) -> int:
                 for e in entries
             ]
         remarks = [*settings.remarks, *remarks, *collect_secrets(settings, entries, world)]
+        redact = world.redact
         warnings = remark_lines(remarks, Level.WARNING)
         if args.dry_run:
-            open_log(settings, world, args.verbose, to_file=False)
             for warning in warnings:
                 screen.problem(f"warning: {warning}")
             return dry_run(settings, entries, world, args.prune_only)
         with single_run(settings.lock_path, world.clock):
             open_log(settings, world, args.verbose, to_file=True)
             log.info("snapshots %s begins: %s", __version__, counted(len(entries), "server"))
+            log.info("configuration: %s", path)
             for warning in warnings:
                 world.warn(warning)
             for note in remark_lines(remarks, Level.NOTE):
@@ -9166,10 +9290,10 @@ def guarded(args: argparse.Namespace, world: World) -> int:
         error_text = str(error)
         screen.problem(error_text)
     except Exception as error:  # noqa: BLE001  (the user gets a line, the log the traceback)
-        error_text = unexpected(error, world.redact)
+        error_text = unexpected(error, redact)
         screen.problem(error_text)
-        log.error("%s", error_text)
-        log_traceback(error)
+        log.error("%s", error_text, extra=ALWAYS)
+        log_traceback(error, with_text=redact is not None)
     if not (args.dry_run or looks):
         tell_run_failure(error_text, settings, world, hostname)
     return ExitStatus.FAILED

@@ -869,7 +869,7 @@ def test_a_lock_that_is_no_regular_file_is_exit_1(place: Place, what: str) -> No
         path.parent.write_text("a file")
     code, _, err = place.run()
     assert code == 1
-    assert "lock file" in err
+    assert ("is not a directory" if what == "missing directory" else "lock file") in err
     assert target.read_text() == "untouched"
     assert not (place.folder / "nowhere").exists()
     assert place.cloud.journal == []
@@ -1486,6 +1486,354 @@ def test_a_dry_run_finds_a_wrong_server_and_exits_as_a_run(project: Project) -> 
     result = project.run("-n")
     assert result.code == 2
     assert "db: cannot read server 99: HTTP 404 not_found" in result.err
+
+
+# --- screens and logs that hang ---
+
+
+def fill_pipe() -> tuple[int, int]:
+    """A pipe in which there is room for nothing."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"#" * 4096)
+    os.set_blocking(writer, True)
+    return reader, writer
+
+
+@pytest.mark.proves("W11.3")
+@pytest.mark.parametrize("hanging", [("stdout",), ("stderr",), ("stdout", "stderr")])
+@pytest.mark.parametrize("flag", ["-v", "-q"])
+def test_a_run_ends_with_its_exit_code_though_nobody_reads(
+    place: Place, hanging: tuple[str, ...], flag: str
+) -> None:
+    """Every turn has something to say on stderr as well."""
+    for number in range(1, 9):
+        place.server(number, f"s{number}", fails=number > 4)
+    reader, writer = fill_pipe()
+    streams: dict[str, Any] = dict.fromkeys(hanging, writer)
+    process = place.start(flag, **streams)
+    os.close(writer)
+    out, err = process.communicate(timeout=60)
+    os.close(reader)
+    assert process.returncode == 2
+    assert place.log.count("FINAL_STATUS") == 8
+    if "stderr" not in hanging:
+        assert err.count("\n") == 4
+    if "stdout" not in hanging and flag == "-v":
+        assert sorted(out.splitlines()) == sorted(place.log.splitlines())
+    assert place.run()[0] == 2  # the lock is free
+
+
+@pytest.mark.proves("W11.3")
+@pytest.mark.parametrize("hanging", ["stdout", "stderr"])
+def test_sigterm_ends_a_run_whose_output_hangs(place: Place, hanging: str) -> None:
+    for number in range(1, 30):
+        place.server(number, f"s{number}", duration_seconds=100)
+    place.timing["max_parallel"] = 30
+    reader, writer = fill_pipe()
+    streams: dict[str, Any] = {hanging: writer}
+    process = place.start("-v", **streams)
+    os.close(writer)
+    place.wait_for(CREATE, 29)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=40)
+    os.close(reader)
+    assert process.returncode == 1
+    assert time.monotonic() - began < 30
+    assert place.log.count("FINAL_STATUS") == 29
+    assert place.run("1.json", "-n")[0] == 0
+
+
+@pytest.mark.proves("W11.3")
+def test_a_reader_that_stalls_for_a_while_gets_every_line(place: Place) -> None:
+    for number in range(1, 9):
+        place.server(number, f"s{number}", duration_seconds=3)
+    reader, writer = fill_pipe()
+    process = place.start("-v", stdout=writer)
+    os.close(writer)
+    place.wait_for(CREATE, 8)
+    time.sleep(1.2)  # longer than any thread waits for it
+    with open(reader, "rb") as stream:
+        text = stream.read().lstrip(b"#").decode()
+    assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == 0
+    assert sorted(text.splitlines()) == sorted(place.log.splitlines())
+
+
+@pytest.mark.proves("W11.3")
+def test_a_terminal_that_is_stopped_holds_nothing_up(place: Place) -> None:
+    """Ctrl-S, and nobody there to press Ctrl-Q."""
+    place.server(duration_seconds=1)
+    master, slave = pty.openpty()
+    termios.tcflow(slave, termios.TCOOFF)
+    process = place.start("-v", stdout=slave, stderr=slave)
+    os.close(slave)
+    assert process.wait(60) == 0
+    os.close(master)
+    assert "SUMMARY: 1 succeeded" in place.log
+    assert place.run()[0] == 0
+
+
+@pytest.mark.proves("W11.3")
+@pytest.mark.parametrize("flag", ["-n", "--list"])
+def test_what_is_only_looked_at_waits_for_its_reader(place: Place, flag: str) -> None:
+    """As a pager is one, in which somebody reads slowly."""
+    place.server()
+    reader, writer = fill_pipe()
+    process = place.start(flag, stdout=writer)
+    os.close(writer)
+    time.sleep(6)
+    assert process.poll() is None
+    with open(reader, "rb") as stream:
+        text = stream.read().lstrip(b"#").decode()
+    assert process.communicate(timeout=60)[1] == ""
+    assert text.count("\n") >= 2
+    assert ("(dry run: nothing was changed)" in text) is (flag == "-n")
+
+
+@pytest.mark.proves("W11.3")
+def test_sigterm_ends_a_dry_run_whose_output_hangs(place: Place) -> None:
+    place.server()
+    reader, writer = fill_pipe()
+    process = place.start("-n", stdout=writer)
+    os.close(writer)
+    place.wait_for("GET /hz/images")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    os.close(reader)
+
+
+STRACE = shutil.which("strace")
+
+
+@pytest.mark.proves("W11.3")
+@pytest.mark.skipif(STRACE is None, reason="strace is not installed")
+def test_a_disk_that_hangs_under_the_log_holds_nothing_up(place: Place) -> None:
+    """As a network mount does whose server has gone: the run is over before its first line is
+    written (which strace sees to the end)."""
+    server = place.server()
+    log = place.folder / "disk" / "snapshots.log"
+    log.parent.mkdir()
+    log.touch(mode=0o600)
+    place.extra = f"[FILES]\nlog_file = {log}\n"
+    place.logs()
+    trace = place.folder / "trace.txt"
+    hang = [str(STRACE), "-f", "-o", str(trace), "-P", str(log)]
+    hang += ["-e", "inject=write:delay_enter=15000000:when=1"]
+    code, out, err = place.run(before=hang)
+    if "strace: " in err and code == 1:
+        pytest.skip("no process may be traced here")
+    assert (code, out) == (0, "SUMMARY: 1 succeeded, 0 failed out of 1 total\n")
+    lines = [line for line in trace.read_text().splitlines() if "write" in line]
+    assert lines
+    assert not any(re.search(r"= \d+$", line) for line in lines)  # it never returned
+    assert len(place.cloud.names(server)) == 1
+
+
+# --- errors of the program itself ---
+
+
+@pytest.mark.proves("W11.7")
+@pytest.mark.parametrize("flags", [[], ["-n"], ["-v"]])
+@pytest.mark.parametrize(
+    "breaks", ["load_settings", "load_servers", "collect_secrets", "open_plain", "Fleet"]
+)
+def test_the_traceback_of_a_bug_is_in_the_log_whenever_it_happens(
+    project: Project, monkeypatch: pytest.MonkeyPatch, flags: list[str], breaks: str
+) -> None:
+    """In the configuration and in a dry run as well, where no log is open otherwise."""
+    project.server("hetzner", 71)
+    whole = getattr(snapshots, breaks)
+
+    def explode(*args: Any, **more: Any) -> Any:
+        if breaks == "open_plain" and args[0].suffix == ".log":
+            return whole(*args, **more)
+        raise ZeroDivisionError(f"with {project.account('hetzner').token}")
+
+    monkeypatch.setattr(snapshots, breaks, explode)
+    result = project.run(*flags)
+    assert result.code == 1
+    text = ": with [hidden]" if breaks == "Fleet" else ""  # before that it is not masked yet
+    assert f"unexpected ZeroDivisionError{text} (a bug: see the log)" in result.err
+    assert "Traceback" in result.log
+    assert "in explode" in result.log
+    for path in (project.folder / "logs").iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.proves("W11.7")
+def test_a_dry_run_without_a_bug_makes_no_log(project: Project) -> None:
+    project.server("hetzner", 71)
+    assert project.run("-n").code == 0
+    assert project.run("-n", "nope.json").code == 1
+    project.config["TIMING"]["nope"] = 1
+    assert project.run().code == 1
+    assert not (project.folder / "logs").exists()
+
+
+# --- a system without what Unix has ---
+
+WITHOUT_UNIX = """
+import fcntl, os, signal, subprocess, sys, tempfile, types
+
+def locking(descriptor, mode, size):
+    at = os.lseek(descriptor, 0, os.SEEK_CUR)
+    assert at > 1000 and mode == 2, (at, mode)  # what is locked nobody can read
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, size, at)
+    except OSError:
+        raise PermissionError(13, "Permission denied") from None
+
+msvcrt = types.ModuleType("msvcrt")
+msvcrt.locking, msvcrt.LK_NBLCK = locking, 2
+sys.modules["msvcrt"] = msvcrt
+locks, sys.modules["fcntl"] = fcntl, None
+for module in ("grp", "pwd", "resource", "termios"):
+    sys.modules[module] = None
+for name in ("pread", "pwrite", "getuid", "geteuid", "getgid", "getegid", "getgroups", "fork",
+             "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "set_blocking", "fchmod", "chown", "statvfs"):
+    delattr(os, name)
+for name in ("SIGHUP", "SIGKILL", "SIGUSR1", "SIGALRM", "pthread_sigmask", "pthread_kill", "sigwait",
+             "sigtimedwait", "setitimer", "alarm", "pause"):
+    delattr(signal, name)
+sys.argv = sys.argv[1:]
+import runpy
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def without_unix(place: Place, *args: str) -> subprocess.Popen[str]:
+    command = place.command(*args)
+    command[1:1] = ["-c", WITHOUT_UNIX]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.proves("W11.4")
+def test_it_runs_locks_and_stops_where_there_is_no_unix(place: Place) -> None:
+    server = place.server(retain=1, duration_seconds=1)
+    for number in range(2):
+        hold = place.hold()
+        first = without_unix(place, "-v")
+        place.wait_for(CREATE, number + 1)
+        second = without_unix(place)
+        out, err = second.communicate(timeout=60)
+        assert (second.returncode, out) == (3, "")
+        assert f"another run holds the lock: process {first.pid} since 20" in err
+        hold.set()
+        out, err = first.communicate(timeout=60)
+        assert (first.returncode, err) == (0, "")
+    assert place.cloud.snapshots(server) == place.cloud.created[-1:]
+    server.duration_seconds = 100
+    third = without_unix(place)
+    place.wait_for(CREATE, 3)
+    place.wait_for("GET /hz/actions", 1)
+    third.send_signal(signal.SIGTERM)
+    _, err = third.communicate(timeout=60)
+    assert third.returncode == 1
+    assert "web: interrupted by SIGTERM; Hetzner may still finish it" in err
+
+
+# --- started through a link ---
+
+
+@pytest.mark.proves("W10.7")
+@pytest.mark.parametrize(
+    ("beside_link", "beside_file", "chosen"),
+    [
+        ((), ("snapshots.config",), "file"),
+        ((), (), "file"),
+        (("snapshots.config",), ("snapshots.config", "configs/1.json"), "link"),
+        (("configs/1.json",), ("snapshots.config", "configs/1.json"), "link"),
+        (("configs/.1.json", "configs/1.json.sample", "logs/x"), ("configs/1.json",), "file"),
+    ],
+)
+@pytest.mark.parametrize("hops", [1, 2])
+def test_through_a_link_everything_comes_from_one_directory(
+    place: Place,
+    beside_link: tuple[str, ...],
+    beside_file: tuple[str, ...],
+    chosen: str,
+    hops: int,
+) -> None:
+    folders = {name: place.folder / name for name in ("file", "link", "between")}
+    for folder in folders.values():
+        folder.mkdir()
+    target = folders["file"] / "snapshots.py"
+    shutil.copy(SCRIPT, target)
+    for number in range(hops):
+        link = folders["between"] / "snap" if number < hops - 1 else folders["link"] / "snapshots"
+        link.symlink_to(target)
+        target = link
+    names = {"link": beside_link, "file": beside_file}
+    for where, files in names.items():
+        for name in files:
+            path = folders[where] / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("{}" if "json" in name else "[TELEGRAM]\nenabled = false\n")
+            path.chmod(0o600)
+    result = subprocess.run(
+        [sys.executable, str(link), "-v"], text=True, capture_output=True, timeout=60, check=False
+    )
+    assert result.returncode == 1
+    home, other = folders[chosen], folders[{"link": "file", "file": "link"}[chosen]]
+    if "configs/1.json" in names[chosen]:
+        assert f"configuration: {home / 'snapshots.config'}\n" in result.stdout
+        assert result.stderr.startswith(f"snapshots: 1: {home / 'configs/1.json'}: must hold ")
+        assert (home / "logs" / "snapshots.log").exists()
+        assert (home / "logs" / "snapshots.lock").exists()
+    else:
+        assert result.stderr.startswith(f"snapshots: {home / 'configs'}: ")
+    assert not (other / "logs" / "snapshots.log").exists()
+    assert not (other / "logs" / "snapshots.lock").exists()
+
+
+# --- the environment is input ---
+
+
+@pytest.mark.proves("W10.5")
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {b"HTTPS_PROXY": b"http://me:pass\xff\xfeword@127.0.0.1:9", b"NO_PROXY": b"127.0.0.1"},
+        {b"https_proxy": b"\xff\xfe", b"no_proxy": b"127.0.0.1"},
+        {b"FTP_PROXY": b"ftp://\xc3(:\xa0\xa1secret-word\xff@h", b"x_proxy": b"@"},
+        {b"NO_PROXY": b"\xff,127.0.0.1,\xfe@"},
+        {b"TZ": b"\xff\xfe/x"},
+        {b"LANG": b"\xff", b"LC_ALL": b"de_DE.\xff", b"LC_CTYPE": b"\xfe"},
+        {b"HOME": b"/home/m\xfcller"},
+        {b"\xff": b"\xfe", b"A": b""},
+        {b"TERM": b"\xff", b"COLUMNS": b"\xff", b"LINES": b"-1", b"TMPDIR": b"/\xff"},
+    ],
+)
+def test_an_environment_that_is_no_utf_8_is_no_obstacle(
+    place: Place, environment: dict[bytes, bytes]
+) -> None:
+    place.server()
+    kept = {k: v for k, v in os.environb.items() if k in (b"PATH", b"LD_LIBRARY_PATH")}
+    code, out, err = place.run("-v", env={**kept, **environment})
+    assert (code, err) == (0, "")
+    assert "SUMMARY: 1 succeeded" in out
+
+
+@pytest.mark.proves("W10.5")
+def test_bytes_that_are_no_utf_8_in_names_of_files_are_shown_escaped(place: Place) -> None:
+    place.server()
+    odd = os.fsencode(place.folder / "configs") + b"/b\xffd.json"
+    with open(odd, "wb") as file:
+        file.write(b"{")
+    code, _, err = place.run()
+    assert code == 2
+    assert r"b\udcffd.json: not valid JSON" in err
+    home = os.fsencode(place.folder) + b"/m\xfcller"
+    place.extra = "[DIRECTORIES]\nlogs_dir = ~/logs\n"
+    code, _, err = place.run("1.json", env={**os.environ, "HOME": os.fsdecode(home)})
+    assert (code, err) == (0, "")
+    assert os.path.exists(home + b"/logs/snapshots.log")
+    shutil.rmtree(home)
 
 
 # --- secrets ---

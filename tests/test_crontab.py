@@ -635,6 +635,7 @@ def test_the_entry_of_a_configuration_that_has_gone_can_be_taken_out(
     script = tmp_path / "installed" / "snapshots.py"
     script.parent.mkdir()
     script.symlink_to(SCRIPT)
+    (script.parent / "snapshots.config").touch()  # so that the link's directory counts
     monkeypatch.setattr(snapshots, "__file__", str(script))
     assert snapshots.main(["--remove-cron", "--config", gone], tab.project.clock) == 0
     assert tab.text == OTHERS
