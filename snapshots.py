@@ -3169,6 +3169,8 @@ def trouble_of(error: Exception, url: str) -> Trouble:
             reason += " (does it speak TLS? if not, the variable has to begin with http://)"
         if "wrong version number" in reason:
             return Trouble(Outcome.UNUSABLE, reason)
+    elif proxy:
+        reason += f" (through the proxy of {variable})"
     if any(isinstance(item, ssl.SSLCertVerificationError) for item in seen):
         if ca_variable():
             reason += f" by the certificates of {ca_variable()}"

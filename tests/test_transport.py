@@ -626,6 +626,22 @@ def from_https(project: Project, port: int = 1) -> None:
     project.config["API"] = {**project.config["API"], "hetzner_url": url}
 
 
+@pytest.mark.proves("W9")
+def test_a_proxy_that_says_nothing_is_named(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.server("hetzner", 31, "web")
+    from_https(project)
+    silent = network.Silence("127.0.0.2", project.cloud.port)
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.2:{project.cloud.port}")
+    monkeypatch.setenv("NO_PROXY", "")
+    project.config["TIMING"]["http_timeout"] = 1
+    result = project.run()
+    assert result.code == 1
+    assert "127.0.0.1: timed out (through the proxy of HTTPS_PROXY)" in result.err
+    silent.close()
+
+
 PROXIES = {
     "socks5h://{}127.0.0.1:9": "HTTPS_PROXY names a SOCKS proxy, and the Python package PySocks",
     "socks4://{}127.0.0.1:9": "HTTPS_PROXY names a SOCKS proxy, and the Python package PySocks",
