@@ -1779,9 +1779,9 @@ log.addHandler(logging.NullHandler())  # without any, logging would print to std
 MASK = "[hidden]"
 ESCAPED = re.compile(
     r"%[c-f][0-9a-f](?:%[89ab][0-9a-f])+|%[0-9a-f]{2}"  # URLs; one character of UTF-8, or a byte
-    r"|&#?[0-9a-z]{1,31};"  # HTML
+    r"|&#?[0-9a-z]{1,31};|&#(?:[0-9]{2,7}|x[0-9a-f]{2,6})"  # HTML
     r"|\\+u(d[89ab][0-9a-f]{2})\\+u(d[c-f][0-9a-f]{2})"  # JSON: a pair of surrogates
-    r"|\\+(?:(?-i:U)[0-9a-f]{8}|u[0-9a-f]{4}|x[0-9a-f]{2})"  # JSON and Python
+    r"|\\+(?:(?-i:U)[0-9a-f]{8}|u[0-9a-f]{4}|u\{[0-9a-f]{1,6}\}|x[0-9a-f]{2})"  # Python, JavaScript
     r"|\\+|\+",  # before a quote or a slash; a form's space
     re.IGNORECASE,
 )
@@ -1804,7 +1804,7 @@ def unescape(escaped: re.Match[str]) -> str:
     if escaped[1]:
         pair = bytes.fromhex(escaped[1] + escaped[2])
         return pair.decode("utf-16-be")
-    digits = text.lstrip("\\")[1:]
+    digits = text.lstrip("\\")[1:].strip("{}")
     return chr(int(digits, 16)) if digits and int(digits, 16) <= sys.maxunicode else ""
 
 

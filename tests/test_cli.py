@@ -1937,6 +1937,8 @@ ESCAPES: dict[str, Callable[[str], str]] = {
     "bytes": lambda text: repr(text.encode())[2:-1],
     "every character in a URL": lambda text: "".join(f"%{b:02x}" for b in text.encode()),
     "every character in HTML": every_character("&#{};"),
+    "every character in careless HTML": every_character("&#{}"),
+    "every character in JavaScript": every_character("\\u{{{:x}}}"),
     "capitals": lambda text: "".join(c.upper() if c.isascii() else c for c in text),
 }
 
