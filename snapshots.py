@@ -2513,7 +2513,7 @@ NEXT: Mapping[Outcome, Mapping[Act, Next]] = MappingProxyType(
             Outcome.LOST: (Next.RETRY, Next.LOOK, Next.RETRY, Next.RETRY),
             Outcome.GOOD: (Next.DONE,) * 4,
             Outcome.EMPTY: (Next.FAIL, Next.LOOK, Next.DONE, Next.FAIL),
-            Outcome.GARBLED: (Next.RETRY_ONCE, Next.LOOK, Next.RETRY_ONCE, Next.RETRY_ONCE),
+            Outcome.GARBLED: (Next.RETRY_ONCE, Next.LOOK, Next.RETRY_ONCE, Next.FAIL),
             Outcome.REDIRECT: (Next.FAIL, Next.LOOK, Next.FAIL, Next.FAIL),
             Outcome.REJECTED: (Next.FAIL,) * 4,
             Outcome.UNAUTHORIZED: (Next.RENEW,) * 4,

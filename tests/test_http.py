@@ -93,7 +93,7 @@ def test_the_table_says_for_every_outcome_what_to_do_about_every_act() -> None:
         (Outcome.LOST, "RETRY LOOK RETRY RETRY"),
         (Outcome.GOOD, "DONE DONE DONE DONE"),
         (Outcome.EMPTY, "FAIL LOOK DONE FAIL"),
-        (Outcome.GARBLED, "RETRY_ONCE LOOK RETRY_ONCE RETRY_ONCE"),
+        (Outcome.GARBLED, "RETRY_ONCE LOOK RETRY_ONCE FAIL"),
         (Outcome.REDIRECT, "FAIL LOOK FAIL FAIL"),
         (Outcome.REJECTED, "FAIL FAIL FAIL FAIL"),
         (Outcome.UNAUTHORIZED, "RENEW RENEW RENEW RENEW"),

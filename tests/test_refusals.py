@@ -440,18 +440,6 @@ def test_contabos_login_is_tried_again_where_a_gateway_refuses_it(
     assert len(project.own(server)) == 1
 
 
-@pytest.mark.proves("W8")
-@pytest.mark.parametrize("body", [HTML, b"{}"])
-def test_contabos_login_is_tried_again_where_a_gateway_says_that_all_is_well(
-    project: Project, body: bytes
-) -> None:
-    server, _ = lonely(project, "contabo")
-    project.cloud.fault(TOKEN, fake.garbage(body, False))
-    assert project.run().code == 0
-    assert project.cloud.count(TOKEN) == 2
-    assert len(project.own(server)) == 1
-
-
 # === Refusals that are not the API's ===========================================================
 
 
