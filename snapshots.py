@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.9"
-# dependencies = ["requests>=2.31", "python-dateutil>=2.8"]
+# dependencies = ["requests>=2.26", "python-dateutil>=2.8", "urllib3>=1.26.8"]
 # ///
 """Take, watch, verify and prune server snapshots at DigitalOcean, Hetzner Cloud and Contabo.
 
@@ -3031,6 +3031,10 @@ UNUSABLE: tuple[tuple[Union[type, tuple[type, ...]], str], ...] = (
         "its URL has no valid host or port",
     ),
 )
+BAD_CERTIFICATE = (  # the other: for another host, with urllib3 1
+    ssl.SSLCertVerificationError,
+    urllib3.connection.CertificateError,  # type: ignore[attr-defined]
+)
 BROKEN = (
     ConnectionError,
     EOFError,
@@ -3062,8 +3066,9 @@ def network_reason(error: BaseException) -> str:
     """Why a connection failed, in a few words, without host, path or value."""
     seen = causes_of(error)
     for item in seen:
-        if isinstance(item, ssl.SSLCertVerificationError):
-            return f"its certificate is not valid: {one_line(str(item.verify_message), 120)}"
+        if isinstance(item, BAD_CERTIFICATE):
+            words = getattr(item, "verify_message", "") or str(item)
+            return f"its certificate is not valid: {one_line(words, 120)}"
         if isinstance(item, socket.gaierror):
             return "its host name cannot be resolved"
         if isinstance(item, ssl.SSLError):
@@ -3171,7 +3176,7 @@ def trouble_of(error: Exception, url: str) -> Trouble:
             return Trouble(Outcome.UNUSABLE, reason)
     elif proxy:
         reason += f" (through the proxy of {variable})"
-    if any(isinstance(item, ssl.SSLCertVerificationError) for item in seen):
+    if any(isinstance(item, BAD_CERTIFICATE) for item in seen):
         if ca_variable():
             reason += f" by the certificates of {ca_variable()}"
         elif os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):

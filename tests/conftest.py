@@ -38,6 +38,7 @@ settings.register_profile(
 settings.register_profile(
     "soak", settings.get_profile("default"), derandomize=False, print_blob=True
 )
+settings.register_profile("quick", settings.get_profile("default"), max_examples=15)
 settings.load_profile(os.environ.get("SNAPSHOTS_PROFILE", "default"))
 
 for number in (signal.SIGHUP, signal.SIGINT):  # nohup, or a shell's background job, ignores them

@@ -442,7 +442,7 @@ def test_a_payload_that_json_cannot_write_is_a_problem_of_its_line(
     tmp_path: Path, number: str
 ) -> None:
     text = f'[WEBHOOK]\npayload_success = {{"a": [{number}]}}\n'
-    if number[0] == "9" and sys.version_info < (3, 11):  # there it is as good as any number
+    if number[0] == "9" and not hasattr(sys, "set_int_max_str_digits"):  # as good as any number
         assert problems_of(tmp_path, text) == []
         return
     (problem,) = problems_of(tmp_path, text)
@@ -895,6 +895,7 @@ INI_TEXTS = st.lists(INI_LINES, max_size=12).map("\n".join) | st.text(
 )
 
 
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="its names of sections held no bracket")
 @pytest.mark.proves("W11.2")
 @settings(max_examples=5000)
 @given(INI_TEXTS)
@@ -1246,7 +1247,7 @@ def test_who_may_read_or_change_the_configuration(
     [
         ("x" * 300 + ".json", "File name too long"),
         ("y/" * 3000, "File name too long"),
-        ("a\0b.json", "embedded null byte"),
+        ("a\0b.json", "embedded null"),
         ("configs", "is a directory"),
         ("/", "is a directory"),
         ("..", "is a directory"),

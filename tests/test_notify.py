@@ -244,7 +244,7 @@ def test_a_value_right_behind_three_backticks_is_no_language(value: str) -> None
         ("_{server_name}_", "my_server", ["italic"]),
         ("*{server_name}", "*my_server", []),
         ("```\\*_```", "\\*_", ["pre"]),
-        ("[{server_name}]({error})", "my_server", ["text_link"]),
+        ("[{server_name}](https://a.example/{error})", "my_server", ["text_link"]),
         ("", "", []),
         ("**", "**", []),
         ("<b>{server_name}</b> & co", "<b>my_server</b> & co", []),

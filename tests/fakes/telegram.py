@@ -57,6 +57,11 @@ class Shown:
         return self.text, sorted(self.entities, key=lambda e: (e["offset"], -e["length"]))
 
 
+def is_url(text: str) -> bool:
+    """What may be the address of a link, roughly."""
+    return re.match(r"(?:\w+://)?[^\s/:?#]+\.[^\s/:?#.]", text) is not None
+
+
 def parse_markdown(text: str) -> tuple[str, list[Json]]:
     """The legacy Markdown: no nesting, and escapes only outside entities."""
     shown, i = Shown(), 0
@@ -81,9 +86,10 @@ def parse_markdown(text: str) -> tuple[str, list[Json]]:
         inner, more = text[i + len(end) : stop], {}
         i, offset = stop + len(end), shown.units
         if kind == "text_link":
-            close = text.find(")", i) if text[i : i + 1] == "(" else -1
-            more = {"url": text[i + 1 : close]} if close > i + 1 else {}
-            i = max(i, close + 1)
+            if text[i : i + 1] == "(":
+                close = text.find(")", i) % (len(text) + 1)  # without one all the rest is address
+                more = {"url": text[i + 1 : close]} if is_url(text[i + 1 : close]) else {}
+                i = close + 1
         elif kind == "pre":
             language = re.match(r"([^\s`]+)\n", inner)
             if language:
@@ -100,22 +106,31 @@ def parse_markdown_v2(text: str) -> tuple[str, list[Json]]:
     names.update({"||": "spoiler", "`": "code", "```": "pre", "[": "text_link"})
     shown = Shown()
     stack: list[tuple[str, int, int, Json]] = []  # sign, offset in units, index, more fields
-    i, quote_from, line_start = 0, -1, True
+    i, quote_from, quoted_at = 0, -1, -1
     while i < len(text):
         sign, inside = text[i], stack[-1][0] if stack else ""
+        line_start = shown.text[-1:] in ("", "\n") and shown.units != quoted_at and not stack
         if sign == "\\" and i + 1 < len(text) and 0 < ord(text[i + 1]) <= 126:
             shown.add(text[i + 1])
-            i, line_start = i + 2, False
+            i += 2
             continue
         in_code = inside in ("`", "```")
         if line_start and sign == ">" and not in_code:
             quote_from = shown.units if quote_from < 0 else quote_from
-            i, line_start = i + 1, False
+            i, quoted_at = i + len(text[i:]) - len(text[i:].lstrip(">")), shown.units
+            continue
+        if (
+            quote_from >= 0
+            and inside != "||"
+            and re.match(r"\|\|(?:\n|$)", text[i:])
+            and not in_code
+        ):
+            shown.mark("expandable_blockquote", quote_from)
+            i, quote_from = i + 2, -1
             continue
         if line_start and quote_from >= 0 and not in_code:
             shown.mark("blockquote", quote_from)
             quote_from = -1
-        line_start = sign == "\n"
         if sign not in ("`" if in_code else "_*[]()~`>#+-=|{}.!"):
             shown.add(sign)
             i += 1
@@ -129,11 +144,11 @@ def parse_markdown_v2(text: str) -> tuple[str, list[Json]]:
                 i += 1
                 continue
             mark = inside
-        if inside and (mark == inside or (inside == "[" and mark == "]")):
+        if inside and mark == ("]" if inside == "[" else inside):
             _, offset, _, more = stack.pop()
             i += len(mark)
             if inside == "[":
-                more = {"url": shown.text}
+                more = {"url": shown.text.encode("utf-16-le")[2 * offset :].decode("utf-16-le")}
                 if text[i : i + 1] == "(":
                     close = re.compile(r"(?:\\.|[^\\)])*\)", re.S).match(text, i + 1)
                     if close is None:
@@ -142,7 +157,8 @@ def parse_markdown_v2(text: str) -> tuple[str, list[Json]]:
                         )
                     more = {"url": re.sub(r"\\(.)", r"\1", close[0][:-1], flags=re.S)}
                     i = close.end()
-            shown.mark(names[inside], offset, **more)
+            if inside != "[" or is_url(more["url"]):
+                shown.mark(names[inside], offset, **more)
             continue
         if mark not in names:
             raise MarkupError(
@@ -219,7 +235,7 @@ def parse_html(text: str) -> tuple[str, list[Json]]:
             raise MarkupError(
                 f'Unmatched end tag at byte offset {at}, expected "</{opened}>", found "</{name}>"'
             )
-        if opened != "a" or more:
+        if opened != "a" or is_url(more.get("url", "")):
             shown.mark(HTML_TAGS[opened], offset, **more)
     if stack:
         raise MarkupError(f'Can\'t find end tag corresponding to start tag "{stack[-1][0]}"')
