@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.9"
-# dependencies = ["requests>=2.26", "python-dateutil>=2.8", "urllib3>=1.26.8"]
+# dependencies = ["requests>=2.26", "python-dateutil>=2.8"]
 # ///
 """Take, watch, verify and prune server snapshots at DigitalOcean, Hetzner Cloud and Contabo.
 
