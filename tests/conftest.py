@@ -466,6 +466,13 @@ def tab(project: Project, tmp_path_factory: pytest.TempPathFactory, monkeypatch:
 
 # === What several files of tests use ==============================================================
 
+PROVIDERS = ["digitalocean", "hetzner", "contabo"]
+CREATE = {
+    "digitalocean": "POST /do/droplets/{id}/actions",
+    "hetzner": "POST /hz/servers/{id}/actions/create_image",
+    "contabo": "POST /cb/compute/instances/{id}/snapshots",
+}
+
 POLL_AGAIN = {"digitalocean": "GET /do/droplets/{id}/actions/{aid}", "hetzner": "GET /hz/actions"}
 TOKEN = "POST /cb-auth/token"
 not_contabo = pytest.mark.parametrize("provider", ["digitalocean", "hetzner"])

@@ -113,6 +113,7 @@ def test_what_follows_from_an_outcome(outcome: Outcome, row: str) -> None:
     assert [snapshots.NEXT[outcome][act].name for act in acts] == row.split()
 
 
+@pytest.mark.proves("I12")
 def test_no_outcome_that_may_have_had_an_effect_repeats_a_create() -> None:
     surely_without_effect = {
         Outcome.NOT_SENT,
@@ -130,6 +131,7 @@ def answer(headers: dict[str, str] | None = None, body: object = None, status: i
     return Answer(status, headers or {}, json.dumps(body).encode() if body is not None else b"")
 
 
+@pytest.mark.proves("K8")
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [
@@ -193,6 +195,7 @@ def test_pauses_grow_and_are_capped(attempt: int) -> None:
     assert 0.4 < snapshots.pause_before(attempt) <= 30.0
 
 
+@pytest.mark.proves("G10")
 @pytest.mark.parametrize(
     "value",
     ["10", "2025", "2025-06-01", "2025-06-01T12:00:00", "", None, 5, "9999-99-99T00:00:00Z"],
@@ -201,6 +204,7 @@ def test_what_is_no_full_iso_moment_is_unreadable(value: object) -> None:
     assert snapshots.moment_of(value) is None
 
 
+@pytest.mark.proves("G11")
 @pytest.mark.parametrize(
     "value",
     [
@@ -215,6 +219,7 @@ def test_the_same_instant_is_read_from_every_spelling(value: str) -> None:
     assert snapshots.moment_of(value) == NOW
 
 
+@pytest.mark.proves("I23")
 @pytest.mark.parametrize(
     "value", [True, None, 1.5, "../droplets/1", "1?x", "", "a" * 65, "1#", [], "é"]
 )
@@ -322,7 +327,7 @@ def test_a_moment_to_wait_for_lies_ahead(date: str, seconds: float | None) -> No
     assert snapshots.retry_after_seconds(Answer(429, {"retry-after": date}, b""), NOW) == seconds
 
 
-@pytest.mark.proves("W11.5")
+@pytest.mark.proves("wild-11.5")
 @pytest.mark.parametrize("seconds_off", [-3600, 0, 3600])
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("with_date", [True, False])
@@ -346,7 +351,7 @@ def test_a_moment_to_wait_for_is_one_of_the_providers_clock(
     assert 55 <= sent[2].monotonic - sent[0].monotonic <= 65
 
 
-@pytest.mark.proves("W11.6")
+@pytest.mark.proves("wild-11.6")
 @pytest.mark.parametrize("number", [10**400, 10**4200, 1e308, -(10**400)])
 def test_no_number_is_too_large_to_be_asked_to_wait(number: float) -> None:
     body = {"parameters": {"retry_after": number}}
@@ -371,7 +376,7 @@ def with_number(content: Any, nth: int | None, number: float) -> Any:
     return change(content)
 
 
-@pytest.mark.proves("W11.6")
+@pytest.mark.proves("wild-11.6")
 @pytest.mark.parametrize("number", [10**400, -(10**400), 1e308, 0.5])
 @pytest.mark.parametrize("nth", [None, *range(7)])
 @each_provider
@@ -386,7 +391,7 @@ def test_no_number_of_an_answer_is_too_large(
     assert result.code == 1 or set(project.own(server)) != set(old)
 
 
-@pytest.mark.proves("W11.6")
+@pytest.mark.proves("wild-11.6")
 @each_provider
 def test_no_answer_is_nested_too_deeply(project: Project, provider: str) -> None:
     project.server(provider, 31, "web", duration_seconds=20)
@@ -473,6 +478,7 @@ def test_an_answer_whose_time_is_up_is_not_read_any_further() -> None:
                 reader.readinto(bytearray(10))
 
 
+@pytest.mark.proves("G14")
 @pytest.mark.parametrize("fault", [fake.huge(17 * 1024 * 1024), fake.gzip_bomb()])
 @each_provider
 def test_an_answer_beyond_all_bounds_is_cut_off(
@@ -571,6 +577,7 @@ def test_a_read_that_is_damaged_is_tried_again_once(
     assert project.cloud.count(LIST[provider]) == 2
 
 
+@pytest.mark.proves("T4")
 def test_contabos_token_is_not_renewed_again_and_again(project: Project) -> None:
     server = project.server("contabo", 31, "web")
     old = project.history(server, 2)
@@ -685,6 +692,7 @@ def test_a_stop_during_the_pause_before_a_retry_ends_the_turn(
     assert project.own(server) == old
 
 
+@pytest.mark.proves("D-5")
 def test_a_stop_while_a_token_is_fetched_keeps_the_create_from_being_sent(project: Project) -> None:
     server = project.server("contabo", 31, "web", duration_seconds=20)
     old = project.history(server, 2)
@@ -697,6 +705,7 @@ def test_a_stop_while_a_token_is_fetched_keeps_the_create_from_being_sent(projec
     assert project.own(server) == old
 
 
+@pytest.mark.proves("N9")
 def test_a_notification_under_way_is_tried_again_though_a_stop_arrives(project: Project) -> None:
     """At once, and not after the pause that it would take otherwise."""
     project.server("hetzner", 31, "web")

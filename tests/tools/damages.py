@@ -37,7 +37,7 @@ def damage(title: str, old: str, new: str, *tests: str) -> Damage:
     return Damage(title, old, new, tests)
 
 
-RUN = "test_run.py::test_a_snapshot_is_made_verified_and_old_ones_pruned"
+RUN = "test_run.py::test_1_each_night_a_new_snapshot_is_verified_and_the_oldest_goes"
 OURS = "test_retention.py::test_ours_is_exactly_what_was_made_from_this_server_and_named_by_us"
 STRANGERS = "test_faults.py::test_everything_that_is_not_ours_stays_even_if_filters_are_ignored"
 NEWEST_STAY = "test_retention.py::test_the_newest_stay_and_the_rest_go_oldest_first"
