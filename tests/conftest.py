@@ -478,9 +478,9 @@ TOKEN = "POST /cb-auth/token"
 not_contabo = pytest.mark.parametrize("provider", ["digitalocean", "hetzner"])
 
 
-def outside(clock: snapshots.Clock) -> snapshots.World:
+def outside(clock: snapshots.Clock) -> snapshots.Runtime:
     redact = snapshots.Redactor()
-    return snapshots.World(clock, redact, snapshots.Screen(redact))
+    return snapshots.Runtime(clock, redact, snapshots.Screen(redact))
 
 
 def a_server(name: str, id: str = "1", provider: str = "hetzner") -> snapshots.Server:

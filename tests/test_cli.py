@@ -1190,7 +1190,7 @@ def test_a_signal_that_comes_while_the_handlers_are_installed_is_heard(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     redact = snapshots.Redactor()
-    world = snapshots.World(snapshots.SystemClock(), redact, snapshots.Screen(redact))
+    world = snapshots.Runtime(snapshots.SystemClock(), redact, snapshots.Screen(redact))
     install, before = signal.signal, signal.getsignal(signal.SIGTERM)
     sent: list[int] = []
 

@@ -349,7 +349,7 @@ def test_a_question_during_a_listing_is_answered_by_the_next_one(
     server = add(project, provider, 1)[0]
     settings = snapshots.load_settings(project.write_config(), required=True)
     clock = CountingClock()
-    world = snapshots.World(clock, snapshots.Redactor(), snapshots.Screen(snapshots.Redactor()))
+    world = snapshots.Runtime(clock, snapshots.Redactor(), snapshots.Screen(snapshots.Redactor()))
     account = snapshots.Account(world, provider, [server.account.token], settings)
     seen: list[list[Optional[str]]] = []
 
@@ -1044,7 +1044,7 @@ def run_fleet(
     settings = snapshots.load_settings(project.write_config(), required=True)
     entries, _ = snapshots.load_servers([], settings)
     redact = snapshots.Redactor()
-    world = snapshots.World(project.clock, redact, snapshots.Screen(redact))
+    world = snapshots.Runtime(project.clock, redact, snapshots.Screen(redact))
     return snapshots.Fleet(world, settings, lambda report: None).run(entries, act)
 
 
@@ -1162,7 +1162,7 @@ def test_what_one_droplet_may_not_read_ends_no_other_droplets_turn(project: Proj
 
 def test_a_turn_that_ends_while_it_is_given_up_is_no_bug(project: Project) -> None:
     redact = snapshots.Redactor()
-    world = snapshots.World(project.clock, redact, snapshots.Screen(redact))
+    world = snapshots.Runtime(project.clock, redact, snapshots.Screen(redact))
     fleet = snapshots.Fleet(world, snapshots.Settings(base=project.folder), lambda report: None)
 
     class Fleeting(dict[int, Any]):

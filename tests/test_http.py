@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from test_faults import CREATE, LIST, each_provider
 
 import snapshots
-from snapshots import Act, Answer, Next, Outcome
+from snapshots import Act, Next, Outcome, Response
 
 NOW = datetime(2025, 6, 1, 12, 0, tzinfo=timezone.utc)
 
@@ -122,13 +122,15 @@ def test_no_outcome_that_may_have_had_an_effect_repeats_a_create() -> None:
         Outcome.UNAUTHORIZED,
         Outcome.LIMIT,
     }
-    again = {Next.RETRY, Next.RETRY_ONCE, Next.RENEW, Next.WAIT, Next.ROOM}
+    again = {Next.RETRY, Next.RETRY_ONCE, Next.RENEW, Next.WAIT, Next.FREE_SPACE}
     repeating = {o for o in Outcome if snapshots.NEXT[o][Act.CREATE] in again}
     assert repeating <= surely_without_effect
 
 
-def answer(headers: dict[str, str] | None = None, body: object = None, status: int = 429) -> Answer:
-    return Answer(status, headers or {}, json.dumps(body).encode() if body is not None else b"")
+def answer(
+    headers: dict[str, str] | None = None, body: object = None, status: int = 429
+) -> Response:
+    return Response(status, headers or {}, json.dumps(body).encode() if body is not None else b"")
 
 
 @pytest.mark.proves("K8")
@@ -185,7 +187,7 @@ def test_every_shape_of_error_body_is_understood(body: object, code: str, messag
 
 @given(st.binary(max_size=200))
 def test_no_error_body_can_break_the_reading_of_it(body: bytes) -> None:
-    code, message = snapshots.explain(Answer(500, {}, body))
+    code, message = snapshots.explain(Response(500, {}, body))
     assert isinstance(code, str)
     assert isinstance(message, str)
 
@@ -312,7 +314,7 @@ def test_a_code_that_nobody_knows_changes_nothing(status: int, code: str) -> Non
     ],
 )
 def test_a_code_is_a_text_or_it_is_none(body: bytes, code: str) -> None:
-    assert snapshots.explain(Answer(409, {}, body)) == (code, "x")
+    assert snapshots.explain(Response(409, {}, body)) == (code, "x")
 
 
 @pytest.mark.parametrize(
@@ -324,7 +326,7 @@ def test_a_code_is_a_text_or_it_is_none(body: bytes, code: str) -> None:
     ],
 )
 def test_a_moment_to_wait_for_lies_ahead(date: str, seconds: float | None) -> None:
-    assert snapshots.retry_after_seconds(Answer(429, {"retry-after": date}, b""), NOW) == seconds
+    assert snapshots.retry_after_seconds(Response(429, {"retry-after": date}, b""), NOW) == seconds
 
 
 @pytest.mark.proves("wild-11.5")
@@ -418,7 +420,7 @@ def test_only_a_429_says_in_its_body_how_long_to_wait(
     status: int, value: int, seconds: float | None
 ) -> None:
     body = b'{"parameters": {"retry_after": %d}}' % value
-    assert snapshots.retry_after_seconds(Answer(status, {}, body), NOW) == seconds
+    assert snapshots.retry_after_seconds(Response(status, {}, body), NOW) == seconds
 
 
 @pytest.mark.parametrize(
@@ -624,7 +626,7 @@ def test_a_provider_that_says_what_is_left_is_believed_downwards(
 ) -> None:
     bucket = snapshots.RateLimit(10, 1.0, one_by_one=True)
     pace = snapshots.Pace(outside(clock), snapshots.RateLimit(100, 60), bucket)
-    pace.learn(Answer(200, {"ratelimit-remaining": told}, b""))
+    pace.learn(Response(200, {"ratelimit-remaining": told}, b""))
     for _ in range(left):
         assert pace.wait(clock.monotonic())
     assert not pace.wait(clock.monotonic())
@@ -660,7 +662,7 @@ def test_after_an_answer_that_nothing_is_left_nothing_is_sent_for_a_moment(
 ) -> None:
     """DigitalOcean's header: it does not say of which limit, nor until when."""
     pace = snapshots.Pace(outside(clock), *snapshots.DigitalOcean.limits())
-    pace.learn(Answer(200, {"ratelimit-remaining": left}, b""))
+    pace.learn(Response(200, {"ratelimit-remaining": left}, b""))
     assert pace.wait(1e9)
     assert clock.elapsed == pytest.approx(seconds)
 

@@ -711,9 +711,9 @@ def test_status_of_a_thousand_servers_and_a_year_is_quick(project: Project) -> N
     assert min(cpu(*status) for _ in range(3)) - bare < 0.5
 
 
-def replace_world(project: Project) -> snapshots.World:
+def replace_world(project: Project) -> snapshots.Runtime:
     redact = snapshots.Redactor()
-    return snapshots.World(project.clock, redact, snapshots.Screen(redact))
+    return snapshots.Runtime(project.clock, redact, snapshots.Screen(redact))
 
 
 # --- the README ---

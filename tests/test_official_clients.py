@@ -474,9 +474,9 @@ def test_hcloud_tries_again_after_the_errors_that_pass(
     # the budget of an hour is used up, and comes back one a second
     project.cloud.enforce_rate_limits = True
     for _ in range(3600):
-        server.account.budget -= 1
+        server.account.may_delete -= 1
     server.account.budget_at = project.clock.monotonic()
-    server.account.budget = 0
+    server.account.may_delete = 0
     assert len(client.images.get_all()) == 2
     assert project.cloud.journal[-2].status in (200, 429)
 

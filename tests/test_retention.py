@@ -135,18 +135,18 @@ def histories(draw: st.DrawFn) -> list[Snapshot]:
 @pytest.mark.proves("I3", "G11")
 @given(histories(), st.integers(1, 12), st.integers(0, 12), st.randoms())
 def test_each_snapshot_has_one_fate_whatever_the_order(
-    history: list[Snapshot], retain: int, brake: int, shuffle: object
+    history: list[Snapshot], retain: int, max_per_run: int, shuffle: object
 ) -> None:
-    plan = snapshots.plan_retention(history, Policy(retain), brake)
+    plan = snapshots.plan_retention(history, Policy(retain), max_per_run)
     kept = [s for s, _ in plan.keep]
     assert sorted(ids([*kept, *plan.delete, *plan.postponed])) == sorted(ids(history))
     assert len(kept) == min(retain, len(history))
-    assert len(plan.delete) <= brake
+    assert len(plan.delete) <= max_per_run
     if kept and plan.delete:
         assert snapshots.age_key(plan.delete[-1]) < min(map(snapshots.age_key, kept))
     mixed = list(history)
     shuffle.shuffle(mixed)  # type: ignore[attr-defined]
-    assert snapshots.plan_retention(mixed, Policy(retain), brake) == plan
+    assert snapshots.plan_retention(mixed, Policy(retain), max_per_run) == plan
 
 
 @given(histories(), st.integers(1, 10))
@@ -247,9 +247,9 @@ def test_a_snapshot_of_any_other_server_is_not_ours(server_id: str | None) -> No
 
 
 @pytest.mark.parametrize(("brake", "deleted"), [(-1, 0), (0, 0), (1, 1), (5, 2)])
-def test_the_brake_may_forbid_every_deletion(brake: int, deleted: int) -> None:
+def test_the_brake_may_forbid_every_deletion(max_per_run: int, deleted: int) -> None:
     history = [Snapshot(str(n), "web-x", START + timedelta(days=n), "1") for n in range(4)]
-    plan = snapshots.plan_retention(history, Policy(2), brake)
+    plan = snapshots.plan_retention(history, Policy(2), max_per_run)
     assert [s.id for s in plan.delete] == ["0", "1"][:deleted]
     assert [s.id for s in plan.postponed] == ["0", "1"][deleted:]
     assert len(plan.keep) == 2
@@ -411,16 +411,16 @@ WORD = re.compile(
 @pytest.mark.proves("tiers-1")
 @given(histories(), policies, st.integers(0, 40), st.booleans(), st.randoms())
 def test_rules_are_added_up_and_each_stay_has_its_reasons(
-    history: list[Snapshot], policy: Policy, brake: int, soon: bool, shuffle: object
+    history: list[Snapshot], policy: Policy, max_per_run: int, soon: bool, shuffle: object
 ) -> None:
     pending = at("2030-06-01") if soon else None
-    plan = snapshots.plan_retention(history, policy, brake, pending=pending)
+    plan = snapshots.plan_retention(history, policy, max_per_run, pending=pending)
     kept = [s for s, _ in plan.keep]
     assert sorted(ids([*kept, *plan.delete, *plan.postponed])) == sorted(ids(history))
-    assert len(plan.delete) <= brake
+    assert len(plan.delete) <= max_per_run
     mixed = list(history)
     shuffle.shuffle(mixed)  # type: ignore[attr-defined]
-    assert snapshots.plan_retention(mixed, policy, brake, pending=pending) == plan
+    assert snapshots.plan_retention(mixed, policy, max_per_run, pending=pending) == plan
     for _, why in plan.keep:
         assert why
         assert why != ("newest",)

@@ -297,7 +297,7 @@ def test_a_trickling_head_ends_with_the_deadline() -> None:
     began = time.monotonic()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
     result = snapshots.send(session, "GET", url, 1.0)
-    assert isinstance(result, snapshots.Trouble)
+    assert isinstance(result, snapshots.NoResponse)
     assert (result.outcome, result.reason) == (snapshots.Outcome.LOST, "timed out")
     assert time.monotonic() - began < 30  # and not a hundred
     session.close()
@@ -316,7 +316,7 @@ def test_a_trickling_head_ends_with_the_deadline() -> None:
 def test_what_was_not_sent_is_told_from_what_was_lost(url: str, reason: str) -> None:
     session = snapshots.new_session(1)
     result = snapshots.send(session, "POST", url, 5.0, json={})
-    assert result == snapshots.Trouble(snapshots.Outcome.NOT_SENT, reason)
+    assert result == snapshots.NoResponse(snapshots.Outcome.NOT_SENT, reason)
     session.close()
 
 
@@ -550,7 +550,7 @@ def test_where_no_address_answers_the_reasons_of_all_are_given_in_time(
     session = snapshots.new_session(1)
     began = time.monotonic()
     result = snapshots.send(session, "GET", f"http://api.test:{project.cloud.port}/", 1.0)
-    assert result == snapshots.Trouble(snapshots.Outcome.NOT_SENT, reason)
+    assert result == snapshots.NoResponse(snapshots.Outcome.NOT_SENT, reason)
     assert time.monotonic() - began < 20
     session.close()
 
@@ -848,7 +848,7 @@ def test_what_cannot_be_written_is_said(
 ) -> None:
     session = snapshots.new_session(1)
     result = snapshots.send(session, "POST", project.cloud.url + "/hook", 5.0, **options)
-    assert result == snapshots.Trouble(snapshots.Outcome.UNUSABLE, reason)
+    assert result == snapshots.NoResponse(snapshots.Outcome.UNUSABLE, reason)
     session.close()
 
 
@@ -871,7 +871,7 @@ def test_an_exception_becomes_words_without_a_url(error: Exception, reason: str)
     """Deep within others, as requests and urllib3 wrap them; what nobody knows, in its own words."""
     wrapped = requests.exceptions.ConnectionError(urllib3.exceptions.HTTPError("url: /SECRET"))
     wrapped.__cause__ = error
-    snapshots._sending.begun = False
+    snapshots._sending.request_started = False
     words = snapshots.network_reason(wrapped)
     assert words.startswith(reason)
     assert "SECRET" not in words

@@ -129,8 +129,8 @@ DAMAGES = [
         "test_retention.py::test_a_retention_that_would_delete_everything_is_refused",
     ),
     damage(
-        "the brake is forgotten",
-        "    return Plan(keep, due[:brake], due[brake:])\n",
+        "the max_per_run is forgotten",
+        "    return Plan(keep, due[:max_per_run], due[max_per_run:])\n",
         "    return Plan(keep, due, ())\n",
         "test_faults.py::test_the_brake_deletes_the_ten_oldest_and_warns",
     ),
@@ -155,13 +155,13 @@ DAMAGES = [
     # --- the create ---
     damage(
         "a create that got a 504 is simply sent again",
-        "Outcome.SERVER_ERROR: (Next.RETRY, Next.LOOK, ",
+        "Outcome.SERVER_ERROR: (Next.RETRY, Next.VERIFY, ",
         "Outcome.SERVER_ERROR: (Next.RETRY, Next.RETRY, ",
         ADOPTED + "[504-hetzner]",
     ),
     damage(
         "a lost create is sent again without a look",
-        "    found = look_for_lost(turn, error)\n",
+        "    found = find_lost_create(turn, error)\n",
         "    found = None\n",
         "test_providers.py::test_a_create_that_was_done_at_once_but_got_no_answer_is_adopted",
     ),
@@ -339,9 +339,9 @@ DAMAGES = [
     ),
     damage(
         "a run that cannot start ends with 0",
-        "        tell_run_failure(error_text, settings, world, hostname)\n"
+        "        notify_run_failure(error_text, settings, world, hostname)\n"
         "    return ExitStatus.FAILED\n",
-        "        tell_run_failure(error_text, settings, world, hostname)\n"
+        "        notify_run_failure(error_text, settings, world, hostname)\n"
         "    return ExitStatus.OK\n",
         "test_cli.py::test_a_configuration_problem_stops_the_run_before_anything",
     ),
