@@ -423,7 +423,6 @@ def test_defaults_named_under_migrating_are_the_defaults() -> None:
 def test_place_for_the_benchmark_is_there() -> None:
     lines = [line for line in part("## How fast").splitlines() if line]
     assert "<!-- bench:begin -->" in lines
-    assert not [line for line in lines if line.endswith("| ✗ |")]
     assert "<!-- bench:end -->" in lines[lines.index("<!-- bench:begin -->") :]
 
 
