@@ -378,7 +378,6 @@ def test_any_server_file_is_used_or_refused(
         assert len(made.cloud.created) >= len(made.servers) - 1
 
 
-@pytest.mark.proves("I1", "I11", "I18")
 @many
 @given(
     st.lists(
@@ -450,7 +449,6 @@ WORDS = st.sampled_from(
 )
 
 
-@pytest.mark.proves("I25")
 @many
 @given(
     st.lists(

@@ -11,10 +11,10 @@ from fakes.base import (
     NEVER,
     Account,
     Action,
+    Answer,
     Api,
     Json,
     Request,
-    Response,
     Route,
     Server,
     Snapshot,
@@ -117,7 +117,7 @@ class Hetzner(Api):
         if self.cloud.enforce_rate_limits:
             if self._budget(account) < 1:
                 raise self.refuse(429, "limit of 3600 requests per hour reached")
-            account.may_delete -= 1
+            account.budget -= 1
         if account.read_only and request.method != "GET":
             raise self.refuse(401, "Token is only allowed to GET", "token_readonly")
         self.check_body(request)
@@ -126,19 +126,17 @@ class Hetzner(Api):
 
     def _budget(self, account: Account) -> float:
         now = self.cloud.clock.monotonic()
-        account.may_delete = min(
-            self.BUDGET, account.may_delete + max(0.0, now - account.budget_at)
-        )
+        account.budget = min(self.BUDGET, account.budget + max(0.0, now - account.budget_at))
         account.budget_at = now
-        return account.may_delete
+        return account.budget
 
     def standing_headers(self, request: Request) -> dict[str, str]:
         headers = {"X-Correlation-Id": f"{request.number:016x}"}
         if request.account is not None:
-            may_delete = self._budget(request.account) if self.cloud.enforce_rate_limits else 3599.0
-            reset = self.cloud.time.timestamp() + self.BUDGET - may_delete
+            budget = self._budget(request.account) if self.cloud.enforce_rate_limits else 3599.0
+            reset = self.cloud.time.timestamp() + self.BUDGET - budget
             headers["RateLimit-Limit"] = "3600"
-            headers["RateLimit-Remaining"] = str(int(may_delete))
+            headers["RateLimit-Remaining"] = str(int(budget))
             headers["RateLimit-Reset"] = str(math.ceil(reset))
         return headers
 
@@ -199,7 +197,7 @@ class Hetzner(Api):
 
     def _page(
         self, request: Request, key: str, items: Sequence[T], show: Callable[[T], Json]
-    ) -> Response:
+    ) -> Answer:
         page, size = self.paging(request, "per_page", 25, 50)
         last = max(1, -(-len(items) // size))
         shown = [show(item) for item in items[(page - 1) * size : page * size]]
@@ -211,11 +209,11 @@ class Hetzner(Api):
             "last_page": last,
             "total_entries": len(items),
         }
-        return Response(200, {key: shown, "meta": {"pagination": pagination}})
+        return Answer(200, {key: shown, "meta": {"pagination": pagination}})
 
     # --- the routes ---
 
-    def images(self, request: Request) -> Response:
+    def images(self, request: Request) -> Answer:
         return self._page(
             request, "images", self.listing(request, lambda: self._images(request)), self._image
         )
@@ -262,10 +260,10 @@ class Hetzner(Api):
             raise self.refuse(404, "image not found")
         return snapshot
 
-    def image(self, request: Request, id: str) -> Response:
-        return Response(200, {"image": self._image(self._find(request, id))})
+    def image(self, request: Request, id: str) -> Answer:
+        return Answer(200, {"image": self._image(self._find(request, id))})
 
-    def update(self, request: Request, id: str) -> Response:
+    def update(self, request: Request, id: str) -> Answer:
         snapshot, body = self._find(request, id), request.json
         if not isinstance(body, dict) or set(body) - {"description", "labels", "type"}:
             raise self.fail(request, 422, f"a description, labels or a type: {body!r}")
@@ -279,9 +277,9 @@ class Hetzner(Api):
             labels,
             body.get("type", snapshot.kind),
         )
-        return Response(200, {"image": self._image(snapshot)})
+        return Answer(200, {"image": self._image(snapshot)})
 
-    def change_protection(self, request: Request, id: str) -> Response:
+    def change_protection(self, request: Request, id: str) -> Answer:
         snapshot, body = self._find(request, id), request.json
         if not isinstance(body, dict) or set(body) - {"delete"}:
             raise self.fail(request, 422, f"only delete is expected: {body!r}")
@@ -289,9 +287,9 @@ class Hetzner(Api):
             raise self.refuse(422, "only snapshots can be protected")
         snapshot.protected = bool(body.get("delete", snapshot.protected))
         action = self.cloud.note_action(snapshot.server, "change_protection", snapshot)
-        return Response(201, {"action": self._action(action)})
+        return Answer(201, {"action": self._action(action)})
 
-    def delete(self, request: Request, id: str) -> Response:
+    def delete(self, request: Request, id: str) -> Answer:
         snapshot = self._find(request, id)
         if snapshot.kind == "system":
             raise self.fail(request, 403, "a system image cannot be deleted")
@@ -300,9 +298,9 @@ class Hetzner(Api):
         if snapshot.status == "creating":
             raise self.refuse(423, "image is locked")
         self.cloud.delete(snapshot)
-        return Response(204)
+        return Answer(204)
 
-    def actions(self, request: Request) -> Response:
+    def actions(self, request: Request) -> Answer:
         ids = request.query.get("id", [])
         if not ids:
             raise self.fail(request, 422, "id is required")
@@ -311,26 +309,26 @@ class Hetzner(Api):
         known = self.account(request).actions_by_id
         wanted = {int(self.number(request, id)) for id in ids}
         found = [known[number] for number in wanted if number in known]
-        return Response(
+        return Answer(
             200,
             {"actions": [self._action(a) for a in sorted(found, key=lambda a: scrambled(a.id))]},
         )
 
-    def action(self, request: Request, id: str) -> Response:
+    def action(self, request: Request, id: str) -> Answer:
         action = self.account(request).actions_by_id.get(int(self.number(request, id)))
         if action is None:
             raise self.refuse(404, "action not found")
-        return Response(200, {"action": self._action(action)})
+        return Answer(200, {"action": self._action(action)})
 
-    def server_actions(self, request: Request, id: str) -> Response:
+    def server_actions(self, request: Request, id: str) -> Answer:
         return self._actions(request, self.server(request, id).actions)
 
-    def image_actions(self, request: Request, id: str) -> Response:
+    def image_actions(self, request: Request, id: str) -> Answer:
         snapshot = self._find(request, id)
         own = [a for a in self.account(request).actions if a.snapshot is snapshot]
         return self._actions(request, own)
 
-    def _actions(self, request: Request, actions: Sequence[Action]) -> Response:
+    def _actions(self, request: Request, actions: Sequence[Action]) -> Answer:
         states = set(request.query.get("status", ()))
         if states - {"running", "success", "error"}:
             raise self.fail(request, 422, f"status={states} is unknown")
@@ -349,13 +347,13 @@ class Hetzner(Api):
         )
         return self._page(request, "actions", shown, self._action)
 
-    def deprecated(self, request: Request, id: str, aid: str) -> Response:
+    def deprecated(self, request: Request, id: str, aid: str) -> Answer:
         raise self.fail(request, 410, "this endpoint is deprecated")
 
-    def get_server(self, request: Request, id: str) -> Response:
-        return Response(200, {"server": self._server(self.server(request, id))})
+    def get_server(self, request: Request, id: str) -> Answer:
+        return Answer(200, {"server": self._server(self.server(request, id))})
 
-    def servers(self, request: Request) -> Response:
+    def servers(self, request: Request) -> Answer:
         name, selector = request.one("name"), request.one("label_selector")
         states = set(request.query.get("status", ()))
         shown = self.ordered(
@@ -414,13 +412,13 @@ class Hetzner(Api):
                 raise self.fail(request, 422, f"invalid label {key!r}: {value!r}")
         return name, labels
 
-    def pricing(self, request: Request) -> Response:
+    def pricing(self, request: Request) -> Answer:
         """Prices are decimal numbers, sent as text."""
         price = {"net": "0.0119000000", "gross": "0.0141610000000000"}
         shown = {"currency": "EUR", "vat_rate": "19.000000", "image": {"price_per_gb_month": price}}
-        return Response(200, {"pricing": shown})
+        return Answer(200, {"pricing": shown})
 
-    def create(self, request: Request, id: str) -> Response:
+    def create(self, request: Request, id: str) -> Answer:
         server = self.server(request, id)
         body = {} if not request.body else request.json
         if not isinstance(body, dict):
@@ -444,4 +442,4 @@ class Hetzner(Api):
                 raise self.refuse(403, "snapshot limit exceeded", "resource_limit_exceeded")
         snapshot, action = self.cloud.start_snapshot(server, name, labels=labels)
         self.cloud.created.append(snapshot)
-        return Response(201, {"image": self._image(snapshot), "action": self._action(action)})
+        return Answer(201, {"image": self._image(snapshot), "action": self._action(action)})
