@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.9"
-# dependencies = ["requests>=2.26", "python-dateutil>=2.8", "urllib3>=1.26.8"]
+# dependencies = ["requests>=2.26", "python-dateutil>=2.8"]
 # ///
 """Take, watch, verify and prune server snapshots at DigitalOcean, Hetzner Cloud and Contabo.
 
@@ -13,7 +13,7 @@ which the user switches on, see `make_room_on_the_plan`; and a turn that only pr
 
 In this file, in order (each part uses only the parts above it):
     Errors and exit statuses | Text | Model | Names and retention | Configuration |
-    World | HTTP | Providers | Accounts | Notifications | History | Shared limit | Turn |
+    Runtime | HTTP | Providers | Accounts | Notifications | History | Shared limit | Turn |
     Fleet | Schedule | Crontab | Looking | Report page | Command line
 """
 
@@ -292,7 +292,7 @@ class State(enum.Enum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
-    UNTRACED = "no longer to be asked for"  # only a listing can tell
+    UNKNOWN_ACTION = "no longer to be asked for"  # only a listing can tell
 
 
 @dataclass(frozen=True)
@@ -519,7 +519,7 @@ class Plan:
 
     keep: tuple[tuple[Snapshot, tuple[str, ...]], ...]  # newest first
     delete: tuple[Snapshot, ...]  # oldest first, so that any part of it is safe
-    postponed: tuple[Snapshot, ...]  # due as well, but over the brake
+    postponed: tuple[Snapshot, ...]  # due as well, but over max_deletes_per_run
 
 
 def plan_retention(
@@ -548,8 +548,8 @@ def plan_retention(
         reasons[0] = ("newest", *reasons[0])
     keep = tuple((s, why) for s, why in zip(newest_first, reasons) if why)
     due = tuple(s for s, why in reversed(list(zip(newest_first, reasons))) if not why)
-    brake = max(max_deletes, 0)
-    return Plan(keep, due[:brake], due[brake:])
+    max_per_run = max(max_deletes, 0)
+    return Plan(keep, due[:max_per_run], due[max_per_run:])
 
 
 def plan_in_words(plan: Plan) -> Iterator[tuple[Snapshot, str, tuple[str, ...]]]:
@@ -1769,7 +1769,7 @@ def home_directory() -> Path:
     return beside_link
 
 
-# === World ====================================================================================
+# === Runtime ==================================================================================
 # The clock, secrets, the screen, the log, the lock, signals: all that is outside and not a network.
 
 log = logging.getLogger("snapshots")
@@ -2071,7 +2071,7 @@ def terminal_width() -> int:
     return 80
 
 
-class World:
+class Runtime:
     """What every part needs of the outside, and the flag that ends all waiting."""
 
     def __init__(self, clock: Clock, redact: Redactor, screen: Screen) -> None:
@@ -2175,7 +2175,7 @@ class LogFile(logging.handlers.RotatingFileHandler):
     thread of its own; trouble is reported once, for a log is advice."""
 
     def __init__(self, path: Path, section: Logging, screen: Screen) -> None:
-        self.screen, self.told, self.over, self.sink = screen, False, False, Sink()
+        self.screen, self.warned, self.over, self.sink = screen, False, False, Sink()
         super().__init__(
             path,
             maxBytes=section.max_bytes,
@@ -2214,8 +2214,8 @@ class LogFile(logging.handlers.RotatingFileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
         """Instead of a traceback: one warning; the run goes on, the cloud is what counts."""
-        if not self.told:
-            self.told = True
+        if not self.warned:
+            self.warned = True
             error = sys.exc_info()[1]
             reason = reason_of(error) if error else "unknown"
             self.screen.problem(f"warning: {self.baseFilename}: cannot be written: {reason}")
@@ -2233,7 +2233,7 @@ class ToScreen(logging.Handler):
             self.screen.out(self.format(record))
 
 
-def open_log(settings: Settings, world: World, verbose: bool, to_file: bool) -> None:
+def open_log(settings: Settings, world: Runtime, verbose: bool, to_file: bool) -> None:
     """Give the log its handlers. Without to_file its file is only made for a traceback."""
     logging.raiseExceptions = False
     close_log()
@@ -2391,7 +2391,7 @@ STOP_LIMIT_SECONDS = 60.0  # several times what the end of a run takes after a s
 
 
 @contextlib.contextmanager
-def stop_on_signals(world: World, restore: bool) -> Iterator[None]:
+def stop_on_signals(world: Runtime, restore: bool) -> Iterator[None]:
     """SIGTERM, SIGINT and SIGHUP stop the run in an orderly way; one inherited as ignored stays so.
 
     The C-level handler writes the signal's number into a socket, a thread reads it: nothing of
@@ -2497,9 +2497,9 @@ class Next(enum.Enum):
     RETRY_ONCE = enum.auto()  # send it again one time
     RENEW = enum.auto()  # send it again one time, with a new token and after a pause
     WAIT = enum.auto()  # the server is busy: the caller waits until it is free
-    LOOK = enum.auto()  # it may have been carried out: look before anything else
-    ROOM = enum.auto()  # a limit is reached: the caller may make room
-    LEAVE = enum.auto()  # leave it alone
+    VERIFY = enum.auto()  # it may have been carried out: look before anything else
+    FREE_SPACE = enum.auto()  # a limit is reached: the caller may make room
+    SKIP = enum.auto()  # leave it alone
     FAIL = enum.auto()  # give up
 
 
@@ -2510,21 +2510,21 @@ NEXT: Mapping[Outcome, Mapping[Act, Next]] = MappingProxyType(
             Outcome.NOT_SENT: (Next.RETRY,) * 4,
             Outcome.UNUSABLE: (Next.FAIL,) * 4,
             Outcome.UNTRUSTED: (Next.FAIL,) * 4,
-            Outcome.LOST: (Next.RETRY, Next.LOOK, Next.RETRY, Next.RETRY),
+            Outcome.LOST: (Next.RETRY, Next.VERIFY, Next.RETRY, Next.RETRY),
             Outcome.GOOD: (Next.DONE,) * 4,
-            Outcome.EMPTY: (Next.FAIL, Next.LOOK, Next.DONE, Next.FAIL),
-            Outcome.GARBLED: (Next.RETRY_ONCE, Next.LOOK, Next.RETRY_ONCE, Next.RETRY_ONCE),
-            Outcome.REDIRECT: (Next.FAIL, Next.LOOK, Next.FAIL, Next.FAIL),
+            Outcome.EMPTY: (Next.FAIL, Next.VERIFY, Next.DONE, Next.FAIL),
+            Outcome.GARBLED: (Next.RETRY_ONCE, Next.VERIFY, Next.RETRY_ONCE, Next.FAIL),
+            Outcome.REDIRECT: (Next.FAIL, Next.VERIFY, Next.FAIL, Next.FAIL),
             Outcome.REJECTED: (Next.FAIL,) * 4,
             Outcome.UNAUTHORIZED: (Next.RENEW,) * 4,
             Outcome.READ_ONLY: (Next.FAIL,) * 4,
-            Outcome.LIMIT: (Next.FAIL, Next.ROOM, Next.FAIL, Next.FAIL),
+            Outcome.LIMIT: (Next.FAIL, Next.FREE_SPACE, Next.FAIL, Next.FAIL),
             Outcome.FORBIDDEN: (Next.FAIL,) * 4,
             Outcome.GONE: (Next.FAIL, Next.FAIL, Next.DONE, Next.FAIL),
             Outcome.BUSY: (Next.RETRY, Next.WAIT, Next.RETRY, Next.RETRY),
-            Outcome.PROTECTED: (Next.FAIL, Next.FAIL, Next.LEAVE, Next.FAIL),
+            Outcome.PROTECTED: (Next.FAIL, Next.FAIL, Next.SKIP, Next.FAIL),
             Outcome.RATE_LIMITED: (Next.RETRY,) * 4,
-            Outcome.SERVER_ERROR: (Next.RETRY, Next.LOOK, Next.RETRY, Next.RETRY),
+            Outcome.SERVER_ERROR: (Next.RETRY, Next.VERIFY, Next.RETRY, Next.RETRY),
         }.items()
     }
 )
@@ -2572,7 +2572,7 @@ class ApiError(SnapshotsError):
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """A complete HTTP answer."""
 
     status: int
@@ -2591,7 +2591,7 @@ class Answer:
 PENDING = re.compile(r"pending event|blocking events?", re.IGNORECASE)
 
 
-def explain(answer: Answer) -> tuple[str, str]:
+def explain(answer: Response) -> tuple[str, str]:
     """(code, message) of an error body, as they came, in any of the shapes that these APIs use.
 
     DigitalOcean {"id","message"}, Hetzner {"error":{"code","message"}}, Contabo
@@ -2675,7 +2675,7 @@ def http_date(text: str) -> Optional[datetime]:
         return None
 
 
-def retry_after_seconds(answer: Answer, now: datetime) -> Optional[float]:
+def retry_after_seconds(answer: Response, now: datetime) -> Optional[float]:
     """How long the other side asks us to wait: seconds or an HTTP date; None if it does not say.
 
     now: what to measure a date by where the answer has no Date of its own, whose clock it is.
@@ -2911,12 +2911,12 @@ def timed(pool: Any) -> Any:
                 _sending.has_another_address = self.has_others
                 raise
             finally:  # what a proxy was told to get here is not the request
-                _sending.begun = False
+                _sending.request_started = False
 
         def send(self, data: Any) -> None:
             if self.sock is None:
                 self.connect()
-            _sending.begun = True
+            _sending.request_started = True
             super().send(data)
 
     class Pool(pool):  # type: ignore[misc]
@@ -2982,7 +2982,7 @@ class BearerAuth(NoAuth):
         return request
 
 
-def fixed_token(_world: World, _settings: Settings, credentials: Sequence[str]) -> NoAuth:
+def fixed_token(_world: Runtime, _settings: Settings, credentials: Sequence[str]) -> NoAuth:
     """What a server file that holds nothing else than a token logs in with."""
     return BearerAuth(credentials[0])
 
@@ -3008,7 +3008,7 @@ def new_session(connections: int) -> requests.Session:
 
 
 @dataclass(frozen=True)
-class Trouble:
+class NoResponse:
     """No answer: how it went wrong, and in words without host, path or value."""
 
     outcome: Outcome
@@ -3080,7 +3080,7 @@ def network_reason(error: BaseException) -> str:
     if any(isinstance(i, (socket.timeout, urllib3.exceptions.TimeoutError)) for i in seen):
         return "timed out"
     if any(isinstance(item, BROKEN) for item in seen):
-        return "the connection broke" if _sending.begun else "no connection"
+        return "the connection broke" if _sending.request_started else "no connection"
     return own_words(seen[-1])
 
 
@@ -3139,14 +3139,14 @@ def certificates_problem(name: str) -> str:
     return ""
 
 
-def trouble_of(error: Exception, url: str) -> Trouble:
+def trouble_of(error: Exception, url: str) -> NoResponse:
     """What came of a request that ended with this exception.
 
     All is judged by one fact: had a byte of the request left us? If none had, what cannot pass
     by itself (something wrong with the environment, the URL or the payload) is not tried again.
     """
-    if _sending.begun:
-        return Trouble(Outcome.LOST, network_reason(error))
+    if _sending.request_started:
+        return NoResponse(Outcome.LOST, network_reason(error))
     seen = causes_of(error)
     variable, proxy = proxy_of(url)
     problem = proxy_problem(variable, proxy) if proxy else ""
@@ -3156,14 +3156,14 @@ def trouble_of(error: Exception, url: str) -> Trouble:
         if not problem and any(isinstance(item, kinds) for item in seen):
             problem = words
     if problem:
-        return Trouble(Outcome.UNUSABLE, problem)
+        return NoResponse(Outcome.UNUSABLE, problem)
     reason = network_reason(error)
     refusals = [re.match(r"Tunnel connection failed: ([0-9]{3})\b", str(item)) for item in seen]
     for refusal in filter(None, refusals):
         status = int(refusal[1])
         is_final = 400 <= status < 500 and status not in (408, 425, 429)
         wants = ": it wants another user or password" if status == 407 else ""
-        return Trouble(
+        return NoResponse(
             Outcome.UNUSABLE if is_final else Outcome.NOT_SENT,
             f"the proxy answers {status}{wants} ({variable})",
         )
@@ -3173,7 +3173,7 @@ def trouble_of(error: Exception, url: str) -> Trouble:
         if proxy.lower().startswith("https:"):
             reason += " (does it speak TLS? if not, the variable has to begin with http://)"
         if "wrong version number" in reason:
-            return Trouble(Outcome.UNUSABLE, reason)
+            return NoResponse(Outcome.UNUSABLE, reason)
     elif proxy:
         reason += f" (through the proxy of {variable})"
     if any(isinstance(item, BAD_CERTIFICATE) for item in seen):
@@ -3181,8 +3181,8 @@ def trouble_of(error: Exception, url: str) -> Trouble:
             reason += f" by the certificates of {ca_variable()}"
         elif os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
             reason += " (only mail heeds SSL_CERT_FILE, all else REQUESTS_CA_BUNDLE)"
-        return Trouble(Outcome.UNTRUSTED, reason)
-    return Trouble(Outcome.NOT_SENT, reason)
+        return NoResponse(Outcome.UNTRUSTED, reason)
+    return NoResponse(Outcome.NOT_SENT, reason)
 
 
 SENDING_ERRORS = (
@@ -3199,7 +3199,7 @@ SENDING_ERRORS = (
 
 def send(
     session: requests.Session, method: str, url: str, timeout: float, **options: Any
-) -> Union[Answer, Trouble]:
+) -> Union[Response, NoResponse]:
     """One request and its answer, or how it went wrong.
 
     timeout: seconds to get connected (to whichever address of the host), and as many again for
@@ -3208,12 +3208,12 @@ def send(
     try:
         request = session.prepare_request(requests.Request(method, url, **options))
     except SENDING_ERRORS as error:
-        _sending.begun = False
+        _sending.request_started = False
         return trouble_of(error, url)
     deadline = time.monotonic() + timeout  # only now: an auth may have had to log in
     _sending.only_once = method == "POST"
     while True:
-        _sending.begun = _sending.has_another_address = False
+        _sending.request_started = _sending.has_another_address = False
         to_connect = max(deadline - time.monotonic(), 0.1)
         try:
             with session.send(
@@ -3229,7 +3229,7 @@ def send(
             return trouble_of(error, url)
 
 
-def read_answer(response: requests.Response) -> Union[Answer, Trouble]:
+def read_answer(response: requests.Response) -> Union[Response, NoResponse]:
     """The whole answer, unless it is too large."""
     body = io.BytesIO()
     while body.tell() <= MAX_ANSWER_BYTES:
@@ -3237,16 +3237,16 @@ def read_answer(response: requests.Response) -> Union[Answer, Trouble]:
         if not chunk:
             headers = {name.lower(): value for name, value in response.headers.items()}
             authorization = response.request.headers.get("Authorization", "")
-            return Answer(response.status_code, headers, body.getvalue(), authorization)
+            return Response(response.status_code, headers, body.getvalue(), authorization)
         body.write(chunk)
-    return Trouble(Outcome.LOST, f"its answer is larger than {MAX_ANSWER_BYTES} bytes")
+    return NoResponse(Outcome.LOST, f"its answer is larger than {MAX_ANSWER_BYTES} bytes")
 
 
 # --- one request for all that ask ---
 
 
 @contextlib.contextmanager
-def released(condition: threading.Condition) -> Iterator[None]:
+def unlocked(condition: threading.Condition) -> Iterator[None]:
     """Let go of a condition that is held, and hold it again afterwards, whatever happens."""
     condition.release()
     try:
@@ -3276,7 +3276,7 @@ class Shared:
 
     def __init__(
         self,
-        world: World,
+        world: Runtime,
         fetch: Callable[[Sequence[Any]], Mapping[Any, Any]],
         *,
         could_ask: float = math.inf,
@@ -3323,7 +3323,7 @@ class Shared:
         answers: Mapping[Any, Any] = {}
         error: Optional[SnapshotsError] = None
         try:
-            with released(self._changed):
+            with unlocked(self._changed):
                 answers = self._fetch(list(dict.fromkeys(question.key for question in batch)))
         except SnapshotsError as failure:
             error = failure
@@ -3399,7 +3399,7 @@ class RateLimit:
 class Pace:
     """When an account's next request may go out; a 429 pauses all of the account's threads."""
 
-    def __init__(self, world: World, *limits: RateLimit) -> None:
+    def __init__(self, world: Runtime, *limits: RateLimit) -> None:
         self.world, self.limits = world, limits
         self.paused_until = -math.inf
         self._lock = threading.Lock()
@@ -3426,7 +3426,7 @@ class Pace:
             until = self.world.clock.monotonic() + seconds
             self.paused_until = max(self.paused_until, until)
 
-    def learn(self, answer: Answer) -> None:
+    def learn(self, answer: Response) -> None:
         """Believe the provider where it says that less is left than we think."""
         text = answer.headers.get("ratelimit-remaining", "")
         if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
@@ -3437,7 +3437,7 @@ class Pace:
 
 
 @dataclass
-class Reply:
+class Attempt:
     """How one try of a call came out."""
 
     outcome: Outcome
@@ -3456,7 +3456,7 @@ class Api:
 
     def __init__(
         self,
-        world: World,
+        world: Runtime,
         base_url: str,
         auth: NoAuth,
         *,
@@ -3511,7 +3511,7 @@ class Api:
         """Send a request, as often as the table allows, and parse the JSON of its answer.
 
         doing: the act in words, quoted in errors: "list snapshots of droplet 1".
-        parse: JSON -> result, or GarbledError; for a delete: Answer -> was it there?
+        parse: JSON -> result, or GarbledError; for a delete: Response -> was it there?
         within: seconds, waiting for a rate limit not counted.
         Raises ApiError, or InterruptedRunError before anything is sent.
         """
@@ -3522,7 +3522,7 @@ class Api:
         busy_deadline = rate_deadline if within >= RETRY_SECONDS else deadline
         tries = 0
 
-        def once(second_look: bool = False) -> Reply:
+        def once(second_look: bool = False) -> Attempt:
             nonlocal tries
             self._admit(doing, rate_deadline, second_look)
             extra = self.headers()
@@ -3553,7 +3553,7 @@ class Api:
             if NEXT[reply.outcome][act] is Next.RENEW and (self._worked or act is not Act.TOKEN):
                 reply = self._second_look(once, reply)
             step = NEXT[reply.outcome][act]
-            may_have_acted = may_have_acted or NEXT[reply.outcome][Act.CREATE] is Next.LOOK
+            may_have_acted = may_have_acted or NEXT[reply.outcome][Act.CREATE] is Next.VERIFY
             if step is Next.DONE:
                 self._worked = True
                 if act is Act.DELETE:  # what has gone may have gone by an earlier try of this call
@@ -3614,7 +3614,7 @@ class Api:
             self.world.check()
             self._changed.wait(60)
 
-    def _second_look(self, once: Callable[..., Reply], refusal: Reply) -> Reply:
+    def _second_look(self, once: Callable[..., Attempt], refusal: Attempt) -> Attempt:
         """A 401 may be a mistake. Of all the account's threads the first that gets one sends its
         request again, after a pause; if that is refused too, the credentials are given up. The
         others send nothing until it is known, and then theirs again."""
@@ -3639,13 +3639,13 @@ class Api:
                 self._changed.notify_all()
 
     def _judge(
-        self, act: Act, answer: Union[Answer, Trouble], parse: Callable[[Any], Any]
-    ) -> Reply:
+        self, act: Act, answer: Union[Response, NoResponse], parse: Callable[[Any], Any]
+    ) -> Attempt:
         """What an answer is, by the table's rows, and what it holds if it is good."""
-        if isinstance(answer, Trouble):
+        if isinstance(answer, NoResponse):
             hint = HINTS.get(answer.outcome, "")
             reason = self.shown(f"{self.host}: {answer.reason}")
-            return Reply(answer.outcome, reason, hint=hint)
+            return Attempt(answer.outcome, reason, hint=hint)
         self._note_time(answer)
         self.pace.learn(answer)
         code = message = ""
@@ -3661,7 +3661,7 @@ class Api:
             reason += f": {message}"
         is_foreign = own_code is None and outcome is Outcome.LOST
         hint = NOT_OWN if is_foreign else HINTS.get(outcome, "")
-        reply = Reply(outcome, reason, message, hint, status=answer.status)
+        reply = Attempt(outcome, reason, message, hint, status=answer.status)
         reply.authorization = answer.authorization
         if outcome is Outcome.RATE_LIMITED or answer.status == 503:
             clock = self.world.clock
@@ -3671,10 +3671,10 @@ class Api:
             try:
                 reply.result = parse(answer if act is Act.DELETE else answer.json())
             except GarbledError as error:
-                return Reply(Outcome.GARBLED, self.shown(f"HTTP {answer.status}: {error}"))
+                return Attempt(Outcome.GARBLED, self.shown(f"HTTP {answer.status}: {error}"))
         return reply
 
-    def _note_time(self, answer: Answer) -> None:
+    def _note_time(self, answer: Response) -> None:
         date = http_date(answer.headers.get("date", ""))
         if date is not None and date.year < 9000:  # so that sums with it stay in the calendar
             self._server_clock = (date, self.world.clock.monotonic())
@@ -3701,7 +3701,7 @@ class Provider(Protocol):
     limits: ClassVar[Callable[[], list[RateLimit]]]  # documented rate limits
 
     @staticmethod
-    def auth(world: World, settings: Settings, credentials: Sequence[str]) -> NoAuth:
+    def auth(world: Runtime, settings: Settings, credentials: Sequence[str]) -> NoAuth:
         """What the server file's credentials, in the order of CREDENTIAL_KEYS, log in with."""
 
     @staticmethod
@@ -4004,7 +4004,7 @@ class DigitalOcean:
             )
         except ApiError as error:
             if error.outcome is Outcome.GONE:
-                return Progress(State.UNTRACED)
+                return Progress(State.UNKNOWN_ACTION)
             raise
 
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
@@ -4188,7 +4188,7 @@ class Hetzner:
                 return {
                     ticket: self._progress(actions[str(action_id)])
                     if action_id in actions
-                    else Progress(State.UNTRACED)
+                    else Progress(State.UNKNOWN_ACTION)
                     for action_id, ticket in batch.items()
                 }
 
@@ -4205,7 +4205,7 @@ class Hetzner:
             except ApiError as error:
                 if error.outcome is not Outcome.GONE:
                     raise
-                found.update({ticket: Progress(State.UNTRACED) for ticket in batch.values()})
+                found.update({ticket: Progress(State.UNKNOWN_ACTION) for ticket in batch.values()})
         return found
 
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
@@ -4291,7 +4291,7 @@ class ContaboLogin(NoAuth):
     Source: cntb's own use of https://auth.contabo.com/... (password grant, read 2026-11).
     """
 
-    def __init__(self, world: World, settings: Settings, credentials: Sequence[str]) -> None:
+    def __init__(self, world: Runtime, settings: Settings, credentials: Sequence[str]) -> None:
         self.world, self.credentials = world, credentials
         self.api = Api(
             world,
@@ -4543,7 +4543,7 @@ def labels_of(server: Server) -> tuple[str, ...]:
 # What the servers of one account (same provider, same credentials) share.
 
 MAX_POLL_SECONDS = 30.0
-COMPANY_SECONDS = 30.0  # how long a listing may wait for others that will need one as well
+BATCH_SECONDS = 30.0  # how long a listing may wait for others that will need one as well
 
 
 class Account:
@@ -4554,7 +4554,7 @@ class Account:
     """
 
     def __init__(
-        self, world: World, provider_key: str, credentials: Sequence[str], settings: Settings
+        self, world: Runtime, provider_key: str, credentials: Sequence[str], settings: Settings
     ) -> None:
         kind = PROVIDERS[provider_key]
         api = Api(
@@ -4644,7 +4644,7 @@ class Account:
         """
         found: Optional[tuple[Snapshot, ...]] = None
         if self.provider.lists_account:
-            found = self.listings.ask(server_id, min(patience, COMPANY_SECONDS))
+            found = self.listings.ask(server_id, min(patience, BATCH_SECONDS))
         return self._list([server_id]) if found is None else found
 
     def _list_together(self, server_ids: Sequence[str]) -> Mapping[str, tuple[Snapshot, ...]]:
@@ -5029,7 +5029,7 @@ class DeliveryError(SnapshotsError):
 class RefusedError(DeliveryError):
     """An answer that is no success. status: what it is, or (of a false 2xx) what it stands for."""
 
-    def __init__(self, answer: Answer, status: int, words: str, now: datetime) -> None:
+    def __init__(self, answer: Response, status: int, words: str, now: datetime) -> None:
         reason = f"HTTP {answer.status}" + (f": {words}" if words else "")
         again = status in (408, 425, 429) or 500 <= status < 600
         asked = retry_after_seconds(answer, now)
@@ -5054,7 +5054,7 @@ TELLING_KEYS = (
 )
 
 
-def words_of(answer: Answer) -> str:
+def words_of(answer: Response) -> str:
     """What a receiver says about a refusal, unmasked: from JSON of any shape, else the first line
     of its text or the title of its page."""
 
@@ -5078,7 +5078,7 @@ def words_of(answer: Answer) -> str:
     return next((line.strip() for line in html.unescape(text).splitlines() if line.strip()), "")
 
 
-def real_status(answer: Answer) -> int:
+def real_status(answer: Response) -> int:
     """The status of an answer; of a 2xx that is known to hide a refusal, what it stands for.
 
     Office 365 connectors (Teams) say so in the text; source:
@@ -5108,7 +5108,7 @@ def real_status(answer: Answer) -> int:
     return answer.status
 
 
-def where_to(answer: Answer, url: str) -> str:
+def where_to(answer: Response, url: str) -> str:
     """Where a redirect leads, without the path and the query, which may hold secrets."""
     try:
         parts, own = urlsplit(urljoin(url, answer.headers.get("location", ""))), urlsplit(url)
@@ -5121,7 +5121,7 @@ def where_to(answer: Answer, url: str) -> str:
     return "another path of the same host" if is_own else place
 
 
-def migrated_to(answer: Answer) -> str:
+def migrated_to(answer: Response) -> str:
     """The new number of a Telegram group that became a supergroup; '' if it did not.
 
     Source: https://core.telegram.org/bots/api#responseparameters (read 2026-11).
@@ -5315,7 +5315,9 @@ def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout
         text = problem or f"its certificate is not valid: {error.verify_message}"
         raise DeliveryError(text) from None
     except (smtplib.SMTPException, OSError, ValueError) as error:
-        _sending.begun = isinstance(error, smtplib.SMTPException)  # all of which are of a talk
+        _sending.request_started = isinstance(
+            error, smtplib.SMTPException
+        )  # all of which are of a talk
         reason = network_reason(error)
         if isinstance(error, ssl.SSLError):
             reason += f" {WRONG_PORT}"
@@ -5332,7 +5334,7 @@ def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout
 class Sender:
     """Sends one report to one destination, with its retries. Knows the three channels."""
 
-    def __init__(self, world: World, settings: Settings, hostname: str) -> None:
+    def __init__(self, world: Runtime, settings: Settings, hostname: str) -> None:
         self.world, self.settings, self.hostname = world, settings, hostname
         self._sessions: dict[str, requests.Session] = {}
         self._held_until: dict[tuple[str, ...], float] = {}  # monotonic, as receivers asked
@@ -5414,7 +5416,7 @@ class Sender:
                 text = text.replace(secret_text, MASK)
         return self.world.redact.line(text, 300)
 
-    def _post(self, url: str, body: Any, timeout: float, headers: Mapping[str, str]) -> Answer:
+    def _post(self, url: str, body: Any, timeout: float, headers: Mapping[str, str]) -> Response:
         """The answer to one POST, if it is good. Raises DeliveryError."""
         if url not in self._sessions:
             self._sessions[url] = new_session(2)
@@ -5429,7 +5431,7 @@ class Sender:
             headers={"Content-Type": "application/json", **headers},
             auth=login if user or password else NoAuth(),
         )
-        if isinstance(answer, Trouble):  # not repeated where nobody knows whether it arrived
+        if isinstance(answer, NoResponse):  # not repeated where nobody knows whether it arrived
             raise DeliveryError(answer.reason, answer.outcome is Outcome.NOT_SENT)
         status = real_status(answer)
         if 200 <= status < 300:
@@ -5532,7 +5534,7 @@ def joined(reports: Sequence[Report], limit: float = JOINED_LIMIT) -> Report:
 class Queue:
     """The queue of one channel and the thread that empties it."""
 
-    def __init__(self, name: str, world: World, sender: Sender) -> None:
+    def __init__(self, name: str, world: Runtime, sender: Sender) -> None:
         self.name, self.world, self.sender = name, world, sender
         self.lost = 0  # messages not delivered
         self._changed = world.condition()
@@ -5655,7 +5657,7 @@ class Queue:
 class Notifier:
     """Takes reports as turns end and gets them to their destinations."""
 
-    def __init__(self, world: World, settings: Settings, hostname: str) -> None:
+    def __init__(self, world: Runtime, settings: Settings, hostname: str) -> None:
         self.world = world
         self.sender = Sender(world, settings, hostname)
         self.channels = {
@@ -5732,7 +5734,7 @@ class History:
     """The file as a run writes to it, from a thread of its own: neither a slow disk nor another
     program that holds the file keeps a turn waiting."""
 
-    def __init__(self, path: Path, keep_days: int, world: World) -> None:
+    def __init__(self, path: Path, keep_days: int, world: Runtime) -> None:
         self.path, self.keep_days, self.world = path, keep_days, world
         self.id = uuid.uuid4().hex
         self._changed = world.condition()
@@ -5968,7 +5970,7 @@ class SharedLimit:
     having taken its room, which it may leave again.
     """
 
-    def __init__(self, world: World, deadline: float) -> None:
+    def __init__(self, world: Runtime, deadline: float) -> None:
         """deadline: monotonic; nobody waits for room any longer."""
         self.world, self.deadline = world, deadline
         self._changed = world.condition()
@@ -6074,7 +6076,7 @@ class Turn:
         server: Server,
         account: Account,
         settings: Settings,
-        world: World,
+        world: Runtime,
         limit: Optional[SharedLimit] = None,
         place: int = 0,
         others_wait: Callable[[], bool] = lambda: False,
@@ -6109,7 +6111,7 @@ class Turn:
     def __str__(self) -> str:
         return self.server.name
 
-    def say(self, text: str, *values: object) -> None:
+    def info(self, text: str, *values: object) -> None:
         """A line of the log that names the server."""
         log.info("%s: " + text, self, *values)
 
@@ -6121,7 +6123,7 @@ class Turn:
         else:
             self.world.warn(f"{self}: {text}")
 
-    def asked_there(self) -> Optional[datetime]:
+    def create_sent_at_provider_time(self) -> Optional[datetime]:
         """When the create went out, by the provider's clock, less a tolerance; None if unknown.
         What is older is not this turn's, whatever its name."""
         moment = self.account.api.server_time(self.asked)
@@ -6143,7 +6145,7 @@ class Turn:
         """How long to wait for others before a listing; where servers wait for this one's slot,
         at most a tenth of the time it has taken."""
         age = self.world.clock.monotonic() - self.began
-        return min(age / 10, COMPANY_SECONDS) if self.others_wait() else COMPANY_SECONDS
+        return min(age / 10, BATCH_SECONDS) if self.others_wait() else BATCH_SECONDS
 
     def give_way(self) -> None:
         """No other server has to wait for this one's create any more."""
@@ -6169,7 +6171,7 @@ def rotate(turn: Turn) -> None:
         key = (turn.server.provider, turn.server.id)
         if turn.history is None or key not in turn.history.unpruned:
             raise
-        turn.say("%s, but its last turn failed after that was made", error)
+        turn.info("%s, but its last turn failed after that was made", error)
         prune_only(turn)
         return
     ticket = wait_until_done(turn, ticket)
@@ -6182,7 +6184,7 @@ def prune_only(turn: Turn) -> None:
 
     The second place where something is deleted though no successor has just been made.
     """
-    turn.say("turn begins (%s %s), without a new snapshot", turn.server.provider, turn.server.id)
+    turn.info("turn begins (%s %s), without a new snapshot", turn.server.provider, turn.server.id)
     turn.give_way()
     turn.prunes_only, turn.doing = True, "verifying"
     newest = newest_usable(turn, turn.listing())
@@ -6190,7 +6192,7 @@ def prune_only(turn: Turn) -> None:
     if newest not in listing:
         raise TurnError(f"snapshot {newest.name} (id {newest.id}) is there no more, or has changed")
     turn.name, turn.verified = newest.name or "", newest
-    turn.say("verified snapshot %s (id %s), the newest one", newest.name, newest.id)
+    turn.info("verified snapshot %s (id %s), the newest one", newest.name, newest.id)
     prune(turn, listing)
 
 
@@ -6210,7 +6212,7 @@ def create(turn: Turn) -> Ticket:
     """
     try:
         take_age(turn)
-        turn.say("turn begins (%s %s)", turn.server.provider, turn.server.id)
+        turn.info("turn begins (%s %s)", turn.server.provider, turn.server.id)
         with turn.world.around_pauses(turn.give_way, lambda: take_age_again(turn)):
             if turn.limit is not None:
                 turn.limit.wait_for_order(turn.place)
@@ -6220,7 +6222,7 @@ def create(turn: Turn) -> Ticket:
         if error.snapshot.usable and not made_meanwhile:
             raise
         turn.name = error.snapshot.name or ""
-        turn.say("%s; going on with that", error)
+        turn.info("%s; going on with that", error)
         return Ticket(turn.server.id, snapshot_id=error.snapshot.id)
     finally:
         turn.give_way()
@@ -6281,16 +6283,16 @@ def request_snapshot(turn: Turn) -> Ticket:
         try:
             ticket = turn.provider.create(turn.server, turn.name)
         except ApiError as error:
-            if error.next_step is Next.LOOK:
+            if error.next_step is Next.VERIFY:
                 found = answer_lost(turn, error)
             else:
-                found = look_for_late(turn, turn.lost, error) if turn.lost is not None else None
+                found = find_late_create(turn, turn.lost, error) if turn.lost is not None else None
                 if found is None:
                     answer_refusal(turn, error)
             if found is not None:
                 return found
         else:
-            turn.say("creating snapshot %s", turn.name)
+            turn.info("creating snapshot %s", turn.name)
             return ticket
 
 
@@ -6299,12 +6301,12 @@ def answer_lost(turn: Turn, error: ApiError) -> Optional[Ticket]:
     and may be sent once more."""
     turn.give_way()
     again, turn.lost = turn.lost is not None, error
-    turn.say("%s; looking whether it was carried out", error)
-    found = look_for_lost(turn, error)
+    turn.info("%s; looking whether it was carried out", error)
+    found = find_lost_create(turn, error)
     if found is None and again:
         raise TurnError(f"{error}; it was not carried out, twice") from None
     if found is None:
-        turn.say("it was not carried out; asking once more")
+        turn.info("it was not carried out; asking once more")
     return found
 
 
@@ -6312,10 +6314,10 @@ def answer_refusal(turn: Turn, error: ApiError) -> None:
     """A create that was refused: wait until it is worth sending again, or raise."""
     if error.next_step is Next.WAIT:
         wait_while_busy(turn, error)
-    elif error.next_step is Next.ROOM and turn.limit is not None:
+    elif error.next_step is Next.FREE_SPACE and turn.limit is not None:
         turn.doing = "waiting for room"
         wait_for_room(turn, turn.limit, error)
-    elif error.next_step is Next.ROOM and turn.provider.has_slots:
+    elif error.next_step is Next.FREE_SPACE and turn.provider.has_slots:
         turn.doing = "making room"
         make_room_on_the_plan(turn, error)
     else:
@@ -6334,7 +6336,7 @@ def wait_while_busy(turn: Turn, error: ApiError) -> None:
             " ([TIMING] snapshot_creation_timeout)"
         )
     if turn.times_busy == 1:
-        turn.say("the server is busy (%s); waiting until it is free", error)
+        turn.info("the server is busy (%s); waiting until it is free", error)
     turn.doing = "waiting for the server"
     turn.world.pause(pause)
     take_age(turn, within=0)  # it may have been busy making a snapshot of ours
@@ -6343,10 +6345,10 @@ def wait_while_busy(turn: Turn, error: ApiError) -> None:
 def look_once(turn: Turn, lost: ApiError) -> Optional[Ticket]:
     """One look for a create that got no answer. Raises UnclearError, where it shows nothing."""
     try:
-        since = turn.asked_there()
+        since = turn.create_sent_at_provider_time()
         if since is None:  # not one answer so far: the first read tells the provider's time
             turn.listing()
-            since = turn.asked_there()
+            since = turn.create_sent_at_provider_time()
         if since is None:
             raise UnclearError("the provider's time is unknown")
         return turn.provider.look_for(turn.server.id, turn.name, since, lost)
@@ -6355,7 +6357,7 @@ def look_once(turn: Turn, lost: ApiError) -> Optional[Ticket]:
         raise UnclearError(str(error)) from error
 
 
-def look_for_lost(turn: Turn, lost: ApiError) -> Optional[Ticket]:
+def find_lost_create(turn: Turn, lost: ApiError) -> Optional[Ticket]:
     """Look for at least 30 s. The ticket if found; None if certainly absent; else TurnError.
 
     "Certainly" takes every look in that time: the request may still be on its way.
@@ -6369,7 +6371,7 @@ def look_for_lost(turn: Turn, lost: ApiError) -> Optional[Ticket]:
         except UnclearError:
             found, unclear = None, True
         if found is not None:
-            turn.say("found it; going on with it")
+            turn.info("found it; going on with it")
             return found
         if clock.monotonic() >= until:
             break
@@ -6379,20 +6381,20 @@ def look_for_lost(turn: Turn, lost: ApiError) -> Optional[Ticket]:
     return None
 
 
-def look_for_late(turn: Turn, lost: ApiError, refusal: ApiError) -> Optional[Ticket]:
+def find_late_create(turn: Turn, lost: ApiError, refusal: ApiError) -> Optional[Ticket]:
     """One more look for a create without an answer, after its repetition was refused: because the
     first one came through after all? Where a limit refused it and the look is unclear, nothing may
     be deleted to make room: TurnError."""
-    if refusal.next_step not in (Next.WAIT, Next.ROOM):
+    if refusal.next_step not in (Next.WAIT, Next.FREE_SPACE):
         return None
     try:
         found = look_once(turn, lost)
     except UnclearError:
-        if refusal.next_step is Next.ROOM:
+        if refusal.next_step is Next.FREE_SPACE:
             raise outcome_unknown(turn, lost) from None
         return None
     if found is not None:
-        turn.say("the first request came through after all; going on with it")
+        turn.info("the first request came through after all; going on with it")
     return found
 
 
@@ -6422,7 +6424,9 @@ def wait_until_done(turn: Turn, ticket: Ticket) -> Ticket:
     if progress.state is State.RUNNING:
         raise overdue(turn, turn.account.poll_trouble)
     return (
-        dataclasses.replace(ticket, action_id=None) if progress.state is State.UNTRACED else ticket
+        dataclasses.replace(ticket, action_id=None)
+        if progress.state is State.UNKNOWN_ACTION
+        else ticket
     )
 
 
@@ -6456,9 +6460,9 @@ def verify(turn: Turn, ticket: Ticket) -> tuple[Snapshot, ...]:
         new = find_new(turn, ticket, listing)
         if new is not None and new.usable:
             turn.verified = new
-            turn.say("verified snapshot %s (id %s)", turn.name, new.id)
+            turn.info("verified snapshot %s (id %s)", turn.name, new.id)
             if new.expires is not None:
-                turn.say(
+                turn.info(
                     "%s deletes it by itself on %s", turn.provider.title, clock_time(new.expires)
                 )
             return listing
@@ -6493,7 +6497,7 @@ def find_new(turn: Turn, ticket: Ticket, listing: Iterable[Snapshot]) -> Optiona
                     )
                 return snapshot
         elif snapshot.name == turn.name:
-            since = turn.asked_there()
+            since = turn.create_sent_at_provider_time()
             if snapshot.created and since and snapshot.created >= since:
                 found.append(snapshot)
     return max(found, key=age_key, default=None)
@@ -6516,12 +6520,14 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
     warn_of_oddities(turn, listing)
     note_replaced(turn, listing)
     ours = turn.owned(listing)
-    brake = turn.settings.retention.max_deletes_per_run
-    budget = brake - (turn.replaced is not None)  # a slot freed for the new one counts as well
-    plan = plan_retention(ours, turn.server.policy, budget, turn.verified.id)
+    max_per_run = turn.settings.retention.max_deletes_per_run
+    may_delete = max_per_run - (
+        turn.replaced is not None
+    )  # a slot freed for the new one counts as well
+    plan = plan_retention(ours, turn.server.policy, may_delete, turn.verified.id)
     turn.total, turn.kept = len(ours), plan.keep
     for snapshot, why in plan.keep:
-        turn.say("%s stays: %s", snapshot.name, ", ".join(why))
+        turn.info("%s stays: %s", snapshot.name, ", ".join(why))
     failures: list[str] = []
     asked: list[Asked] = []
     for snapshot in plan.delete:
@@ -6531,7 +6537,7 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
         try:
             was_there = turn.account.delete(snapshot)
         except ApiError as error:
-            if error.next_step is Next.LEAVE:
+            if error.next_step is Next.SKIP:
                 turn.warn(f"snapshot {snapshot.id} ({snapshot.name}) is protected: left alone")
                 continue
             log.error("%s: %s", turn, error)
@@ -6544,7 +6550,7 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
             if turn.limit is not None:
                 turn.limit.make_room()
             did = "deleted" if was_there else "already gone:"
-            turn.say("%s snapshot %s (id %s)", did, snapshot.name, snapshot.id)
+            turn.info("%s snapshot %s (id %s)", did, snapshot.name, snapshot.id)
     left, unread = wait_until_gone(turn, asked)
     turn.total = None if unread else len(ours) - len(asked) + len(left)
     turn.deleted += [one.snapshot for one in asked if one.was_there and one not in left]
@@ -6556,8 +6562,9 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
         failures.append(f"{turn.provider.title} reports {names} as deleted, but still lists it")
     if plan.postponed:
         turn.warn(
-            f"{counted(len(plan.postponed), 'more snapshot')} due for deletion; at most {brake} go"
-            " per run ([RETENTION] max_deletes_per_run), the rest in the next runs"
+            f"{counted(len(plan.postponed), 'more snapshot')} due for deletion; at most"
+            f" {max_per_run} go per run ([RETENTION] max_deletes_per_run), the rest in the next"
+            " runs"
         )
     if failures:
         which = "newest" if turn.prunes_only else "new"
@@ -6660,7 +6667,7 @@ def wait_for_room(turn: Turn, limit: SharedLimit, error: ApiError) -> None:
 
     Raises TurnError where nobody is left who could make room.
     """
-    turn.say("%s; waiting for other servers' turns to make room", error)
+    turn.info("%s; waiting for other servers' turns to make room", error)
     if limit.wait_for_room(turn.place):
         return
     try:
@@ -6768,7 +6775,7 @@ def take_turn(turn: Turn, steps: Callable[[Turn], None] = rotate) -> Optional[Re
     try:
         steps(turn)
     except NotDueError as error:
-        turn.say("%s", error)
+        turn.info("%s", error)
         return None
     except InterruptedRunError as error:
         may = f"; {turn.provider.title} may still finish it" if turn.verified is None else ""
@@ -6871,14 +6878,14 @@ class Fleet:
 
     def __init__(
         self,
-        world: World,
+        world: Runtime,
         settings: Settings,
         on_report: Callable[[Report], None],
-        tell_progress: Optional[Callable[[Fleet], None]] = None,
+        on_progress: Optional[Callable[[Fleet], None]] = None,
         progress_seconds: float = PROGRESS_SECONDS,
     ) -> None:
         self.world, self.settings, self.on_report = world, settings, on_report
-        self.tell_progress, self.progress_seconds = tell_progress, progress_seconds
+        self.on_progress, self.progress_seconds = on_progress, progress_seconds
         self.history: Optional[History] = None
         self.began = world.clock.monotonic()
         self.deadline = self.began + settings.timing.run_timeout
@@ -6950,8 +6957,8 @@ class Fleet:
 
     def _wait(self, seconds: Optional[float]) -> None:
         """Wait for a change; wake for the progress line, where one is wanted."""
-        if self.tell_progress is not None:
-            self.tell_progress(self)
+        if self.on_progress is not None:
+            self.on_progress(self)
             seconds = min(self.progress_seconds, math.inf if seconds is None else seconds)
         self._changed.wait(seconds)
 
@@ -7869,7 +7876,7 @@ def stale_after_hours(server: Server, longest_gap_hours: float = 0) -> float:
 class View:
     """What all documents are made from, and the document under way."""
 
-    def __init__(self, kind: str, world: World, hostname: str, settings: Settings) -> None:
+    def __init__(self, kind: str, world: Runtime, hostname: str, settings: Settings) -> None:
         self.world, self.settings, self.now = world, settings, world.clock.now()
         self.past = read_history(settings.history_path)
         self.document: Document = {
@@ -8482,7 +8489,7 @@ def nagios_of(document: Document) -> tuple[int, str]:
     return status, f"SNAPSHOTS {word} - {verdict} | {' '.join(data)}"
 
 
-def look(args: argparse.Namespace, settings: Settings, world: World, hostname: str) -> int:
+def look(args: argparse.Namespace, settings: Settings, world: Runtime, hostname: str) -> int:
     """Look instead of a run. Returns 0 where all is well, 2 where something is not, 1 where nothing
     could be looked at; with --nagios what plugins return."""
     kind = next(kind for kind in LOOKS if getattr(args, kind))
@@ -8505,7 +8512,7 @@ def look(args: argparse.Namespace, settings: Settings, world: World, hostname: s
         view.blind = True
         for problem in error.problems:
             view.problem(problem)
-    except Exception as error:  # noqa: BLE001  (as in guarded)
+    except Exception as error:  # noqa: BLE001  (as in run_command)
         view.blind = True
         log_traceback(error)
         view.problem(
@@ -8915,7 +8922,7 @@ def secrets_of_url(url: str) -> Iterator[str]:
 
 
 def collect_secrets(
-    settings: Settings, entries: Sequence[Union[Server, BadServer]], world: World
+    settings: Settings, entries: Sequence[Union[Server, BadServer]], world: Runtime
 ) -> list[Remark]:
     """Have every known credential masked; returns warnings about those too short for that."""
     remarks: dict[Remark, None] = {}
@@ -8955,7 +8962,7 @@ def collect_secrets(
     return list(remarks)
 
 
-def tell_run_failure(error: str, settings: Settings, world: World, hostname: str) -> None:
+def notify_run_failure(error: str, settings: Settings, world: Runtime, hostname: str) -> None:
     """A run that cannot do its job tells so over every global channel whose section is sound."""
     needs = {"Telegram": {"TELEGRAM", "API"}, "webhook": {"WEBHOOK"}, "e-mail": {"SMTP"}}
     invalid = {remark.where for remark in settings.remarks if remark.level is Level.PROBLEM}
@@ -8971,7 +8978,7 @@ def tell_run_failure(error: str, settings: Settings, world: World, hostname: str
 def run(
     settings: Settings,
     entries: Sequence[Union[Server, BadServer]],
-    world: World,
+    world: Runtime,
     hostname: str,
     verbose: bool,
     prunes_only: bool = False,
@@ -8993,7 +9000,7 @@ def run(
             tell(fleet)
         history.progress(progress_of(fleet))
 
-    tell, every = progress_teller(world, verbose)
+    tell, every = progress_reporter(world, verbose)
     fleet = Fleet(world, settings, on_report, on_progress, min(every, HISTORY_SECONDS))
     fleet.history = history
     history.begin(len(entries))
@@ -9015,7 +9022,7 @@ def run(
 
 
 def report_after_run(
-    settings: Settings, entries: Sequence[Union[Server, BadServer]], world: World, hostname: str
+    settings: Settings, entries: Sequence[Union[Server, BadServer]], world: Runtime, hostname: str
 ) -> None:
     """Write the page that [REPORT] names, about all servers, whichever this run was for. It is
     advice, as the history is: trouble is a warning."""
@@ -9032,7 +9039,9 @@ def report_after_run(
         log_traceback(error)
 
 
-def progress_teller(world: World, verbose: bool) -> tuple[Optional[Callable[[Fleet], None]], float]:
+def progress_reporter(
+    world: Runtime, verbose: bool
+) -> tuple[Optional[Callable[[Fleet], None]], float]:
     """How -v shows progress: a live line on a terminal, elsewhere a line a minute."""
     if not verbose:
         return None, PROGRESS_SECONDS
@@ -9052,7 +9061,7 @@ def progress_teller(world: World, verbose: bool) -> tuple[Optional[Callable[[Fle
 def dry_run(
     settings: Settings,
     entries: Sequence[Union[Server, BadServer]],
-    world: World,
+    world: Runtime,
     prunes_only: bool,
 ) -> ExitStatus:
     """Show what a run would do: reads only; no lock, no notification, no log file."""
@@ -9101,7 +9110,9 @@ def quotes_missing(when: str, files: Sequence[str]) -> str:
     return f'put the five fields in quotes: --install-cron "{" ".join(fields)}"'
 
 
-def cron_command(args: argparse.Namespace, settings: Settings, config: Path, world: World) -> None:
+def cron_command(
+    args: argparse.Namespace, settings: Settings, config: Path, world: Runtime
+) -> None:
     """--install-cron, --show-cron and --remove-cron. Raises SnapshotsError."""
     schedule = None
     if args.install_cron:
@@ -9132,7 +9143,7 @@ def cron_command(args: argparse.Namespace, settings: Settings, config: Path, wor
             world.warn(f"{settings.history_path}: cannot be written: {problem}")
 
 
-def show_schedule(schedule: Schedule, world: World) -> None:
+def show_schedule(schedule: Schedule, world: Runtime) -> None:
     """The schedule in words, and its next three starts."""
     now = world.clock.now()
     world.screen.out(in_words(schedule))
@@ -9141,7 +9152,7 @@ def show_schedule(schedule: Schedule, world: World) -> None:
         world.screen.out(f"next run: {start:%Y-%m-%d %H:%M %Z}, in {wait}")
 
 
-def show_cron(job: CronJob, settings: Settings, world: World) -> None:
+def show_cron(job: CronJob, settings: Settings, world: Runtime) -> None:
     """The entries of this configuration, and what is wrong with them."""
     entries, past = entries_in(read_crontab(), job), read_history(settings.history_path)
     if not entries:
@@ -9159,7 +9170,7 @@ def show_cron(job: CronJob, settings: Settings, world: World) -> None:
         world.screen.problem(f"warning: {warning}")
 
 
-def change_cron(job: CronJob, schedule: Optional[Schedule], dry_run: bool, world: World) -> bool:
+def change_cron(job: CronJob, schedule: Optional[Schedule], dry_run: bool, world: Runtime) -> bool:
     """Put the block into the crontab, or take it out; dry_run: show it only. Was it changed?"""
     out = world.screen.out
     block = job.block(schedule) if schedule else []
@@ -9209,7 +9220,7 @@ def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) ->
     """Run the command line; turn every outcome into an exit status and clear lines on stderr."""
     redact = Redactor()
     screen = Screen(redact)
-    world = World(clock or SystemClock(), redact, screen)
+    world = Runtime(clock or SystemClock(), redact, screen)
     failed: int = ExitStatus.FAILED
     if "--nagios" in (sys.argv[1:] if argv is None else argv):
         failed = 3  # a plugin's UNKNOWN
@@ -9223,7 +9234,7 @@ def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) ->
             return ExitStatus.OK
         screen.quiet = args.quiet
         with stop_on_signals(world, restore=clock is not None):
-            return guarded(args, world)
+            return run_command(args, world)
     except SnapshotsError as error:
         screen.problem(str(error))
         if failed == 3:  # what is shown of a plugin is its stdout
@@ -9241,7 +9252,7 @@ def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) ->
         screen.leave()
 
 
-def guarded(args: argparse.Namespace, world: World) -> int:
+def run_command(args: argparse.Namespace, world: Runtime) -> int:
     """One run, with what keeps it from being heard of caught and told."""
     screen, hostname = world.screen, one_line(socket.gethostname(), 200)
     path = Path(os.path.expanduser(args.config or home_directory() / "snapshots.config")).absolute()
@@ -9302,7 +9313,7 @@ def guarded(args: argparse.Namespace, world: World) -> int:
         log.error("%s", error_text, extra=ALWAYS)
         log_traceback(error, with_text=redact is not None)
     if not (args.dry_run or looks):
-        tell_run_failure(error_text, settings, world, hostname)
+        notify_run_failure(error_text, settings, world, hostname)
     return ExitStatus.FAILED
 
 

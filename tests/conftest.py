@@ -466,14 +466,21 @@ def tab(project: Project, tmp_path_factory: pytest.TempPathFactory, monkeypatch:
 
 # === What several files of tests use ==============================================================
 
+PROVIDERS = ["digitalocean", "hetzner", "contabo"]
+CREATE = {
+    "digitalocean": "POST /do/droplets/{id}/actions",
+    "hetzner": "POST /hz/servers/{id}/actions/create_image",
+    "contabo": "POST /cb/compute/instances/{id}/snapshots",
+}
+
 POLL_AGAIN = {"digitalocean": "GET /do/droplets/{id}/actions/{aid}", "hetzner": "GET /hz/actions"}
 TOKEN = "POST /cb-auth/token"
 not_contabo = pytest.mark.parametrize("provider", ["digitalocean", "hetzner"])
 
 
-def outside(clock: snapshots.Clock) -> snapshots.World:
+def outside(clock: snapshots.Clock) -> snapshots.Runtime:
     redact = snapshots.Redactor()
-    return snapshots.World(clock, redact, snapshots.Screen(redact))
+    return snapshots.Runtime(clock, redact, snapshots.Screen(redact))
 
 
 def a_server(name: str, id: str = "1", provider: str = "hetzner") -> snapshots.Server:

@@ -207,6 +207,7 @@ def test_version() -> None:
     assert script("--version").stdout == f"snapshots {snapshots.__version__}\n"
 
 
+@pytest.mark.proves("D-12", "C12")
 @pytest.mark.parametrize("args", [["--nope"], ["-v", "-q"], ["--config"], ["--dry"]])
 def test_wrong_usage_is_one_line_and_exit_1(args: list[str]) -> None:
     result = script(*args)
@@ -216,6 +217,7 @@ def test_wrong_usage_is_one_line_and_exit_1(args: list[str]) -> None:
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.proves("D-11", "C12")
 @pytest.mark.parametrize("where", ["| true", "> /dev/full", ">&-", ">&- 2>&-"])
 @pytest.mark.parametrize("flag", ["--help", "--version"])
 def test_help_that_cannot_be_shown_is_no_failure(flag: str, where: str) -> None:
@@ -225,6 +227,7 @@ def test_help_that_cannot_be_shown_is_no_failure(flag: str, where: str) -> None:
     assert b"Traceback" not in run.stderr
 
 
+@pytest.mark.proves("D-2")
 def test_no_server_at_all_says_what_to_copy_where(place: Place) -> None:
     code, out, err = place.run()
     assert (code, out) == (1, "")
@@ -232,6 +235,7 @@ def test_no_server_at_all_says_what_to_copy_where(place: Place) -> None:
     assert err.count("\n") == 1
 
 
+@pytest.mark.proves("C2")
 def test_a_configuration_problem_stops_the_run_before_anything(place: Place) -> None:
     place.server()
     place.timing["poll_intervall"] = 3
@@ -245,6 +249,7 @@ def test_a_configuration_problem_stops_the_run_before_anything(place: Place) -> 
 # --- a run ---
 
 
+@pytest.mark.proves("Q6")
 def test_a_good_run_prints_one_line_and_with_q_none(place: Place) -> None:
     place.server()
     assert place.run() == (0, "SUMMARY: 1 succeeded, 0 failed out of 1 total\n", "")
@@ -265,6 +270,7 @@ def test_with_v_the_log_is_shown_as_well(place: Place) -> None:
 CRON = {"PATH": "/usr/bin:/bin", "HOME": "/"}
 
 
+@pytest.mark.proves("C13", "C14")
 @pytest.mark.parametrize(
     "environment",
     [
@@ -293,6 +299,7 @@ def test_cron_has_another_environment_and_directory(
     assert "wéb-ü" in place.log
 
 
+@pytest.mark.proves("C13")
 def test_stray_descriptors_and_none_for_input_are_no_obstacle(place: Place) -> None:
     place.server()
     stray = [os.open(os.devnull, os.O_RDWR) for _ in range(20)]
@@ -302,6 +309,7 @@ def test_stray_descriptors_and_none_for_input_are_no_obstacle(place: Place) -> N
     assert (code, out, err) == (0, "SUMMARY: 1 succeeded, 0 failed out of 1 total\n", "")
 
 
+@pytest.mark.proves("C15")
 @pytest.mark.parametrize("missing", ["requests", "urllib3", "dateutil"])
 def test_a_missing_package_is_one_line_that_names_it(tmp_path: Path, missing: str) -> None:
     for path in Path(requests.__file__).parent.parent.iterdir():  # all that is installed but one
@@ -329,6 +337,7 @@ OLD_PYTHONS = [
 ]
 
 
+@pytest.mark.proves("C15")
 @pytest.mark.skipif(not OLD_PYTHONS, reason="no Python 3.7 or 3.8 is installed")
 @pytest.mark.parametrize("python", OLD_PYTHONS)
 def test_a_python_that_is_too_old_is_told_so_in_one_line(python: str) -> None:
@@ -338,6 +347,7 @@ def test_a_python_that_is_too_old_is_told_so_in_one_line(python: str) -> None:
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.proves("D-11", "W8")
 def test_output_that_cannot_be_written_does_not_change_the_exit_code(place: Place) -> None:
     place.server()
     with open("/dev/full", "w") as full:
@@ -377,6 +387,7 @@ def test_one_of_two_failing_is_2_and_all_failing_is_1(place: Place) -> None:
     assert (code, out) == (1, "SUMMARY: 0 succeeded, 1 failed out of 1 total\n")
 
 
+@pytest.mark.proves("D-3", "C7")
 def test_files_are_paths_or_names_in_configs_dir(place: Place) -> None:
     place.server(1, "web")
     place.server(2, "db")
@@ -402,6 +413,7 @@ def test_a_closed_log_stays_closed_though_a_late_thread_writes(tmp_path: Path) -
     assert path.read_text() == "in time\n"
 
 
+@pytest.mark.proves("W9")
 def test_the_log_is_made_for_its_owner_only_and_rotates(place: Place) -> None:
     place.server()
     place.extra = "[LOGGING]\nmax_bytes = 1000\nbackup_count = 9\n"
@@ -416,6 +428,7 @@ def test_the_log_is_made_for_its_owner_only_and_rotates(place: Place) -> None:
     assert (place.folder / "logs").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.proves("W4")
 @pytest.mark.parametrize("what", ["directory", "symlink", "symlink to nowhere", "fifo"])
 def test_a_log_that_cannot_be_written_is_a_warning(place: Place, what: str) -> None:
     place.server()
@@ -439,6 +452,7 @@ def test_a_log_that_cannot_be_written_is_a_warning(place: Place, what: str) -> N
     assert len(place.cloud.created) == 1
 
 
+@pytest.mark.proves("W4")
 def test_a_log_that_is_a_device_is_one_warning(place: Place) -> None:
     place.server()
     place.extra = "[FILES]\nlog_file = /dev/full\n"
@@ -459,6 +473,7 @@ NO_MORE_ROOM = {
 }
 
 
+@pytest.mark.proves("D-6", "W1", "W2", "W5", "S2")
 @pytest.mark.parametrize("why", NO_MORE_ROOM)
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_log_that_takes_no_more_is_one_warning_and_the_cloud_decides(
@@ -488,6 +503,7 @@ def test_a_log_that_takes_no_more_is_one_warning_and_the_cloud_decides(
     assert path.stat().st_size <= 300
 
 
+@pytest.mark.proves("W1")
 def test_a_rotation_that_fails_is_one_warning_and_costs_one_line(place: Place) -> None:
     place.server()
     place.extra = "[LOGGING]\nmax_bytes = 1000\nbackup_count = 1\n"
@@ -500,6 +516,7 @@ def test_a_rotation_that_fails_is_one_warning_and_costs_one_line(place: Place) -
     assert err.count("\n") == 1
 
 
+@pytest.mark.proves("D-6", "W3")
 @pytest.mark.parametrize("how", ["read-only disk", "immutable", "somebody else's"])
 def test_a_directory_that_takes_no_log_costs_the_log_alone(
     place: Place, mount: Callable[..., Path], powerless: list[str], how: str
@@ -533,6 +550,7 @@ def test_a_directory_that_takes_no_log_costs_the_log_alone(
     assert len(place.cloud.names(server)) == 1
 
 
+@pytest.mark.proves("C1")
 @pytest.mark.parametrize("what", ["snapshots.config", "configs/1.json"])
 def test_a_file_that_may_not_be_read_is_told_as_that(
     place: Place, powerless: list[str], what: str
@@ -553,6 +571,7 @@ def test_a_file_that_may_not_be_read_is_told_as_that(
 LOG_LINE = re.compile(r"[0-9-]{10} [0-9:]{8} \| (DEBUG   |INFO    |WARNING |ERROR   ) \| .+")
 
 
+@pytest.mark.proves("I15", "W7")
 @pytest.mark.parametrize("how", ["renamed", "deleted"])
 def test_a_log_that_is_taken_away_in_a_run_is_no_trouble(place: Place, how: str) -> None:
     """As logrotate does it."""
@@ -577,6 +596,7 @@ def test_a_log_that_is_taken_away_in_a_run_is_no_trouble(place: Place, how: str)
     assert place.log.count("SUMMARY") == 1
 
 
+@pytest.mark.proves("W7")
 def test_two_runs_that_share_a_log_write_whole_lines(place: Place) -> None:
     for number in range(1, 9):
         place.server(number, f"s{number}", duration_seconds=0.5)
@@ -598,6 +618,7 @@ def test_two_runs_that_share_a_log_write_whole_lines(place: Place) -> None:
 NASTY = "a\nFINAL_STATUS | b\r\x1b[2Jc\x00d\u2028e\u202ef %s %d {0} {server_name}"
 
 
+@pytest.mark.proves("I24", "W6")
 @pytest.mark.parametrize("provider", snapshots.PROVIDERS)
 def test_what_an_api_says_is_one_line_wherever_it_is_told(project: Project, provider: str) -> None:
     project.server(provider, 11)
@@ -614,6 +635,7 @@ def test_what_an_api_says_is_one_line_wherever_it_is_told(project: Project, prov
     assert all(LOG_LINE.fullmatch(line) for line in result.log.split("\n")[:-1])
 
 
+@pytest.mark.proves("W6")
 @pytest.mark.parametrize("provider", snapshots.PROVIDERS)
 def test_a_name_is_one_line_wherever_it_is_told(project: Project, provider: str) -> None:
     server = project.server(provider, 11, "100 %s {0} %(name)s")
@@ -685,6 +707,7 @@ def test_on_a_terminal_one_live_line_is_redrawn_below_the_log(place: Place, colu
 # --- clocks and time zones ---
 
 
+@pytest.mark.proves("C14", "P8")
 @pytest.mark.parametrize("provider", snapshots.PROVIDERS)
 @pytest.mark.parametrize("year", [1970, 2099])
 def test_a_clock_that_is_decades_off_changes_nothing_in_the_cloud(
@@ -707,6 +730,7 @@ def test_a_clock_that_is_decades_off_changes_nothing_in_the_cloud(
     assert project.own(server) == [new.name, project.cloud.created[1].name]
 
 
+@pytest.mark.proves("P8")
 @pytest.mark.parametrize("provider", snapshots.PROVIDERS)
 @pytest.mark.parametrize("hours", [-1, 1])
 @pytest.mark.parametrize("request_number", [1, 3])
@@ -732,6 +756,7 @@ def test_a_clock_that_jumps_while_a_snapshot_is_made_changes_nothing(
     assert 600 <= project.clock.elapsed < 700
 
 
+@pytest.mark.proves("C14", "Q2")
 @pytest.mark.parametrize("provider", snapshots.PROVIDERS)
 def test_a_time_zone_that_changes_between_runs_changes_nothing_in_the_cloud(
     project: Project, provider: str, monkeypatch: pytest.MonkeyPatch
@@ -748,6 +773,7 @@ def test_a_time_zone_that_changes_between_runs_changes_nothing_in_the_cloud(
     assert names != sorted(names)
 
 
+@pytest.mark.proves("K11", "Q2")
 @pytest.mark.parametrize("provider", snapshots.PROVIDERS)
 def test_the_hour_that_comes_twice_makes_two_snapshots_of_one_name(
     project: Project, provider: str
@@ -766,6 +792,7 @@ def test_the_hour_that_comes_twice_makes_two_snapshots_of_one_name(
     assert project.cloud.snapshots(server) == project.cloud.created[1:]
 
 
+@pytest.mark.proves("C14")
 def test_a_certificate_that_is_not_valid_yet_is_told_as_that(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -791,6 +818,7 @@ def test_a_certificate_that_is_not_valid_yet_is_told_as_that(
 LIBFAKETIME = next(iter(glob.glob("/usr/lib*/*/faketime/libfaketime.so.1")), None)
 
 
+@pytest.mark.proves("C14")
 @pytest.mark.skipif(LIBFAKETIME is None, reason="libfaketime is not installed")
 @pytest.mark.parametrize("at", ["1970-01-02 03:00:00", "2037-12-31 23:59:00"])
 def test_the_script_itself_runs_with_a_clock_that_is_decades_off(place: Place, at: str) -> None:
@@ -812,6 +840,7 @@ def test_the_script_itself_runs_with_a_clock_that_is_decades_off(place: Place, a
 # --- the lock ---
 
 
+@pytest.mark.proves("L1")
 def test_a_second_run_leaves_at_once_with_3_and_touches_nothing(place: Place) -> None:
     place.server()
     hold = place.hold()
@@ -827,6 +856,7 @@ def test_a_second_run_leaves_at_once_with_3_and_touches_nothing(place: Place) ->
     assert len(place.cloud.created) == 1
 
 
+@pytest.mark.proves("I15", "L2", "L7")
 @pytest.mark.parametrize(
     "content",
     [b"", b"999999 since 2020", b"1 since 2026-01-01 00:00:00\n", b"\xff" * 4096, b"1\n", None],
@@ -844,6 +874,7 @@ def test_a_stale_lock_file_is_no_lock(place: Place, content: Optional[bytes]) ->
     assert path.stat().st_ino == inode  # never removed: a third run could lock a new file
 
 
+@pytest.mark.proves("L5")
 @pytest.mark.parametrize(
     "what",
     ["directory", "symlink", "symlink to nowhere", "fifo", "missing directory", "device"],
@@ -875,6 +906,7 @@ def test_a_lock_that_is_no_regular_file_is_exit_1(place: Place, what: str) -> No
     assert place.cloud.journal == []
 
 
+@pytest.mark.proves("L3")
 def test_a_killed_run_leaves_no_lock_behind(place: Place) -> None:
     server = place.server(duration_seconds=1)
     first = place.start()
@@ -887,6 +919,7 @@ def test_a_killed_run_leaves_no_lock_behind(place: Place) -> None:
     assert len(place.cloud.names(server)) == 2  # the orphan is ours, and counts
 
 
+@pytest.mark.proves("I14", "L4", "Q7")
 def test_many_at_the_same_instant_are_one_run(place: Place) -> None:
     place.server()
     hold = place.hold()
@@ -900,6 +933,7 @@ def test_many_at_the_same_instant_are_one_run(place: Place) -> None:
     assert len(place.cloud.created) == 1
 
 
+@pytest.mark.proves("L1")
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -928,6 +962,7 @@ def test_while_the_lock_is_held_nobody_is_asked_or_told_anything(
     assert place.run()[0] == 0
 
 
+@pytest.mark.proves("L8", "L9")
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="no /proc/locks")
 def test_the_lock_is_one_that_only_the_end_of_its_process_can_drop(place: Place) -> None:
     """An flock, which no close of another descriptor drops, and one that no child inherits."""
@@ -957,6 +992,7 @@ def test_the_lock_is_one_that_only_the_end_of_its_process_can_drop(place: Place)
     assert process.returncode == 0
 
 
+@pytest.mark.proves("L7")
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_lock_file_that_goes_before_it_is_locked_is_no_lock(
     tmp_path: Path, replaced: bool
@@ -981,6 +1017,7 @@ def never_two_at_once(server: Server) -> bool:
     )
 
 
+@pytest.mark.proves("L7")
 def test_a_lock_file_that_somebody_deletes_lets_two_run_but_not_make_two_at_once(
     place: Place,
 ) -> None:
@@ -997,6 +1034,7 @@ def test_a_lock_file_that_somebody_deletes_lets_two_run_but_not_make_two_at_once
     assert never_two_at_once(server)
 
 
+@pytest.mark.proves("I13", "L10")
 def test_two_machines_with_the_same_servers_never_make_two_snapshots_at_once(
     tmp_path: Path,
 ) -> None:
@@ -1028,6 +1066,7 @@ DISKS = {
 }
 
 
+@pytest.mark.proves("D-6", "L6")
 @pytest.mark.parametrize("disk", DISKS)
 def test_a_lock_that_cannot_be_made_is_exit_1(
     place: Place, mount: Callable[..., Path], disk: str
@@ -1051,6 +1090,7 @@ def test_a_file_where_the_logs_should_be_is_exit_1(place: Place) -> None:
     assert place.cloud.journal == []
 
 
+@pytest.mark.proves("L6", "W1")
 def test_a_disk_that_is_full_costs_the_log_and_not_the_run(
     place: Place, mount: Callable[..., Path]
 ) -> None:
@@ -1073,6 +1113,7 @@ def test_a_disk_that_is_full_costs_the_log_and_not_the_run(
     assert len(place.cloud.names(server)) == 1
 
 
+@pytest.mark.proves("L11")
 def test_a_lock_of_another_user_is_exit_1(place: Place, powerless: list[str]) -> None:
     place.server()
     path = place.logs() / "snapshots.lock"
@@ -1123,6 +1164,7 @@ def test_a_log_of_which_no_old_ones_are_kept_begins_anew(project: Project) -> No
 # --- signals ---
 
 
+@pytest.mark.proves("D-5", "S3")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_the_run_in_an_orderly_way(place: Place, number: signal.Signals) -> None:
     place.server(1, "web", duration_seconds=60)
@@ -1143,11 +1185,12 @@ def test_a_signal_stops_the_run_in_an_orderly_way(place: Place, number: signal.S
     assert place.log.count(f"interrupted by {number.name}: nothing more is created or deleted") == 1
 
 
+@pytest.mark.proves("D-5")
 def test_a_signal_that_comes_while_the_handlers_are_installed_is_heard(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     redact = snapshots.Redactor()
-    world = snapshots.World(snapshots.SystemClock(), redact, snapshots.Screen(redact))
+    world = snapshots.Runtime(snapshots.SystemClock(), redact, snapshots.Screen(redact))
     install, before = signal.signal, signal.getsignal(signal.SIGTERM)
     sent: list[int] = []
 
@@ -1169,6 +1212,7 @@ def test_a_signal_that_comes_while_the_handlers_are_installed_is_heard(
     assert world.stopping == "interrupted by SIGTERM"
 
 
+@pytest.mark.proves("S3")
 def test_a_second_signal_changes_nothing_for_the_worse(place: Place) -> None:
     place.server(1, "web", duration_seconds=60)
     process = place.start()
@@ -1182,6 +1226,7 @@ def test_a_second_signal_changes_nothing_for_the_worse(place: Place) -> None:
     assert place.log.count("FINAL_STATUS") == 1
 
 
+@pytest.mark.proves("D-5")
 def test_a_signal_inherited_as_ignored_stays_ignored(place: Place) -> None:
     place.server(duration_seconds=2)
     process = place.start(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
@@ -1191,6 +1236,7 @@ def test_a_signal_inherited_as_ignored_stays_ignored(place: Place) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.proves("S3")
 def test_a_signal_while_a_request_hangs_ends_soon_all_the_same(place: Place) -> None:
     place.server()
     place.timing["http_timeout"] = 100
@@ -1203,6 +1249,7 @@ def test_a_signal_while_a_request_hangs_ends_soon_all_the_same(place: Place) -> 
     assert "interrupted by SIGTERM" in err
 
 
+@pytest.mark.proves("D-5", "N9")
 def test_a_receiver_that_hangs_does_not_hold_up_a_run_that_was_told_to_stop(place: Place) -> None:
     """It has ten seconds, whatever timeout and retries are configured."""
     place.server(duration_seconds=60)
@@ -1239,6 +1286,7 @@ def assert_put_right(config: Path, cloud: FakeCloud, servers: Sequence[Server], 
     assert cloud.problems == []
 
 
+@pytest.mark.proves("I19", "D-5", "S3")
 @pytest.mark.parametrize("twice", [False, True])
 @pytest.mark.parametrize(
     ("number", "request_number"),
@@ -1276,6 +1324,7 @@ def test_a_signal_at_any_request_ends_the_run_in_order(
         assert_put_right(config, cloud, servers, runs=1)
 
 
+@pytest.mark.proves("I10", "X7", "S6")
 @pytest.mark.parametrize(("first", "second"), [(3, 3), (6, 2), (10, 14), (14, 9), (18, 18)])
 def test_two_runs_killed_one_after_the_other_are_put_right_by_the_next(
     tmp_path: Path, first: int, second: int
@@ -1292,6 +1341,7 @@ def test_two_runs_killed_one_after_the_other_are_put_right_by_the_next(
         assert_put_right(config, cloud, servers, runs=2)
 
 
+@pytest.mark.proves("S4")
 @pytest.mark.parametrize("while_away", ["nothing", "connections are cut"])
 def test_a_machine_that_sleeps_in_a_request_goes_on_where_it_was(
     place: Place, while_away: str
@@ -1323,6 +1373,7 @@ def test_a_machine_that_sleeps_in_a_request_goes_on_where_it_was(
     assert len(place.cloud.created) == 1
 
 
+@pytest.mark.proves("W8", "S5")
 def test_a_reader_that_goes_away_is_no_reason_to_stop(place: Place) -> None:
     server = place.server(duration_seconds=1)
     process = place.start("-v")
@@ -1337,6 +1388,7 @@ def test_a_reader_that_goes_away_is_no_reason_to_stop(place: Place) -> None:
     assert "SUMMARY: 1 succeeded" in place.log
 
 
+@pytest.mark.proves("S5")
 def test_a_run_outlives_the_shell_that_cron_began_it_with(place: Place) -> None:
     server = place.server()
     hold = place.hold()
@@ -1363,6 +1415,7 @@ def test_a_run_outlives_the_shell_that_cron_began_it_with(place: Place) -> None:
 # --- schedules ---
 
 
+@pytest.mark.proves("Q7")
 @pytest.mark.parametrize("provider", snapshots.PROVIDERS)
 @pytest.mark.parametrize("takes", [0, 40])
 def test_a_schedule_that_fires_twice_or_not_at_all_is_no_trouble(
@@ -1396,6 +1449,7 @@ exec "$@"
 """
 
 
+@pytest.mark.proves("C13", "Q1")
 @pytest.mark.skipif(
     CRON_DAEMON is None or LIBFAKETIME is None, reason="cron and libfaketime are not installed"
 )
@@ -1502,7 +1556,7 @@ def fill_pipe() -> tuple[int, int]:
     return reader, writer
 
 
-@pytest.mark.proves("W11.3")
+@pytest.mark.proves("wild-11.3")
 @pytest.mark.parametrize("hanging", [("stdout",), ("stderr",), ("stdout", "stderr")])
 @pytest.mark.parametrize("flag", ["-v", "-q"])
 def test_a_run_ends_with_its_exit_code_though_nobody_reads(
@@ -1526,7 +1580,7 @@ def test_a_run_ends_with_its_exit_code_though_nobody_reads(
     assert place.run()[0] == 2  # the lock is free
 
 
-@pytest.mark.proves("W11.3")
+@pytest.mark.proves("wild-11.3")
 @pytest.mark.parametrize("hanging", ["stdout", "stderr"])
 def test_sigterm_ends_a_run_whose_output_hangs(place: Place, hanging: str) -> None:
     for number in range(1, 30):
@@ -1547,7 +1601,7 @@ def test_sigterm_ends_a_run_whose_output_hangs(place: Place, hanging: str) -> No
     assert place.run("1.json", "-n")[0] == 0
 
 
-@pytest.mark.proves("W11.3")
+@pytest.mark.proves("wild-11.3")
 def test_a_reader_that_stalls_for_a_while_gets_every_line(place: Place) -> None:
     for number in range(1, 9):
         place.server(number, f"s{number}", duration_seconds=3)
@@ -1563,7 +1617,7 @@ def test_a_reader_that_stalls_for_a_while_gets_every_line(place: Place) -> None:
     assert sorted(text.splitlines()) == sorted(place.log.splitlines())
 
 
-@pytest.mark.proves("W11.3")
+@pytest.mark.proves("wild-11.3")
 def test_a_terminal_that_is_stopped_holds_nothing_up(place: Place) -> None:
     """Ctrl-S, and nobody there to press Ctrl-Q."""
     place.server(duration_seconds=1)
@@ -1577,7 +1631,7 @@ def test_a_terminal_that_is_stopped_holds_nothing_up(place: Place) -> None:
     assert place.run()[0] == 0
 
 
-@pytest.mark.proves("W11.3")
+@pytest.mark.proves("wild-11.3")
 @pytest.mark.parametrize("flag", ["-n", "--list"])
 def test_what_is_only_looked_at_waits_for_its_reader(place: Place, flag: str) -> None:
     """As a pager is one, in which somebody reads slowly."""
@@ -1594,7 +1648,7 @@ def test_what_is_only_looked_at_waits_for_its_reader(place: Place, flag: str) ->
     assert ("(dry run: nothing was changed)" in text) is (flag == "-n")
 
 
-@pytest.mark.proves("W11.3")
+@pytest.mark.proves("wild-11.3")
 def test_sigterm_ends_a_dry_run_whose_output_hangs(place: Place) -> None:
     place.server()
     reader, writer = fill_pipe()
@@ -1610,7 +1664,7 @@ def test_sigterm_ends_a_dry_run_whose_output_hangs(place: Place) -> None:
 STRACE = shutil.which("strace")
 
 
-@pytest.mark.proves("W11.3")
+@pytest.mark.proves("wild-11.3")
 @pytest.mark.skipif(STRACE is None, reason="strace is not installed")
 def test_a_disk_that_hangs_under_the_log_holds_nothing_up(place: Place) -> None:
     """As a network mount does whose server has gone: the run is over before its first line is
@@ -1637,7 +1691,7 @@ def test_a_disk_that_hangs_under_the_log_holds_nothing_up(place: Place) -> None:
 # --- errors of the program itself ---
 
 
-@pytest.mark.proves("W11.7")
+@pytest.mark.proves("wild-11.7")
 @pytest.mark.parametrize("flags", [[], ["-n"], ["-v"]])
 @pytest.mark.parametrize(
     "breaks", ["load_settings", "load_servers", "collect_secrets", "open_plain", "Fleet"]
@@ -1665,7 +1719,7 @@ def test_the_traceback_of_a_bug_is_in_the_log_whenever_it_happens(
         assert path.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.proves("W11.7")
+@pytest.mark.proves("wild-11.7")
 def test_a_dry_run_without_a_bug_makes_no_log(project: Project) -> None:
     project.server("hetzner", 71)
     assert project.run("-n").code == 0
@@ -1712,7 +1766,7 @@ def without_unix(place: Place, *args: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-@pytest.mark.proves("W11.4")
+@pytest.mark.proves("wild-11.4")
 def test_it_runs_locks_and_stops_where_there_is_no_unix(place: Place) -> None:
     server = place.server(retain=1, duration_seconds=1)
     for number in range(2):
@@ -1740,7 +1794,7 @@ def test_it_runs_locks_and_stops_where_there_is_no_unix(place: Place) -> None:
 # --- started through a link ---
 
 
-@pytest.mark.proves("W10.7")
+@pytest.mark.proves("wild-10")
 @pytest.mark.parametrize(
     ("beside_link", "beside_file", "chosen"),
     [
@@ -1794,7 +1848,7 @@ def test_through_a_link_everything_comes_from_one_directory(
 # --- the environment is input ---
 
 
-@pytest.mark.proves("W10.5")
+@pytest.mark.proves("wild-10")
 @pytest.mark.parametrize(
     "environment",
     [
@@ -1819,7 +1873,7 @@ def test_an_environment_that_is_no_utf_8_is_no_obstacle(
     assert "SUMMARY: 1 succeeded" in out
 
 
-@pytest.mark.proves("W10.5")
+@pytest.mark.proves("wild-10")
 def test_bytes_that_are_no_utf_8_in_names_of_files_are_shown_escaped(place: Place) -> None:
     place.server()
     odd = os.fsencode(place.folder / "configs") + b"/b\xffd.json"
@@ -1839,6 +1893,7 @@ def test_bytes_that_are_no_utf_8_in_names_of_files_are_shown_escaped(place: Plac
 # --- secrets ---
 
 
+@pytest.mark.proves("W6")
 def test_an_unexpected_error_is_one_line_and_its_traceback_is_in_the_log(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1875,7 +1930,7 @@ def test_short_secrets_are_masked_where_they_are_used_and_warned_about(project: 
     assert "bad [hidden] thing" in result.err
 
 
-@pytest.mark.proves("W11.10")
+@pytest.mark.proves("wild-11.10")
 @pytest.mark.parametrize(
     "text",
     [
@@ -1948,7 +2003,7 @@ def is_masked(secret: str, text: str, redact: snapshots.Redactor) -> bool:
     return redact(f"<x y={text}> z") == "<x y=[hidden]> z"
 
 
-@pytest.mark.proves("W11.10")
+@pytest.mark.proves("wild-11.10")
 @pytest.mark.parametrize("secret", SECRETS)
 @pytest.mark.parametrize("first", ESCAPES)
 def test_a_credential_is_masked_however_it_is_escaped(secret: str, first: str) -> None:
@@ -1964,7 +2019,7 @@ def test_a_credential_is_masked_however_it_is_escaped(secret: str, first: str) -
         assert is_masked(secret, twice, redact), (second, twice)
 
 
-@pytest.mark.proves("W11.10")
+@pytest.mark.proves("wild-11.10")
 @pytest.mark.parametrize("secret", [*SECRETS, "non-UTF-8 \udcff\udcfe"])
 @pytest.mark.parametrize("encode", ["hex", "HEX", "base64", "base64 for URLs"])
 @pytest.mark.parametrize("before", [b"", b"1", b"12", b"\0user\0"])
@@ -1988,7 +2043,7 @@ def test_a_credential_is_masked_in_hex_and_base64(secret: str, encode: str, befo
             assert len(masked) <= len("x [hidden] y") + left
 
 
-@pytest.mark.proves("W11.10")
+@pytest.mark.proves("wild-11.10")
 def test_a_credential_beside_an_escape_is_masked(project: Project) -> None:
     """Whatever is before it, and whatever its own first characters would mean there."""
     redact = snapshots.Redactor()
@@ -1999,6 +2054,7 @@ def test_a_credential_beside_an_escape_is_masked(project: Project) -> None:
             assert secret not in redact(f"{before}{secret}")
 
 
+@pytest.mark.proves("W4")
 @pytest.mark.parametrize("name", ["snapshots.log", "snapshots.lock"])
 def test_a_second_name_of_another_file_is_not_written_to(place: Place, name: str) -> None:
     """A hard link, which neither O_NOFOLLOW nor the type of the file tells."""

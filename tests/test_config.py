@@ -52,6 +52,7 @@ def test_a_file_asked_for_by_name_must_exist(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.proves("C3")
 def test_values_are_read_and_percent_signs_are_just_text(tmp_path: Path) -> None:
     settings = settings_of(
         tmp_path,
@@ -71,6 +72,7 @@ def test_values_are_read_and_percent_signs_are_just_text(tmp_path: Path) -> None
     }
 
 
+@pytest.mark.proves("C2")
 def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> None:
     path = tmp_path / "snapshots.config"
     path.write_bytes(b"\xef\xbb\xbf[TIMING]\r\npoll_interval = 7\r\n")
@@ -132,6 +134,7 @@ def test_templates_payloads_and_addresses_may_go_on_in_the_next_line(tmp_path: P
     assert settings.telegram.message_success == "'quoted' # and more"
 
 
+@pytest.mark.proves("C2")
 def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
     text = (
         "[TIMING]\n"
@@ -173,6 +176,7 @@ def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.proves("C2", "C4")
 @pytest.mark.parametrize(
     "text",
     [
@@ -216,6 +220,7 @@ ODD_FILES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.proves("C1")
 @pytest.mark.parametrize("make", sorted(set(ODD_FILES) - {"missing", "a link to nowhere"}))
 def test_what_is_no_small_text_file_is_refused_without_hanging(tmp_path: Path, make: str) -> None:
     path = tmp_path / "snapshots.config"
@@ -225,6 +230,7 @@ def test_what_is_no_small_text_file_is_refused_without_hanging(tmp_path: Path, m
     assert str(path) in problems[0]
 
 
+@pytest.mark.proves("C11")
 @pytest.mark.parametrize(
     ("url", "sound"),
     [
@@ -267,6 +273,7 @@ def test_credentials_come_from_environment_and_files_as_well(
     ]
 
 
+@pytest.mark.proves("C9")
 def test_an_open_file_with_credentials_gets_a_warning_with_the_way_out(tmp_path: Path) -> None:
     path = tmp_path / "snapshots.config"
     path.write_text("[TELEGRAM]\nbot_token = 123456:abcdef\n")
@@ -361,6 +368,7 @@ def test_a_good_server_file_becomes_a_server(tmp_path: Path) -> None:
     assert TOKEN not in repr(server)
 
 
+@pytest.mark.proves("C4")
 @pytest.mark.parametrize("text", [f" {TOKEN} ", f"{TOKEN}\n", f"\t{TOKEN}\r\n"])
 def test_white_space_around_a_credential_is_no_part_of_it(tmp_path: Path, text: str) -> None:
     assert load(tmp_path, {**GOOD, "api_token": text}).credentials == (TOKEN,)
@@ -369,6 +377,7 @@ def test_white_space_around_a_credential_is_no_part_of_it(tmp_path: Path, text: 
     assert settings.telegram.bot_token == TOKEN
 
 
+@pytest.mark.proves("C5")
 @pytest.mark.parametrize(
     ("value", "retain"),
     [(1, 1), ("3", 3), (" 12 ", 12), ("all", None), ("ALL", None), (100000, 100000)],
@@ -377,6 +386,7 @@ def test_retention_is_a_count_digits_or_all(tmp_path: Path, value: Any, retain: 
     assert load(tmp_path, {**GOOD, "retain_last_snapshots": value}).policy.last == retain
 
 
+@pytest.mark.proves("I7", "C5")
 @pytest.mark.parametrize(
     "value",
     ["0", 0, -1, "-1", True, False, 3.0, 3.5, "3.5", "three", [3], {}, 10**9, 10**30, "٣"],
@@ -387,12 +397,14 @@ def test_a_retention_that_is_none_is_refused(tmp_path: Path, value: Any) -> None
     ]
 
 
+@pytest.mark.proves("C5")
 @pytest.mark.parametrize("text", ["1e400", "NaN", "Infinity", "-Infinity"])
 def test_numbers_that_json_does_not_know_are_refused(tmp_path: Path, text: str) -> None:
     content = json.dumps({"hetzner_cloud_server": GOOD}).replace(": 3}", f": {text}}}")
     assert refusals(tmp_path, content)
 
 
+@pytest.mark.proves("C8")
 @pytest.mark.parametrize(
     "value",
     ["../droplets/1", "1?x", "1#", "", 0, -5, 1.0, True, None, "12a", "1" * 40, 10**30, "１２"],
@@ -402,6 +414,7 @@ def test_an_id_that_is_no_number_is_refused(tmp_path: Path, value: Any) -> None:
     assert problem.startswith("id: ")
 
 
+@pytest.mark.proves("W6")
 @pytest.mark.parametrize(
     "value", ["", "  ", None, 5, [], "a\nb", "a\x1b[2Jb", "x" * 201, "a\u202eb"]
 )
@@ -410,6 +423,7 @@ def test_a_name_is_one_line_of_text(tmp_path: Path, value: Any) -> None:
     assert problem.startswith("name: ")
 
 
+@pytest.mark.proves("C6")
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
@@ -436,7 +450,7 @@ def test_a_file_that_is_no_server_is_refused_with_the_place(
     assert refusals(tmp_path, content)[0].startswith(problem)
 
 
-@pytest.mark.proves("W11.6")
+@pytest.mark.proves("wild-11.6")
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "NaN", "Infinity", "9" * 5000])
 def test_a_payload_that_json_cannot_write_is_a_problem_of_its_line(
     tmp_path: Path, number: str
@@ -450,6 +464,7 @@ def test_a_payload_that_json_cannot_write_is_a_problem_of_its_line(
     assert len(problem) < 200
 
 
+@pytest.mark.proves("C6")
 def test_every_problem_of_a_server_file_is_told_at_once(tmp_path: Path) -> None:
     content = {
         "provider": "digitalocean",
@@ -585,6 +600,7 @@ def test_an_empty_text_in_a_server_file_means_not_set(tmp_path: Path) -> None:
     assert load(tmp_path, content).destinations == ()
 
 
+@pytest.mark.proves("C9")
 def test_any_credential_in_an_open_server_file_gets_the_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -637,6 +653,7 @@ def test_a_missing_or_bad_file_costs_only_its_own_server_its_turn(tmp_path: Path
     assert entries[2].error == f"{tmp_path / 'configs/nope.json'}: No such file or directory"  # type: ignore[union-attr]
 
 
+@pytest.mark.proves("C7")
 def test_two_files_for_one_server_are_both_refused(tmp_path: Path) -> None:
     write(tmp_path, GOOD, "a.json")
     write(tmp_path, {**GOOD, "id": "123", "retain_last_snapshots": 9}, "b.json")
@@ -658,6 +675,7 @@ def test_no_server_at_all_says_what_to_copy_where(tmp_path: Path) -> None:
 # --- whole runs: what one bad file may cost ---
 
 
+@pytest.mark.proves("C1")
 @pytest.mark.parametrize("make", ODD_FILES)
 def test_a_configuration_that_cannot_be_used_is_one_line_and_exit_1(
     tmp_path: Path, make: str, capsys: pytest.CaptureFixture[str]
@@ -672,6 +690,7 @@ def test_a_configuration_that_cannot_be_used_is_one_line_and_exit_1(
     assert not (tmp_path / "logs").exists()
 
 
+@pytest.mark.proves("C1")
 def test_an_empty_configuration_is_as_good_as_none(tmp_path: Path) -> None:
     assert settings_of(tmp_path, "") == snapshots.Settings(base=tmp_path)
 
@@ -708,6 +727,7 @@ BAD_FILES: dict[str, Any] = {
 }
 
 
+@pytest.mark.proves("D-3", "C4", "C5", "C6", "C8")
 @pytest.mark.parametrize("what", BAD_FILES)
 def test_a_bad_server_file_costs_its_own_server_alone(project: Project, what: str) -> None:
     """Nothing is asked or done about its server; the others get all that they should."""
@@ -738,6 +758,7 @@ def test_a_bad_server_file_costs_its_own_server_alone(project: Project, what: st
     assert not any("99" in request.path for request in project.cloud.journal)
 
 
+@pytest.mark.proves("D-3", "C7")
 def test_two_files_for_one_server_protect_nothing_and_break_nothing(project: Project) -> None:
     twice = project.server("hetzner", 11, "web", retain=1)
     old = project.history(twice, 3)
@@ -754,6 +775,7 @@ def test_two_files_for_one_server_protect_nothing_and_break_nothing(project: Pro
     assert len(project.own(namesake)) == 2
 
 
+@pytest.mark.proves("C7")
 def test_servers_of_one_name_are_told_apart_by_id(project: Project) -> None:
     few = project.server("hetzner", 11, "web", retain=1)
     many = project.server("hetzner", 12, "web", retain=4)
@@ -764,6 +786,7 @@ def test_servers_of_one_name_are_told_apart_by_id(project: Project) -> None:
     assert len(project.own(many)) == 4
 
 
+@pytest.mark.proves("D-4", "C9")
 def test_files_that_others_can_read_are_warned_about_and_used(project: Project) -> None:
     server = project.server("hetzner", 11, "web")
     path = project.folder / "configs" / "hetzner-11.json"
@@ -776,6 +799,7 @@ def test_files_that_others_can_read_are_warned_about_and_used(project: Project) 
     assert len(project.own(server)) == 1
 
 
+@pytest.mark.proves("C10", "X8")
 def test_a_run_goes_by_what_it_has_read_at_its_beginning(project: Project) -> None:
     """Files that change under way are for the next run."""
     servers = [
@@ -799,6 +823,7 @@ def test_a_run_goes_by_what_it_has_read_at_its_beginning(project: Project) -> No
     assert [len(project.own(server)) for server in servers] == [3, 3]
 
 
+@pytest.mark.proves("I22", "C11")
 @pytest.mark.parametrize(
     "url",
     [
@@ -821,6 +846,7 @@ def test_with_a_wrong_address_no_token_is_sent_anywhere(project: Project, url: s
     assert project.cloud.journal == []
 
 
+@pytest.mark.proves("C11")
 def test_an_address_may_end_with_a_slash(project: Project) -> None:
     for number, provider in enumerate(snapshots.PROVIDERS):
         project.server(provider, 11 + number)
@@ -896,7 +922,7 @@ INI_TEXTS = st.lists(INI_LINES, max_size=12).map("\n".join) | st.text(
 
 
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="its names of sections held no bracket")
-@pytest.mark.proves("W11.2")
+@pytest.mark.proves("wild-11.2")
 @settings(max_examples=5000)
 @given(INI_TEXTS)
 def test_an_ini_text_is_read_as_configparser_reads_it(text: str) -> None:
@@ -924,7 +950,7 @@ def test_an_ini_text_is_read_as_configparser_reads_it(text: str) -> None:
         assert (entry.key or f"[{entry.section}]") in lines[entry.line - 1].lower() or not entry.key
 
 
-@pytest.mark.proves("W11.2")
+@pytest.mark.proves("wild-11.2")
 @pytest.mark.parametrize(
     ("text", "problems"),
     [
@@ -955,7 +981,7 @@ def test_indented_keys_are_keys_where_configparser_takes_them_for_that(
     assert problems_of(tmp_path, text) == problems
 
 
-@pytest.mark.proves("W10.4")
+@pytest.mark.proves("wild-10")
 @pytest.mark.parametrize(
     "sign", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\r"]
 )
@@ -973,7 +999,7 @@ def test_what_unicode_takes_for_a_line_end_is_a_character_of_the_value(
 # --- hidden files, and names that are nearly right ---
 
 
-@pytest.mark.proves("W10.1")
+@pytest.mark.proves("wild-10")
 @pytest.mark.parametrize(
     "name", [".#web.json", ".old.json", "._web.json", ".json", ".web.json.swp"]
 )
@@ -985,7 +1011,7 @@ def test_hidden_files_are_no_server_files(project: Project, name: str) -> None:
     assert name not in result.log
 
 
-@pytest.mark.proves("W10.1")
+@pytest.mark.proves("wild-10")
 def test_a_hidden_file_that_is_named_is_used(project: Project) -> None:
     project.server("hetzner", 11)
     path = project.folder / "configs" / "hetzner-11.json"
@@ -993,7 +1019,7 @@ def test_a_hidden_file_that_is_named_is_used(project: Project) -> None:
     assert project.run(".new.json").code == 0
 
 
-@pytest.mark.proves("W10.2")
+@pytest.mark.proves("wild-10")
 @pytest.mark.parametrize("name", ["WEB.JSON", "web.Json", "web.json.txt", "web.JSON.TXT"])
 @pytest.mark.parametrize("flags", [[], ["-n"]])
 def test_a_name_that_is_nearly_that_of_a_server_file_is_a_warning(
@@ -1008,7 +1034,7 @@ def test_a_name_that_is_nearly_that_of_a_server_file_is_a_warning(
     )
 
 
-@pytest.mark.proves("W10.2")
+@pytest.mark.proves("wild-10")
 def test_where_every_name_is_only_nearly_right_that_is_told(project: Project) -> None:
     path = project.write("WEB.JSON", "{}")
     result = project.run()
@@ -1017,7 +1043,7 @@ def test_where_every_name_is_only_nearly_right_that_is_told(project: Project) ->
     assert f"{path}: not used" in result.err
 
 
-@pytest.mark.proves("W10.2")
+@pytest.mark.proves("wild-10")
 def test_a_directory_called_like_a_server_file_fails_alone_and_is_named(project: Project) -> None:
     """As docker makes one where the file to mount is missing."""
     project.server("hetzner", 11)
@@ -1032,7 +1058,7 @@ def test_a_directory_called_like_a_server_file_fails_alone_and_is_named(project:
     assert len(project.cloud.created) == 1
 
 
-@pytest.mark.proves("W10.2")
+@pytest.mark.proves("wild-10")
 def test_whatever_else_is_there_is_one_line_of_the_log(project: Project) -> None:
     project.server("hetzner", 11)
     names = [
@@ -1059,7 +1085,7 @@ def test_whatever_else_is_there_is_one_line_of_the_log(project: Project) -> None
 # --- paths ---
 
 
-@pytest.mark.proves("W10.3")
+@pytest.mark.proves("wild-10")
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
@@ -1085,7 +1111,7 @@ def test_a_path_is_expanded_as_in_the_shell(
     assert snapshots.expand(path) == expected.replace("{home}", os.environ["HOME"])
 
 
-@pytest.mark.proves("W10.3")
+@pytest.mark.proves("wild-10")
 @pytest.mark.parametrize("home", [None, "elsewhere", "/a/$NAME"])
 def test_a_home_directory_is_known_or_asked_for(
     monkeypatch: pytest.MonkeyPatch, home: str | None
@@ -1110,7 +1136,7 @@ PATH_KEYS = [
 ]
 
 
-@pytest.mark.proves("W10.3")
+@pytest.mark.proves("wild-10")
 @pytest.mark.parametrize(("section", "key"), [*PATH_KEYS, ("SMTP", "password"), ("WEBHOOK", "url")])
 @pytest.mark.parametrize(
     ("path", "problem"),
@@ -1138,7 +1164,7 @@ def test_a_path_that_cannot_be_expanded_is_a_problem(
     assert problems_of(tmp_path, text) == [f"line 2: [{section}] '{key}': {problem}"]
 
 
-@pytest.mark.proves("W10.3", "W11.8")
+@pytest.mark.proves("wild-10", "wild-11.8")
 @pytest.mark.parametrize(("section", "key"), PATH_KEYS)
 @pytest.mark.parametrize("sign", ["\0", "\x1b", "\x7f", "\u2028"])
 def test_a_path_with_a_control_character_is_a_problem(
@@ -1149,7 +1175,7 @@ def test_a_path_with_a_control_character_is_a_problem(
     ]
 
 
-@pytest.mark.proves("W10.3")
+@pytest.mark.proves("wild-10")
 def test_every_path_may_begin_at_home(project: Project) -> None:
     home = Path(os.environ["HOME"])
     project.server("hetzner", 11)
@@ -1172,7 +1198,7 @@ def test_every_path_may_begin_at_home(project: Project) -> None:
 # --- who may read a file ---
 
 
-@pytest.mark.proves("W10.6")
+@pytest.mark.proves("wild-10")
 @pytest.mark.parametrize("mode", [0o440, 0o640, 0o040])
 @pytest.mark.parametrize(
     ("group", "own", "name", "level"),
@@ -1214,7 +1240,7 @@ def test_a_file_that_a_group_of_ones_own_can_read_is_a_line_of_the_log(
     assert [remark.level for remark in remarks] == [level]
 
 
-@pytest.mark.proves("W10.6")
+@pytest.mark.proves("wild-10")
 @pytest.mark.parametrize(
     ("mode", "level"),
     [
@@ -1241,7 +1267,7 @@ def test_who_may_read_or_change_the_configuration(
 # --- FILE ---
 
 
-@pytest.mark.proves("W11.1")
+@pytest.mark.proves("wild-11.1")
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -1272,7 +1298,7 @@ def test_a_file_that_cannot_even_be_looked_for_fails_alone(
     assert len(result.final) == 2
 
 
-@pytest.mark.proves("W11.8")
+@pytest.mark.proves("wild-11.8")
 @pytest.mark.parametrize("sign", ["\n", "\r\n", "\0", "\x1b", "\u2028"])
 def test_a_line_break_in_a_mail_address_is_a_problem(tmp_path: Path, sign: str) -> None:
     address = f'"x{sign}Bcc: y" <b@example.org>'
@@ -1282,7 +1308,7 @@ def test_a_line_break_in_a_mail_address_is_a_problem(tmp_path: Path, sign: str) 
         ]
 
 
-@pytest.mark.proves("W11.8")
+@pytest.mark.proves("wild-11.8")
 @pytest.mark.parametrize("key", ["server", "user", "from_email", "to_emails"])
 @pytest.mark.parametrize("sign", ["\0", "\x1b", "\x85"])
 def test_a_control_character_in_what_becomes_a_header_or_a_command_is_a_problem(
@@ -1293,7 +1319,7 @@ def test_a_control_character_in_what_becomes_a_header_or_a_command_is_a_problem(
     ]
 
 
-@pytest.mark.proves("W11.8")
+@pytest.mark.proves("wild-11.8")
 @pytest.mark.parametrize("value", ["file:a\0b", "file:\ud800", "env:A\0B", "env:A=B"])
 def test_a_name_that_the_system_cannot_take_is_a_problem_of_its_own_server(
     tmp_path: Path, value: str
@@ -1304,7 +1330,7 @@ def test_a_name_that_the_system_cannot_take_is_a_problem_of_its_own_server(
         snapshots.read_token("env:\ud800", tmp_path)
 
 
-@pytest.mark.proves("W10.5")
+@pytest.mark.proves("wild-10")
 def test_a_credential_in_the_environment_that_is_no_utf_8_is_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

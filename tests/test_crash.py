@@ -63,6 +63,7 @@ def start(config: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.proves("I10", "K12", "S1", "S5")
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("request_number", SAMPLE)
 def test_a_run_killed_at_a_request_is_put_right_by_the_next(

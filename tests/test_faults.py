@@ -87,6 +87,7 @@ def assert_healthy(project: Project, *servers: Any) -> None:
 # --- create ---
 
 
+@pytest.mark.proves("I11", "D-9", "K1", "K4")
 @each_provider
 @pytest.mark.parametrize("how", ACTED)
 def test_a_create_that_was_carried_out_without_an_answer_is_adopted(
@@ -102,6 +103,7 @@ def test_a_create_that_was_carried_out_without_an_answer_is_adopted(
     assert_healthy(project, a, b)
 
 
+@pytest.mark.proves("D-9", "K2")
 @each_provider
 @pytest.mark.parametrize("how", NOT_ACTED)
 def test_a_create_that_certainly_was_not_carried_out_is_sent_once_more(
@@ -137,6 +139,7 @@ def test_an_answer_lost_twice_ends_in_failure_and_nothing_is_pruned(
     assert_healthy(project, a, b)
 
 
+@pytest.mark.proves("I12", "D-9")
 @each_provider
 def test_where_it_cannot_be_told_nothing_is_sent_again_and_nothing_pruned(
     project: Project, provider: str
@@ -154,6 +157,7 @@ def test_where_it_cannot_be_told_nothing_is_sent_again_and_nothing_pruned(
     assert_healthy(project, a, b)
 
 
+@pytest.mark.proves("D-9")
 @each_provider
 def test_one_look_that_fails_is_enough_not_to_know(project: Project, provider: str) -> None:
     """However clearly the later ones show nothing: it takes every look to send it again."""
@@ -170,6 +174,7 @@ def test_one_look_that_fails_is_enough_not_to_know(project: Project, provider: s
     assert project.cloud.count(CREATE[provider]) == 1
 
 
+@pytest.mark.proves("K3")
 @each_provider
 def test_a_create_that_acts_late_is_put_right_by_the_next_run(
     project: Project, provider: str
@@ -188,6 +193,7 @@ def test_a_create_that_acts_late_is_put_right_by_the_next_run(
     assert len(assert_both) == 4
 
 
+@pytest.mark.proves("D-9")
 def test_contabos_audit_that_cannot_be_read_means_unknown(project: Project) -> None:
     server = project.server("contabo", 31, "web", duration_seconds=10)
     old = project.history(server, 2)
@@ -199,6 +205,7 @@ def test_contabos_audit_that_cannot_be_read_means_unknown(project: Project) -> N
     assert project.own(server) == old
 
 
+@pytest.mark.proves("I4", "K6")
 @each_provider
 @pytest.mark.parametrize("code", [400, 403, 404, 422])
 def test_a_refused_create_is_a_failure_and_is_not_repeated(
@@ -216,6 +223,7 @@ def test_a_refused_create_is_a_failure_and_is_not_repeated(
     assert_healthy(project, a, b)
 
 
+@pytest.mark.proves("I4", "P2")
 @pytest.mark.parametrize("provider", ["digitalocean", "hetzner"])
 def test_a_snapshot_that_fails_is_a_failure_and_nothing_is_pruned(
     project: Project, provider: str
@@ -232,6 +240,7 @@ def test_a_snapshot_that_fails_is_a_failure_and_nothing_is_pruned(
     assert_healthy(project, a, b)
 
 
+@pytest.mark.proves("P1")
 @each_provider
 def test_a_snapshot_that_never_ends_is_overdue_and_nothing_is_pruned(
     project: Project, provider: str
@@ -251,6 +260,7 @@ def test_a_snapshot_that_never_ends_is_overdue_and_nothing_is_pruned(
     assert_healthy(project, a, b)
 
 
+@pytest.mark.proves("K7")
 @pytest.mark.parametrize("provider", ["digitalocean", "hetzner"])
 def test_a_busy_server_is_waited_for(project: Project, provider: str) -> None:
     server = project.server(provider, 31, "web", duration_seconds=40)
@@ -263,6 +273,7 @@ def test_a_busy_server_is_waited_for(project: Project, provider: str) -> None:
     assert project.cloud.count(CREATE[provider]) < 60
 
 
+@pytest.mark.proves("I13")
 @each_provider
 def test_a_snapshot_still_in_the_making_is_waited_for_and_then_counted(
     project: Project, provider: str
@@ -282,6 +293,7 @@ def test_a_snapshot_still_in_the_making_is_waited_for_and_then_counted(
     assert len(project.cloud.created) == 1
 
 
+@pytest.mark.proves("I16", "K7")
 @pytest.mark.parametrize("provider", ["digitalocean", "hetzner"])
 def test_a_server_busy_for_ever_is_a_failure_in_time(project: Project, provider: str) -> None:
     server = project.server(provider, 31, "web")
@@ -306,6 +318,7 @@ def test_a_server_busy_for_ever_is_a_failure_in_time(project: Project, provider:
     assert project.clock.monotonic() - began < 3700
 
 
+@pytest.mark.proves("K11")
 @each_provider
 def test_an_older_snapshot_of_the_same_name_is_never_taken_for_the_new_one(
     project: Project, provider: str
@@ -361,6 +374,7 @@ BROKEN_LISTS: dict[str, Fault] = {
 }
 
 
+@pytest.mark.proves("I6", "G1", "G2", "G13", "G14", "G16")
 @each_provider
 @pytest.mark.parametrize("how", BROKEN_LISTS)
 @pytest.mark.parametrize("page", ["1", "2"])
@@ -410,6 +424,7 @@ DATE_KEY = {"digitalocean": "created_at", "hetzner": "created", "contabo": "crea
 NAME_KEY = {"digitalocean": "name", "hetzner": "description", "contabo": "name"}
 
 
+@pytest.mark.proves("I23", "G10")
 @each_provider
 @pytest.mark.parametrize("value", [None, True, 1.5, "../droplets/1", "1?x", "", [], {}, 10**30])
 def test_an_id_that_cannot_be_used_makes_the_whole_listing_unusable(
@@ -469,6 +484,7 @@ def not_adding_up(project: Project, provider: str) -> dict[str, Callable[[Any], 
 NOT_ADDING_UP = ["drop one", "repeat one", "say more", "loop"]
 
 
+@pytest.mark.proves("I6", "G3", "G5", "G6", "G16")
 @each_provider
 @pytest.mark.parametrize("change", NOT_ADDING_UP)
 def test_pages_that_do_not_add_up_prune_nothing(
@@ -485,6 +501,7 @@ def test_pages_that_do_not_add_up_prune_nothing(
     assert_healthy(project, a, b)
 
 
+@pytest.mark.proves("I6")
 @pytest.mark.parametrize(
     ("how", "page"),
     [
@@ -516,6 +533,7 @@ def test_a_listing_that_several_droplets_share_has_to_be_complete_too(
     assert len(project.cloud.created) == 4
 
 
+@pytest.mark.proves("I22", "G4")
 def test_a_next_page_on_another_host_is_not_asked_for_there(project: Project) -> None:
     server = project.server("digitalocean", 31, "web", duration_seconds=40)
     old = project.history(server, 3)
@@ -532,6 +550,7 @@ def test_a_next_page_on_another_host_is_not_asked_for_there(project: Project) ->
     assert set(old) <= set(project.own(server))
 
 
+@pytest.mark.proves("I8", "G10")
 @each_provider
 @pytest.mark.parametrize(
     "value", [None, "", "10", "2025", 5, "2025-06-01T03:00:00", "9999-99-99T00:00:00Z"]
@@ -551,6 +570,7 @@ def test_one_with_an_unreadable_date_is_left_alone_with_a_warning(
     assert len(project.own(server)) == 2
 
 
+@pytest.mark.proves("P2")
 @pytest.mark.parametrize(
     ("state", "told"), [("unavailable", True), ("absent", True), ("creating", False)]
 )
@@ -569,6 +589,7 @@ def test_a_broken_one_of_ours_is_left_alone_and_told(
     assert (text in result.log) == told
 
 
+@pytest.mark.proves("G10")
 @each_provider
 @pytest.mark.parametrize("value", [None, 5, "x" * 20_000])
 def test_one_with_an_unreadable_name_is_left_alone(
@@ -585,6 +606,7 @@ def test_one_with_an_unreadable_name_is_left_alone(
     assert len(result.log) < 20_000
 
 
+@pytest.mark.proves("I5", "G8", "P6")
 @each_provider
 @pytest.mark.parametrize("lag", [1, 60, 100])
 def test_a_listing_that_lags_is_asked_again(project: Project, provider: str, lag: int) -> None:
@@ -594,6 +616,7 @@ def test_a_listing_that_lags_is_asked_again(project: Project, provider: str, lag
     assert (result.code, len(project.own(server))) == (0, 2)
 
 
+@pytest.mark.proves("I5", "G8", "P7")
 @pytest.mark.parametrize("provider", ["digitalocean", "hetzner"])
 def test_a_snapshot_that_never_shows_is_a_failure_and_nothing_is_pruned(
     project: Project, provider: str
@@ -606,6 +629,7 @@ def test_a_snapshot_that_never_shows_is_a_failure_and_nothing_is_pruned(
     assert_healthy(project, a, b)
 
 
+@pytest.mark.proves("I1", "G7", "G17")
 def test_everything_that_is_not_ours_stays_even_if_filters_are_ignored(project: Project) -> None:
     """Prefixes, other servers, hand-made, renamed, protected, backups, system images, volumes."""
     project.cloud.ignore_filters = True
@@ -647,6 +671,7 @@ def test_everything_that_is_not_ours_stays_even_if_filters_are_ignored(project: 
     assert len(everything - left) == 2 * (2 + 2)  # both of `web` and of `web-staging`, twice
 
 
+@pytest.mark.proves("K10")
 def test_a_contabo_server_with_a_long_name_is_pruned_as_it_should(project: Project) -> None:
     server = project.server("contabo", 51, "web_server.example.org", retain=2, duration_seconds=5)
     old = project.history(server, 2, label="web-server-exam")
@@ -661,6 +686,7 @@ def test_a_contabo_server_with_a_long_name_is_pruned_as_it_should(project: Proje
 # --- delete ---
 
 
+@pytest.mark.proves("G9", "X1", "X3", "X6")
 @each_provider
 @pytest.mark.parametrize(
     "fault",
@@ -686,6 +712,7 @@ def test_a_delete_that_stumbles_is_done_all_the_same(
     assert project.own(server)[0] == project.cloud.created[0].name
 
 
+@pytest.mark.proves("X2", "X4", "X5")
 @each_provider
 @pytest.mark.parametrize(
     "fault", [fake.status(500), fake.status(403), fake.redirect("/x"), fake.status(400)]
@@ -708,6 +735,7 @@ def test_a_delete_that_fails_is_a_failure_and_does_not_stop_the_others(
     assert len(project.own(server)) == 1
 
 
+@pytest.mark.proves("X9")
 @each_provider
 def test_one_reported_as_deleted_that_stays_is_a_failure(project: Project, provider: str) -> None:
     server = project.server(provider, 31, "web", retain=1, duration_seconds=40)
@@ -719,6 +747,7 @@ def test_one_reported_as_deleted_that_stays_is_a_failure(project: Project, provi
     assert result.final[0][8] == "2 snapshots exist"
 
 
+@pytest.mark.proves("G18")
 def test_a_protected_one_is_never_tried(project: Project) -> None:
     server = project.server("hetzner", 31, "web", retain=1, duration_seconds=40)
     old = project.history(server, 3)
@@ -730,6 +759,7 @@ def test_a_protected_one_is_never_tried(project: Project) -> None:
     assert project.cloud.count(DELETE["hetzner"]) == 2
 
 
+@pytest.mark.proves("G14")
 @each_provider
 def test_a_thousand_strangers_and_a_hundred_of_ours_are_told_apart(
     project: Project, provider: str
@@ -748,6 +778,7 @@ def test_a_thousand_strangers_and_a_hundred_of_ours_are_told_apart(
     assert set(old[10:]) <= set(project.own(server))
 
 
+@pytest.mark.proves("D-8", "X10")
 def test_the_brake_deletes_the_ten_oldest_and_warns(project: Project) -> None:
     server = project.server("hetzner", 31, "web", retain=1, duration_seconds=40)
     old = project.history(server, 14)
@@ -765,6 +796,7 @@ def test_the_brake_deletes_the_ten_oldest_and_warns(project: Project) -> None:
 # --- polls ---
 
 
+@pytest.mark.proves("P5")
 @pytest.mark.parametrize("provider", ["digitalocean", "hetzner"])
 @pytest.mark.parametrize(
     "fault",
@@ -787,6 +819,7 @@ def test_polls_that_fail_for_a_while_change_nothing(
     assert (result.code, len(project.own(server))) == (0, 2)
 
 
+@pytest.mark.proves("P4")
 @pytest.mark.parametrize("provider", ["digitalocean", "hetzner"])
 def test_an_action_that_is_no_longer_known_is_looked_up_in_the_listing(
     project: Project, provider: str
@@ -798,6 +831,7 @@ def test_an_action_that_is_no_longer_known_is_looked_up_in_the_listing(
     assert (result.code, len(project.own(server))) == (0, 2)
 
 
+@pytest.mark.proves("P3")
 @pytest.mark.parametrize("provider", ["digitalocean", "hetzner"])
 @pytest.mark.parametrize("word", ["strange", None, 7])
 def test_an_unknown_state_counts_as_running(project: Project, provider: str, word: Any) -> None:
@@ -823,6 +857,7 @@ def test_an_unknown_state_counts_as_running(project: Project, provider: str, wor
 # --- credentials ---
 
 
+@pytest.mark.proves("I17")
 @each_provider
 def test_a_refused_token_fails_its_account_and_no_other(project: Project, provider: str) -> None:
     server, a, b, old = three(project, provider)
@@ -841,6 +876,7 @@ def test_a_refused_token_fails_its_account_and_no_other(project: Project, provid
     assert_healthy(project, a, b)
 
 
+@pytest.mark.proves("T1")
 @pytest.mark.parametrize(
     "answer", [fake.status(503), fake.hang_up(), fake.garbage(), fake.status(429)]
 )
@@ -860,6 +896,7 @@ def test_a_login_that_stays_away_fails_its_servers_in_time_and_no_others(
     assert_healthy(project, a, b)
 
 
+@pytest.mark.proves("T7")
 def test_a_read_only_token_is_told_in_plain_words(project: Project) -> None:
     project.account("hetzner", read_only=True)
     server = project.server("hetzner", 31, "web")
@@ -871,6 +908,7 @@ def test_a_read_only_token_is_told_in_plain_words(project: Project) -> None:
     assert project.own(server) == old
 
 
+@pytest.mark.proves("T4")
 def test_contabos_token_is_renewed_when_it_runs_out(project: Project) -> None:
     project.account("contabo", token_lifetime_seconds=300)
     server = project.server("contabo", 31, "web", duration_seconds=3000)
@@ -880,6 +918,7 @@ def test_contabos_token_is_renewed_when_it_runs_out(project: Project) -> None:
     assert project.cloud.count("POST /cb-auth/token") > 5
 
 
+@pytest.mark.proves("T5")
 def test_contabos_token_is_renewed_once_on_a_401_even_at_the_create(project: Project) -> None:
     server = project.server("contabo", 31, "web", duration_seconds=30)
     project.history(server, 2)
@@ -890,6 +929,7 @@ def test_contabos_token_is_renewed_once_on_a_401_even_at_the_create(project: Pro
     assert len(project.cloud.created) == 1
 
 
+@pytest.mark.proves("T3")
 @pytest.mark.parametrize(
     "body",
     [
@@ -910,6 +950,7 @@ def test_a_token_answer_that_makes_no_sense_is_a_clear_failure(
     assert "cannot log in at Contabo as API user contabo@example.org" in result.err
 
 
+@pytest.mark.proves("T3")
 @pytest.mark.parametrize("expires", [0, -5, "300", None, 1e300, True])
 def test_a_strange_lifetime_of_a_token_is_survived(project: Project, expires: Any) -> None:
     server = project.server("contabo", 31, "web", duration_seconds=30)
@@ -921,6 +962,7 @@ def test_a_strange_lifetime_of_a_token_is_survived(project: Project, expires: An
     assert len(project.own(server)) == 2
 
 
+@pytest.mark.proves("I22")
 def test_a_netrc_cannot_replace_the_token(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -967,6 +1009,7 @@ def test_contabo_slots_held_by_others(project: Project) -> None:
     assert len(project.own(server)) == 2
 
 
+@pytest.mark.proves("D-7")
 def test_contabo_full_without_the_switch_names_the_key_and_the_risk(project: Project) -> None:
     server = project.server("contabo", 31, "web", retain=1, slots=1)
     old = project.history(server, 1)
@@ -977,6 +1020,7 @@ def test_contabo_full_without_the_switch_names_the_key_and_the_risk(project: Pro
     assert project.own(server) == old
 
 
+@pytest.mark.proves("D-7")
 @pytest.mark.parametrize("linger", [0, 60, 110])
 def test_contabo_full_with_the_switch_makes_room_first(project: Project, linger: int) -> None:
     server = project.server(
@@ -1008,6 +1052,7 @@ def test_contabo_a_freed_slot_that_stays_counted_is_told_loudly(project: Project
     assert "THIS SERVER NOW HAS NO SNAPSHOT AT ALL" in result.err
 
 
+@pytest.mark.proves("D-7")
 def test_contabo_room_is_not_made_before_all_is_checked(project: Project) -> None:
     server = project.server(
         "contabo", 31, "web", retain=1, slots=1, file={"replace_when_full": True}
@@ -1040,6 +1085,7 @@ BUSY_FOR_NOW = fake.status(
 )
 
 
+@pytest.mark.proves("I11", "D-7", "K3")
 @pytest.mark.parametrize("history", [0, 1])
 def test_a_limit_that_a_late_create_has_used_up_makes_no_room(
     project: Project, history: int
@@ -1122,6 +1168,7 @@ def test_a_server_that_is_busy_after_a_lost_create_is_waited_for_whatever_the_lo
     assert len(project.own(server)) == 2
 
 
+@pytest.mark.proves("D-7")
 def test_a_402_without_words_frees_no_slot(project: Project) -> None:
     server = small_instance(project)
     old = project.history(server, 1)
@@ -1131,6 +1178,7 @@ def test_a_402_without_words_frees_no_slot(project: Project) -> None:
     assert (project.own(server), project.cloud.deleted) == (old, [])
 
 
+@pytest.mark.proves("D-8")
 def test_a_slot_that_was_freed_without_an_answer_counts_for_the_brake(project: Project) -> None:
     server = small_instance(project, 3, 1)
     project.history(server, 3)

@@ -349,7 +349,7 @@ def test_a_question_during_a_listing_is_answered_by_the_next_one(
     server = add(project, provider, 1)[0]
     settings = snapshots.load_settings(project.write_config(), required=True)
     clock = CountingClock()
-    world = snapshots.World(clock, snapshots.Redactor(), snapshots.Screen(snapshots.Redactor()))
+    world = snapshots.Runtime(clock, snapshots.Redactor(), snapshots.Screen(snapshots.Redactor()))
     account = snapshots.Account(world, provider, [server.account.token], settings)
     seen: list[list[Optional[str]]] = []
 
@@ -394,6 +394,7 @@ def test_nothing_is_deleted_while_the_pages_of_a_listing_are_read(project: Proje
 # === One account's trouble is its own ==========================================================
 
 
+@pytest.mark.proves("X6")
 @pytest.mark.parametrize("provider", ["hetzner", "digitalocean"])
 def test_a_429_pauses_the_whole_account_and_no_other(project: Project, provider: str) -> None:
     roomy(project)
@@ -454,6 +455,7 @@ def test_more_droplets_than_a_minute_allows_are_spread_over_minutes(project: Pro
     assert project.clock.elapsed <= 60 * (len(at) / 245 + 1)
 
 
+@pytest.mark.proves("T6")
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_refused_credentials_fail_their_own_servers_fast(project: Project, provider: str) -> None:
     bad = add(project, provider, 6, 101, account="bad")
@@ -474,6 +476,7 @@ def test_refused_credentials_fail_their_own_servers_fast(project: Project, provi
     assert first_good.monotonic == refused[-1]  # no time was lost
 
 
+@pytest.mark.proves("T6")
 def test_refused_credentials_cost_no_more_requests_than_were_under_way(project: Project) -> None:
     add(project, "hetzner", 30, 101, account="bad")
     good = add(project, "hetzner", 5, 201, account="good", duration_seconds=30)
@@ -508,6 +511,7 @@ def endless(content: Any) -> Any:
     return float("inf") if type(content) in (int, float) else content
 
 
+@pytest.mark.proves("I17")
 @pytest.mark.parametrize("strange", STRANGE)
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_an_account_that_answers_strange_things_costs_its_own_server_alone(
@@ -722,7 +726,7 @@ def test_waiting_for_room_ends_when_the_one_that_could_make_it_fails(project: Pr
     assert project.clock.elapsed < 300
 
 
-@pytest.mark.proves("SL1")
+@pytest.mark.proves("limit-1")
 def test_creates_under_one_limit_go_one_after_the_other_in_the_order_of_the_files(
     project: Project,
 ) -> None:
@@ -748,7 +752,7 @@ def test_creates_under_one_limit_go_one_after_the_other_in_the_order_of_the_file
     assert asked[-1].monotonic - asked[0].monotonic < 1  # no longer than until each is accepted
 
 
-@pytest.mark.proves("SL2")
+@pytest.mark.proves("limit-2")
 @pytest.mark.parametrize(
     "lost", [hang_up(act=True), hang_up(), status(504)], ids=["carried out", "never arrived", "504"]
 )
@@ -776,7 +780,7 @@ def test_lost_answers_to_many_creates_take_no_longer_than_one(
     assert took[10] <= took[100] + 1
 
 
-@pytest.mark.proves("SL2")
+@pytest.mark.proves("limit-2")
 @pytest.mark.parametrize(
     "trouble",
     [
@@ -806,7 +810,7 @@ def test_a_create_that_cannot_go_on_gives_way(
     assert asked[-1].ids[0] == held_up
 
 
-@pytest.mark.proves("SL2")
+@pytest.mark.proves("limit-2")
 def test_servers_that_hang_hold_up_the_order_once_and_not_each(project: Project) -> None:
     servers = add(project, "hetzner", 12)
     timing(project, run_timeout=600, max_parallel=12)
@@ -823,7 +827,7 @@ def test_servers_that_hang_hold_up_the_order_once_and_not_each(project: Project)
     assert max(at) - 1000 <= snapshots.ORDER_SECONDS + 0.1
 
 
-@pytest.mark.proves("SL3")
+@pytest.mark.proves("limit-3")
 @pytest.mark.parametrize("kinds", ["ss", "ns", "sss"])
 @pytest.mark.parametrize(
     "trouble",
@@ -906,6 +910,7 @@ def about(ids: set[str]) -> Callable[[Request], bool]:
     return lambda request: bool(ids & set(request.ids))
 
 
+@pytest.mark.proves("I2")
 def test_a_hundred_interleaved_turns_end_as_a_hundred_single_runs(
     project: Project, another: Callable[[], Project]
 ) -> None:
@@ -1017,6 +1022,7 @@ def test_a_free_slot_is_taken_at_once(project: Project) -> None:
     assert project.clock.elapsed <= 1040
 
 
+@pytest.mark.proves("D-10", "P9")
 def test_servers_that_cannot_begin_within_run_timeout_fail_and_name_it(project: Project) -> None:
     servers = add(project, "hetzner", 5, duration_seconds=60)
     timing(project, max_parallel=1, run_timeout=100)
@@ -1038,7 +1044,7 @@ def run_fleet(
     settings = snapshots.load_settings(project.write_config(), required=True)
     entries, _ = snapshots.load_servers([], settings)
     redact = snapshots.Redactor()
-    world = snapshots.World(project.clock, redact, snapshots.Screen(redact))
+    world = snapshots.Runtime(project.clock, redact, snapshots.Screen(redact))
     return snapshots.Fleet(world, settings, lambda report: None).run(entries, act)
 
 
@@ -1062,6 +1068,7 @@ def test_where_a_slot_was_freed_what_is_left_is_counted_though_nothing_answered(
     assert len(listings(project)) == 1
 
 
+@pytest.mark.proves("I16")
 def test_a_turn_that_hangs_in_the_machine_does_not_keep_the_run_from_its_end(
     project: Project,
 ) -> None:
@@ -1087,6 +1094,7 @@ def test_a_turn_that_hangs_in_the_machine_does_not_keep_the_run_from_its_end(
     assert [len(project.own(server)) for server in servers] == [1, 0, 1]
 
 
+@pytest.mark.proves("I19")
 def test_each_server_has_its_final_status_and_the_summary_counts_them(project: Project) -> None:
     good = add(project, "hetzner", 7, 101, duration_seconds=30)
     bad = add(project, "digitalocean", 4, 201, duration_seconds=20, fails=True)
@@ -1126,6 +1134,7 @@ def test_log_lines_of_concurrent_servers_name_their_server(project: Project) -> 
         assert len(set(re.findall(r"\b(?:di|he|co)-\d{3}\b", line)) & set(names)) == 1, line
 
 
+@pytest.mark.proves("I16", "D-10")
 @pytest.mark.parametrize("delay", [50, 86400])
 def test_the_pause_between_two_starts_does_not_outlast_the_run(
     project: Project, delay: int
@@ -1138,6 +1147,7 @@ def test_the_pause_between_two_starts_does_not_outlast_the_run(
     assert project.clock.elapsed < 100
 
 
+@pytest.mark.proves("I17")
 def test_what_one_droplet_may_not_read_ends_no_other_droplets_turn(project: Project) -> None:
     """The one's polls fail for a while, the other's are forbidden; there is no list of actions."""
     add(project, "digitalocean", 2, duration_seconds=50)
@@ -1152,7 +1162,7 @@ def test_what_one_droplet_may_not_read_ends_no_other_droplets_turn(project: Proj
 
 def test_a_turn_that_ends_while_it_is_given_up_is_no_bug(project: Project) -> None:
     redact = snapshots.Redactor()
-    world = snapshots.World(project.clock, redact, snapshots.Screen(redact))
+    world = snapshots.Runtime(project.clock, redact, snapshots.Screen(redact))
     fleet = snapshots.Fleet(world, snapshots.Settings(base=project.folder), lambda report: None)
 
     class Fleeting(dict[int, Any]):
@@ -1166,6 +1176,7 @@ def test_a_turn_that_ends_while_it_is_given_up_is_no_bug(project: Project) -> No
     assert "DigitalOcean may still finish it" in fleet._why_unfinished(0)
 
 
+@pytest.mark.proves("D-5")
 def test_a_stop_signal_ends_all_waiting_at_once(project: Project) -> None:
     """Some wait for their snapshot, some for room, some for their slot."""
     add(project, "hetzner", 10, 101, duration_seconds=3000)
@@ -1309,6 +1320,7 @@ def test_a_turn_waits_for_company_but_not_at_the_cost_of_those_that_wait_for_its
     assert turn.patience() == pytest.approx(patience)
 
 
+@pytest.mark.proves("I18")
 @pytest.mark.parametrize(
     ("successes", "failures", "code"),
     [(0, 0, 0), (1, 0, 0), (2, 1, 2), (1, 1, 2), (0, 1, 1), (0, 3, 1)],

@@ -378,6 +378,7 @@ def test_any_server_file_is_used_or_refused(
         assert len(made.cloud.created) >= len(made.servers) - 1
 
 
+@pytest.mark.proves("I1", "I11", "I18")
 @many
 @given(
     st.lists(
@@ -449,6 +450,7 @@ WORDS = st.sampled_from(
 )
 
 
+@pytest.mark.proves("I25")
 @many
 @given(
     st.lists(

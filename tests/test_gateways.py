@@ -314,6 +314,7 @@ LATE: dict[str, dict[str, str]] = {
 }
 
 
+@pytest.mark.proves("K1", "X1")
 @needs_nginx
 @pytest.mark.parametrize("method", LATE)
 def test_a_504_about_something_that_was_done_changes_nothing(
@@ -328,6 +329,7 @@ def test_a_504_about_something_that_was_done_changes_nothing(
     assert sum(project.cloud.count(route) for route in CREATE.values()) == 3
 
 
+@pytest.mark.proves("T1")
 @needs_nginx
 def test_a_504_to_a_login_is_tried_again(project: Project, gateway: Callable[..., Nginx]) -> None:
     night = Night(project)
@@ -376,6 +378,7 @@ def nobody_there(requests: int, which: str = CREATES) -> dict[str, str]:
     return {"http": upstreams + choose, "to": "$to"}
 
 
+@pytest.mark.proves("K2")
 @needs_nginx
 @pytest.mark.parametrize("status", [502, 444])
 def test_a_create_that_met_nobody_is_looked_for_and_sent_once_more(
@@ -408,6 +411,7 @@ def test_a_create_that_met_nobody_twice_is_a_failure(
     assert nginx.statuses("POST") == [502] * 6
 
 
+@pytest.mark.proves("T1")
 @needs_nginx
 @pytest.mark.parametrize("which", ["[A-Z]+ /(do|hz|cb)", "DELETE /(do|hz|cb)"])
 def test_a_cloud_that_is_away_for_a_while_is_waited_for(
@@ -437,6 +441,7 @@ def test_a_create_on_a_connection_that_is_just_being_closed_is_sent_once_more(
     assert all(entry.nth > 1 for entry in dropped)
 
 
+@pytest.mark.proves("K4")
 @needs_nginx
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_gateway_that_dies_once_the_create_is_done_is_no_obstacle(
@@ -521,6 +526,7 @@ def test_a_good_certificate_is_talked_to(
     night.assert_good(project.run())
 
 
+@pytest.mark.proves("I26")
 @needs_nginx
 @pytest.mark.usefixtures("trusted")
 @pytest.mark.parametrize("how", [*BAD_CERTIFICATES, "the intermediate is not sent"])
@@ -985,6 +991,7 @@ REFUSED_MAILS = {
 }
 
 
+@pytest.mark.proves("N6")
 @needs_exim
 @pytest.mark.parametrize("case", REFUSED_MAILS)
 def test_a_mail_that_a_real_server_refuses_is_told_in_one_line(
@@ -1004,6 +1011,7 @@ def test_a_mail_that_a_real_server_refuses_is_told_in_one_line(
     assert [mail["Envelope-To"] for mail in mails] == ["ops@example.org"] * refusal.taken
 
 
+@pytest.mark.proves("I26")
 @needs_exim
 @pytest.mark.parametrize("security", ["starttls", "tls"])
 @pytest.mark.parametrize("how", BAD_CERTIFICATES)

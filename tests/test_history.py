@@ -28,7 +28,7 @@ def rows(project: Project, query: str, *values: Any) -> list[dict[str, Any]]:
         return [dict(row) for row in file.execute(query, values)]
 
 
-@pytest.mark.proves("H1")
+@pytest.mark.proves("history-1")
 def test_a_run_and_its_turns_are_written_down(project: Project) -> None:
     """UTC, sizes, what was kept and deleted, and for a failure its text."""
     good = project.server("hetzner", 31, "web", retain=2, duration_seconds=40)
@@ -62,7 +62,7 @@ def test_a_run_and_its_turns_are_written_down(project: Project) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.proves("H2")
+@pytest.mark.proves("history-2")
 @pytest.mark.parametrize("provider", ["digitalocean", "hetzner", "contabo"])
 def test_the_newest_usable_snapshot_of_every_server_listed_is_known(
     project: Project, provider: str
@@ -89,7 +89,7 @@ def test_the_newest_usable_snapshot_of_every_server_listed_is_known(
     assert web["failure_at"] < web["success_at"]  # both stay known
 
 
-@pytest.mark.proves("H2")
+@pytest.mark.proves("history-2")
 def test_one_dated_in_the_future_is_not_the_newest(project: Project) -> None:
     server = project.server("hetzner", 31, "web", retain=9)
     future = project.clock.now() + timedelta(days=900)
@@ -99,7 +99,7 @@ def test_one_dated_in_the_future_is_not_the_newest(project: Project) -> None:
     assert web["newest_at"].startswith("2025-06-01T03:00")
 
 
-@pytest.mark.proves("H3")
+@pytest.mark.proves("history-3")
 def test_a_run_that_was_killed_has_begun_and_never_ended(project: Project) -> None:
     project.server("hetzner", 31, "web", duration_seconds=300)
 
@@ -121,7 +121,7 @@ def test_a_run_that_was_killed_has_begun_and_never_ended(project: Project) -> No
     ]  # fmt: skip
 
 
-@pytest.mark.proves("H4")
+@pytest.mark.proves("history-4")
 def test_how_far_a_run_is_can_be_read_while_it_goes_on(project: Project) -> None:
     project.server("hetzner", 31, "web", duration_seconds=300)
     project.server("hetzner", 32, "db", duration_seconds=100)
@@ -160,7 +160,7 @@ def damage_schema(path: Path) -> None:
     path.write_bytes(content[:100] + b"\xff" * 2000 + content[2100:])
 
 
-@pytest.mark.proves("H5")
+@pytest.mark.proves("history-5")
 @pytest.mark.parametrize("hurt", [damage_header, damage_pages, damage_schema])
 def test_a_damaged_file_is_put_aside_and_begun_anew(
     project: Project, hurt: Callable[[Path], None]
@@ -219,7 +219,7 @@ def of_another_program(path: Path) -> None:
         file.execute("DROP TABLE run")
 
 
-@pytest.mark.proves("H6")
+@pytest.mark.proves("history-6")
 @pytest.mark.parametrize(
     ("trouble", "reason"),
     [
@@ -254,7 +254,7 @@ def test_a_file_that_cannot_be_written_costs_one_warning(
         holder.close()
 
 
-@pytest.mark.proves("H6")
+@pytest.mark.proves("history-6")
 def test_a_full_disk_costs_one_warning(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """As SQLite says it: a file that may not grow any more."""
     opened = snapshots.open_history
@@ -271,7 +271,7 @@ def test_a_full_disk_costs_one_warning(project: Project, monkeypatch: pytest.Mon
     assert "history.db: cannot be written: database or disk is full" in result.err
 
 
-@pytest.mark.proves("H6")
+@pytest.mark.proves("history-6")
 def test_what_was_held_up_for_a_while_is_written_later(project: Project) -> None:
     project.server("hetzner", 31, "web", retain=1, duration_seconds=100)
     assert project.run().code == 0
@@ -293,7 +293,7 @@ def test_what_was_held_up_for_a_while_is_written_later(project: Project) -> None
     assert len(rows(project, "SELECT * FROM turn WHERE success = 1")) == 2
 
 
-@pytest.mark.proves("H6")
+@pytest.mark.proves("history-6")
 def test_without_a_thread_or_without_sqlite_a_run_goes_on(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,7 +309,7 @@ def test_without_a_thread_or_without_sqlite_a_run_goes_on(
     assert "cannot be written: this Python has no sqlite3" in result.err
 
 
-@pytest.mark.proves("H7")
+@pytest.mark.proves("history-7")
 def test_what_is_older_than_keep_days_goes(project: Project) -> None:
     project.config["HISTORY"] = {"keep_days": 3, "file": "runs.db"}
     project.server("hetzner", 31, "web")
@@ -324,7 +324,7 @@ def test_what_is_older_than_keep_days_goes(project: Project) -> None:
         assert file.execute("SELECT name FROM server").fetchall() == [("web",)]
 
 
-@pytest.mark.proves("H7")
+@pytest.mark.proves("history-7")
 @pytest.mark.parametrize("name", ["snapshots.log", "snapshots.lock", "./snapshots.lock"])
 def test_the_history_is_a_file_of_its_own(project: Project, name: str) -> None:
     project.config["HISTORY"] = {"file": name}
@@ -334,7 +334,7 @@ def test_the_history_is_a_file_of_its_own(project: Project, name: str) -> None:
     assert "[HISTORY] 'file': the history must be a file of its own" in result.err
 
 
-@pytest.mark.proves("H8")
+@pytest.mark.proves("history-8")
 def test_a_look_at_the_lock_never_turns_a_starting_run_away(tmp_path: Path) -> None:
     path, stop = tmp_path / "logs" / "x.lock", threading.Event()
     clock = snapshots.SystemClock()

@@ -37,6 +37,7 @@ def page(*ids: Any, more: bool = False, total: int | None = None) -> snapshots.P
     return snapshots.Page(tuple({"id": i} for i in ids), more, total)
 
 
+@pytest.mark.proves("I6")
 @pytest.mark.parametrize(
     ("shown", "trouble", "reads"),
     [
@@ -68,12 +69,14 @@ def test_a_listing_is_complete_or_an_error(
     assert fetch.asked == [*range(1, len(shown) + 1)] * reads  # type: ignore[attr-defined]
 
 
+@pytest.mark.proves("G5")
 def test_a_listing_that_has_settled_is_read_to_its_end() -> None:
     answers = iter([page(1, 1), page(1, more=True), page(1), page(1, 2)])
     items = snapshots.every_page(lambda number: next(answers), "list", snapshots.by_number)
     assert [i for i, _ in items] == ["1", "2"]
 
 
+@pytest.mark.proves("I16", "G3")
 def test_a_listing_without_an_end_is_given_up() -> None:
     asked: list[int] = []
 

@@ -87,7 +87,7 @@ def files(project: Project) -> dict[str, float]:
 # --- --list ---
 
 
-@pytest.mark.proves("L1")
+@pytest.mark.proves("looking-1")
 def test_list_shows_what_there_is_and_what_becomes_of_it(project: Project) -> None:
     fleet(project)
     result = project.run("--list")
@@ -120,7 +120,7 @@ def test_list_shows_what_there_is_and_what_becomes_of_it(project: Project) -> No
     assert "\x1b" not in result.out
 
 
-@pytest.mark.proves("L1", "L5")
+@pytest.mark.proves("looking-1", "looking-5")
 def test_list_as_json(project: Project) -> None:
     fleet(project)
     result = project.run("--list", "--json")
@@ -146,7 +146,7 @@ def test_list_as_json(project: Project) -> None:
     assert len(found["problems"]) == 3
 
 
-@pytest.mark.proves("L1")
+@pytest.mark.proves("looking-1")
 @pytest.mark.parametrize("limit", [10, 1])
 def test_what_list_shows_is_what_the_next_run_does(project: Project, limit: int) -> None:
     """Also what the brake postpones, which says so."""
@@ -176,7 +176,7 @@ def test_what_list_shows_is_what_the_next_run_does(project: Project, limit: int)
     assert set(before) - set(project.own(server)) == soon
 
 
-@pytest.mark.proves("L2")
+@pytest.mark.proves("looking-2")
 def test_a_cloud_that_is_down_costs_its_own_servers_alone(project: Project) -> None:
     fleet(project)
     project.cloud.fault("GET /hz", fake.hang_up(), times=None)
@@ -194,7 +194,7 @@ def test_a_cloud_that_is_down_costs_its_own_servers_alone(project: Project) -> N
     assert result.out.count("UNKNOWN: ") == 4
 
 
-@pytest.mark.proves("L2")
+@pytest.mark.proves("looking-2")
 def test_a_price_that_cannot_be_read_costs_the_costs(project: Project) -> None:
     server = project.server("hetzner", 11, "web")
     project.history(server, 2)
@@ -209,7 +209,7 @@ def test_a_price_that_cannot_be_read_costs_the_costs(project: Project) -> None:
         project.cloud.clear_faults()
 
 
-@pytest.mark.proves("L2")
+@pytest.mark.proves("looking-2")
 def test_a_size_that_is_unknown_makes_totals_at_least(project: Project) -> None:
     server = project.server("hetzner", 11, "web")
     project.history(server, 1)
@@ -221,7 +221,7 @@ def test_a_size_that_is_unknown_makes_totals_at_least(project: Project) -> None:
     assert (web["stored_gb"], web["monthly_cost"]) == (None, None)
 
 
-@pytest.mark.proves("L3")
+@pytest.mark.proves("looking-3")
 def test_list_costs_one_listing_for_each_account(project: Project) -> None:
     """And a price request for each Hetzner account, and a login for each Contabo API user."""
     project.cloud.page_size = None
@@ -245,7 +245,7 @@ def test_list_costs_one_listing_for_each_account(project: Project) -> None:
 # --- --status ---
 
 
-@pytest.mark.proves("L4")
+@pytest.mark.proves("looking-4")
 def test_status_asks_nobody(project: Project) -> None:
     """Each state, and the first that holds."""
     fleet(project)
@@ -277,7 +277,7 @@ def test_status_asks_nobody(project: Project) -> None:
     assert len(project.cloud.journal) == asked
 
 
-@pytest.mark.proves("L4")
+@pytest.mark.proves("looking-4")
 def test_status_knows_a_server_without_any_snapshot(project: Project) -> None:
     server = project.server("hetzner", 11, "web", fails=True)
     assert project.run().code == 1
@@ -292,7 +292,7 @@ def test_status_knows_a_server_without_any_snapshot(project: Project) -> None:
     assert "newest 0 min old; last failure: " in result.out  # what was wrong stays known
 
 
-@pytest.mark.proves("L4")
+@pytest.mark.proves("looking-4")
 def test_a_date_in_the_future_is_not_fresh(project: Project) -> None:
     server = project.server("hetzner", 11, "web")
     at = project.clock.now() + timedelta(days=30)
@@ -300,7 +300,7 @@ def test_a_date_in_the_future_is_not_fresh(project: Project) -> None:
     assert states(document(project.run("--list", "--json"))) == {"web": "stale"}
 
 
-@pytest.mark.proves("L4")
+@pytest.mark.proves("looking-4")
 @pytest.mark.parametrize(
     ("config", "own", "hours", "state"),
     [
@@ -322,7 +322,7 @@ def test_how_old_is_too_old_can_be_set(
     assert states(document(project.run("--list", "--json"))) == {"web": state}
 
 
-@pytest.mark.proves("L6")
+@pytest.mark.proves("looking-6")
 def test_a_killed_run_is_begun_and_never_ended(project: Project) -> None:
     project.server("hetzner", 11, "web", duration_seconds=300)
     assert project.run().code == 0
@@ -347,7 +347,7 @@ def test_a_killed_run_is_begun_and_never_ended(project: Project) -> None:
     assert project.run("--status", "--nagios").code == 3
 
 
-@pytest.mark.proves("L6")
+@pytest.mark.proves("looking-6")
 def test_looks_work_while_a_run_of_200_servers_is_under_way(
     project: Project, tmp_path: Path
 ) -> None:
@@ -379,7 +379,7 @@ def test_looks_work_while_a_run_of_200_servers_is_under_way(
     assert len(listed["servers"]) == len(checked["servers"]) == 200
 
 
-@pytest.mark.proves("L6")
+@pytest.mark.proves("looking-6")
 def test_a_run_that_the_history_does_not_know_is_under_way_all_the_same(project: Project) -> None:
     project.server("hetzner", 11, "web")
     assert project.run().code == 0
@@ -393,7 +393,7 @@ def test_a_run_that_the_history_does_not_know_is_under_way_all_the_same(project:
         assert "under way" in project.run("--status").out
 
 
-@pytest.mark.proves("L6")
+@pytest.mark.proves("looking-6")
 @pytest.mark.parametrize("kind", ["damaged", "locked", "newer"])
 def test_a_history_that_cannot_be_read_is_no_good_news(project: Project, kind: str) -> None:
     server = project.server("hetzner", 11, "web")
@@ -421,7 +421,7 @@ def test_a_history_that_cannot_be_read_is_no_good_news(project: Project, kind: s
 # --- --check ---
 
 
-@pytest.mark.proves("L7")
+@pytest.mark.proves("looking-7")
 def test_check_tells_what_is_well_and_what_is_not(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -477,7 +477,7 @@ def test_check_tells_what_is_well_and_what_is_not(
     assert text[-1] == f"RESULT: {errors} errors, {warnings} warnings"
 
 
-@pytest.mark.proves("L7")
+@pytest.mark.proves("looking-7")
 def test_check_of_one_file_knows_what_the_others_cover(project: Project) -> None:
     fleet(project)
     found = document(project.run("--check", "--json", "hetzner-11.json"))
@@ -486,7 +486,7 @@ def test_check_of_one_file_knows_what_the_others_cover(project: Project) -> None
     assert found["result"] == "ok"  # neither how fresh it is nor an uncovered server counts
 
 
-@pytest.mark.proves("L7")
+@pytest.mark.proves("looking-7")
 def test_check_says_unknown_where_it_could_not_ask(project: Project) -> None:
     project.server("hetzner", 11, "web")
     project.server("digitalocean", 12, "db")
@@ -502,7 +502,7 @@ def test_check_says_unknown_where_it_could_not_ask(project: Project) -> None:
     assert (result.code, result.out.splitlines()[-1]) == (0, "RESULT: all well")
 
 
-@pytest.mark.proves("L7")
+@pytest.mark.proves("looking-7")
 def test_check_of_a_configuration_that_cannot_be_used(project: Project) -> None:
     project.config["TIMING"]["max_parallel"] = "x"
     result = project.run("--check", "--json")
@@ -515,7 +515,7 @@ def test_check_of_a_configuration_that_cannot_be_used(project: Project) -> None:
     assert "cannot be listed" in result.out
 
 
-@pytest.mark.proves("L7")
+@pytest.mark.proves("looking-7")
 @pytest.mark.parametrize(
     ("trouble", "level"),
     [("logs is a file", "error"), ("lock is a link", "error"), ("log is a directory", "warning"),
@@ -552,7 +552,7 @@ def test_check_sees_files_that_a_run_could_not_write(
 # --- what holds for all ---
 
 
-@pytest.mark.proves("L8")
+@pytest.mark.proves("looking-8")
 @pytest.mark.parametrize("flags", [["--list"], ["--status"], ["--check"], ["--list", "--json"]])
 def test_looks_read_only(project: Project, flags: list[str]) -> None:
     """No file made or changed, nothing but reads sent, no lock held."""
@@ -570,7 +570,7 @@ def test_looks_read_only(project: Project, flags: list[str]) -> None:
     assert {m for m, route in methods if route != "POST /cb-auth/token"} <= {"GET"}
 
 
-@pytest.mark.proves("L9")
+@pytest.mark.proves("looking-9")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -599,7 +599,7 @@ def test_a_wrong_combination_is_one_line_and_touches_nothing(
     assert not (project.folder / "logs").exists()
 
 
-@pytest.mark.proves("L10")
+@pytest.mark.proves("looking-10")
 def test_nagios_has_its_own_statuses(project: Project) -> None:
     server = project.server("hetzner", 11, "a|b")
     result = project.run("--status", "--nagios")
@@ -630,7 +630,7 @@ def test_nagios_has_its_own_statuses(project: Project) -> None:
     assert result.out.startswith("SNAPSHOTS UNKNOWN - ")
 
 
-@pytest.mark.proves("L10")
+@pytest.mark.proves("looking-10")
 def test_nagios_turns_a_bug_into_unknown(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.server("hetzner", 11, "web")
     monkeypatch.setattr(snapshots, "view_status", lambda *_: 1 / 0)
@@ -640,7 +640,7 @@ def test_nagios_turns_a_bug_into_unknown(project: Project, monkeypatch: pytest.M
     assert project.run("--status").code == 1
 
 
-@pytest.mark.proves("L11")
+@pytest.mark.proves("looking-11")
 @pytest.mark.parametrize("flag", ["--list", "--status"])
 def test_a_configuration_that_cannot_be_used_is_in_the_document_too(
     project: Project, flag: str
@@ -655,7 +655,7 @@ def test_a_configuration_that_cannot_be_used_is_in_the_document_too(
     assert "max_parallel" in result.err
 
 
-@pytest.mark.proves("L11")
+@pytest.mark.proves("looking-11")
 def test_quiet_shows_problems_only(project: Project) -> None:
     fleet(project)
     result = project.run("--list", "-q")
@@ -663,7 +663,7 @@ def test_quiet_shows_problems_only(project: Project) -> None:
     assert [line.split(": ")[1] for line in result.err.splitlines()] == ["mail", "shop", "blog"]
 
 
-@pytest.mark.proves("L11")
+@pytest.mark.proves("looking-11")
 def test_names_are_cut_only_on_a_terminal_that_is_too_narrow() -> None:
     rows = [("NAME", "STATE", "WHY"), ("x" * 60, "OK", "newest 9 h old")]
     assert snapshots.aligned(rows, None)[1] == f"{'x' * 60}  OK     newest 9 h old"
@@ -672,7 +672,7 @@ def test_names_are_cut_only_on_a_terminal_that_is_too_narrow() -> None:
     assert all(len(line) <= 60 for line in snapshots.aligned(rows, 60))
 
 
-@pytest.mark.proves("L12")
+@pytest.mark.proves("looking-12")
 def test_status_of_a_thousand_servers_and_a_year_is_quick(project: Project) -> None:
     """CPU time beyond that of `import requests`, of a real process."""
     token = project.token("hetzner")
@@ -711,9 +711,9 @@ def test_status_of_a_thousand_servers_and_a_year_is_quick(project: Project) -> N
     assert min(cpu(*status) for _ in range(3)) - bare < 0.5
 
 
-def replace_world(project: Project) -> snapshots.World:
+def replace_world(project: Project) -> snapshots.Runtime:
     redact = snapshots.Redactor()
-    return snapshots.World(project.clock, redact, snapshots.Screen(redact))
+    return snapshots.Runtime(project.clock, redact, snapshots.Screen(redact))
 
 
 # --- the README ---
@@ -722,7 +722,7 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 BLOCK = re.compile(r"<!-- looking (.*?) -->\n```text\n(.*?)```\n", re.DOTALL)
 
 
-@pytest.mark.proves("L13")
+@pytest.mark.proves("looking-13")
 def test_readme_shows_what_looks_print(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pasted by this test where SNAPSHOTS_PASTE is set."""
     monkeypatch.setattr("socket.gethostname", lambda: "backup1")
@@ -760,7 +760,7 @@ def test_readme_shows_what_looks_print(project: Project, monkeypatch: pytest.Mon
         README.write_text(text, encoding="utf-8")
 
 
-@pytest.mark.proves("L13")
+@pytest.mark.proves("looking-13")
 def test_readme_names_every_key_of_the_document(project: Project, tab: Tab) -> None:
     text = README.read_text(encoding="utf-8")
     part = text[text.index("**For programs:**") :].partition("\n## ")[0]

@@ -20,7 +20,7 @@ import snapshots
 # --- logging in ------------------------------------------------------------------------------
 
 
-@pytest.mark.proves("W7.1")
+@pytest.mark.proves("wild-7")
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5"])
 @pytest.mark.parametrize(
     ("user", "password"),
@@ -45,7 +45,7 @@ def test_every_mechanism_takes_every_letter(
     assert (server.logins, server.asked) == ([user], [mechanism])
 
 
-@pytest.mark.proves("W7.1")
+@pytest.mark.proves("wild-7")
 def test_the_next_mechanism_is_tried(project: Project, post: PostOffice) -> None:
     """Of what a server offers, not all has to work."""
     server = post.open(mechanisms=["PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2"])
@@ -61,7 +61,7 @@ def test_the_next_mechanism_is_tried(project: Project, post: PostOffice) -> None
     assert server.asked == ["PLAIN", "LOGIN"]
 
 
-@pytest.mark.proves("W7.1")
+@pytest.mark.proves("wild-7")
 def test_a_refusal_is_told_though_the_server_hangs_up_after_it(
     project: Project, post: PostOffice
 ) -> None:
@@ -74,7 +74,7 @@ def test_a_refusal_is_told_though_the_server_hangs_up_after_it(
     assert (server.asked, server.connections) == (["PLAIN"], 1)
 
 
-@pytest.mark.proves("W7.1")
+@pytest.mark.proves("wild-7")
 def test_a_server_that_takes_no_password_says_so(
     project: Project,
     post: PostOffice,
@@ -100,7 +100,7 @@ def no_md5(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hmac, "new", refuse)
 
 
-@pytest.mark.proves("W7.1")
+@pytest.mark.proves("wild-7")
 @pytest.mark.usefixtures("no_md5")
 @pytest.mark.parametrize("other", ["PLAIN", "LOGIN"])
 def test_where_md5_is_forbidden_another_mechanism_is_taken(
@@ -114,7 +114,7 @@ def test_where_md5_is_forbidden_another_mechanism_is_taken(
     assert server.asked == [other]
 
 
-@pytest.mark.proves("W7.1")
+@pytest.mark.proves("wild-7")
 @pytest.mark.usefixtures("no_md5")
 def test_where_only_forbidden_md5_is_offered_the_line_says_so(
     project: Project,
@@ -189,7 +189,7 @@ def test_a_template_that_holds_what_no_mail_can_carry_arrives_without_it(
     assert max(map(len, mail.content.split(b"\r\n"))) <= 998
 
 
-@pytest.mark.proves("W7.2")
+@pytest.mark.proves("wild-7")
 @pytest.mark.parametrize("in_file", [False, True])
 def test_a_domain_with_an_umlaut_goes_out_as_ascii(
     project: Project,
@@ -211,7 +211,7 @@ def test_a_domain_with_an_umlaut_goes_out_as_ascii(
     assert mail.content.isascii()
 
 
-@pytest.mark.proves("W7.2")
+@pytest.mark.proves("wild-7")
 @pytest.mark.parametrize("utf8", [True, False])
 @pytest.mark.parametrize("key", ["to_emails", "from_email"])
 def test_letters_before_the_at_need_smtputf8(
@@ -250,7 +250,7 @@ def test_a_domain_that_cannot_be_is_a_problem_of_the_configuration(
     assert "to_emails" in result.err
 
 
-@pytest.mark.proves("W7.3")
+@pytest.mark.proves("wild-7")
 @pytest.mark.parametrize(
     "text", ["Grüße an alle", "备份失败 " * 300, "x" * 3000, ".\n.\nÄ", "می‌خواهم 👩‍👧"]
 )
@@ -278,7 +278,7 @@ def test_nothing_but_ascii_travels(
     assert mail.message["Subject"] == text.replace("\n", " ")[:20].strip()
 
 
-@pytest.mark.proves("W7.6")
+@pytest.mark.proves("wild-7")
 def test_joiners_stay_in_names_and_subjects(
     project: Project,
     post: PostOffice,
@@ -303,7 +303,7 @@ def test_other_invisible_signs_are_shown(sign: str) -> None:
 # --- ports and names -------------------------------------------------------------------------
 
 
-@pytest.mark.proves("W7.4")
+@pytest.mark.proves("wild-7")
 @pytest.mark.parametrize("security", ["starttls", "none"])
 def test_a_port_that_begins_with_tls_is_told_at_once(
     project: Project,
@@ -320,7 +320,7 @@ def test_a_port_that_begins_with_tls_is_told_at_once(
     assert "the port begins with TLS (does [SMTP] security fit the port?)" in result.err
 
 
-@pytest.mark.proves("W7.4")
+@pytest.mark.proves("wild-7")
 def test_a_port_that_begins_without_tls_is_told_at_once(
     project: Project,
     post: PostOffice,
@@ -333,7 +333,7 @@ def test_a_port_that_begins_without_tls_is_told_at_once(
     assert "(does [SMTP] security fit the port?)" in result.err
 
 
-@pytest.mark.proves("W7.4")
+@pytest.mark.proves("wild-7")
 def test_a_server_that_greets_late_is_waited_for(
     project: Project,
     post: PostOffice,
@@ -345,7 +345,7 @@ def test_a_server_that_greets_late_is_waited_for(
     assert len(server.mails) == 1
 
 
-@pytest.mark.proves("W7.5")
+@pytest.mark.proves("wild-7")
 @pytest.mark.parametrize(
     ("helo_name", "name"),
     [("", "müller.example"), ("backup.example.org", ""), ("[192.0.2.7]", ""), ("host", "")],
@@ -377,7 +377,7 @@ def test_a_name_that_no_ehlo_can_hold_is_a_problem_of_the_configuration(
     assert "'helo_name': must be a host name" in result.err
 
 
-@pytest.mark.proves("W2")
+@pytest.mark.proves("wild-2")
 def test_an_address_of_the_mail_server_that_leads_nowhere_costs_little(
     project: Project,
     post: PostOffice,
@@ -409,7 +409,7 @@ def test_an_address_of_the_mail_server_that_leads_nowhere_costs_little(
     assert len(server.mails) == 1
 
 
-@pytest.mark.proves("W2")
+@pytest.mark.proves("wild-2")
 @pytest.mark.parametrize("security", ["tls", "starttls"])
 def test_an_address_of_the_mail_server_that_says_nothing_is_left_for_the_next(
     project: Project, post: PostOffice, monkeypatch: pytest.MonkeyPatch, security: str

@@ -40,6 +40,7 @@ CREATE = "POST /hz/servers/{id}/actions/create_image"
 VALUES = {"server_name": "my_server", "error": "{server_name} <b>", "status": "SUCCESS"}
 
 
+@pytest.mark.proves("N10")
 @pytest.mark.parametrize(
     ("template", "text"),
     [
@@ -74,6 +75,7 @@ GIVEN_VALUES = st.fixed_dictionaries(dict.fromkeys(NAMES, ANY_TEXT))
 SOME_VALUES = st.fixed_dictionaries({name: ANY_TEXT.filter(bool) for name in NAMES})
 
 
+@pytest.mark.proves("N10")
 @given(
     st.lists(st.one_of(st.text("ab{}_*é 😀"), st.sampled_from(NAMES).map("{{{}}}".format))),
     GIVEN_VALUES,
@@ -310,6 +312,7 @@ def test_a_cut_text_is_a_beginning_and_says_that_it_was_cut(text: str, limit: in
         assert snapshots.utf16_length(short) >= limit - 1  # only half an emoji may be missing
 
 
+@pytest.mark.proves("N3")
 @pytest.mark.parametrize("parse_mode", ["Markdown", "MarkdownV2", "HTML", "none"])
 @pytest.mark.parametrize(
     ("error", "is_cut"),
@@ -445,6 +448,7 @@ TEMPLATES = {
 }
 
 
+@pytest.mark.proves("I24", "N4")
 @pytest.mark.parametrize("parse_mode", sorted(TEMPLATES))
 @given(name=VISIBLE_TEXT, error=VISIBLE_TEXT)
 @example(name="my_server", error="<oops> & a lone *")
@@ -492,6 +496,7 @@ def test_the_built_in_text_arrives_whatever_it_holds(
     assert success or f"Error: {snapshots.clean(error)}" in text
 
 
+@pytest.mark.proves("N3")
 def test_a_thousand_failures_in_one_message_are_cut_but_counted() -> None:
     reports = [a_report(False, server_name=f"s_{n}", error="x" * 50) for n in range(1000)]
     (body, *_) = snapshots.telegram_bodies(telegram_section(), snapshots.joined(reports), "host")
@@ -563,6 +568,7 @@ def test_a_failure_payload_gets_the_error(
     assert webhook_payload(section, a_report(), "host") == {"text": "SUCCESS"}
 
 
+@pytest.mark.proves("N4")
 @given(name=st.text(max_size=20), error=st.text(max_size=20))
 @example(name="\ud83d", error='\0"\\')
 def test_a_payload_is_always_sound_json(name: str, error: str) -> None:
@@ -584,6 +590,7 @@ HEADERS = [
 ]
 
 
+@pytest.mark.proves("I24", "N7")
 @given(name=ANY_TEXT, error=st.text(max_size=40))
 @example(name="x\r\nBcc: evil@example.org", error="\r\n\r\nbody")
 @example(name="x\n.\nMAIL FROM:<x@y.example>", error="\u2028\x85\x0b\x1c")
@@ -794,6 +801,7 @@ def test_each_parse_mode_arrives(
     assert statuses(project) == [200]
 
 
+@pytest.mark.proves("N2")
 @pytest.mark.parametrize(
     ("parse_mode", "template"),
     [("MarkdownV2", "Done! {server_name} - *{status}"), ("HTML", "<b>{server_name} {status}")],
@@ -832,6 +840,7 @@ def too_many(seconds: int, in_header: bool = True) -> fake.Fault:
     return fake.status(429, body, {"Retry-After": str(seconds)} if in_header else None)
 
 
+@pytest.mark.proves("N2")
 @pytest.mark.parametrize("in_header", [True, False])
 def test_telegram_is_given_the_time_it_asks_for(project: Project, in_header: bool) -> None:
     project.server("hetzner", 11)
@@ -842,6 +851,7 @@ def test_telegram_is_given_the_time_it_asks_for(project: Project, in_header: boo
     assert gaps(project, SEND)[0] >= 47
 
 
+@pytest.mark.proves("N2")
 def test_an_hour_is_more_than_a_message_is_waited_for(project: Project) -> None:
     project.server("hetzner", 11)
     telegram(project)
@@ -853,6 +863,7 @@ def test_an_hour_is_more_than_a_message_is_waited_for(project: Project) -> None:
     assert project.clock.elapsed < 600
 
 
+@pytest.mark.proves("N2")
 @pytest.mark.parametrize(
     ("case", "reason"),
     [
@@ -878,6 +889,7 @@ def test_a_refusal_of_telegram_is_told_and_not_repeated(
     assert project.cloud.count(SEND) == 1
 
 
+@pytest.mark.proves("N2")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -993,6 +1005,7 @@ def test_a_channel_without_credentials_is_one_line_of_the_log(project: Project) 
 # --- sending: webhook ----------------------------------------------------------------------------------
 
 
+@pytest.mark.proves("N5")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -1075,6 +1088,7 @@ def test_a_receiver_can_tell_a_second_try_from_a_second_message(project: Project
     assert all(len(key) == 36 for key in keys)
 
 
+@pytest.mark.proves("N5")
 def test_an_unregistered_webhook_gets_the_hint_for_n8n(project: Project) -> None:
     project.server("hetzner", 11)
     webhook(project)
@@ -1086,6 +1100,7 @@ def test_an_unregistered_webhook_gets_the_hint_for_n8n(project: Project) -> None
     assert "active" in result.err
 
 
+@pytest.mark.proves("N11")
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 def test_a_webhook_is_never_redirected(project: Project, code: int) -> None:
     project.server("hetzner", 11)
@@ -1121,6 +1136,7 @@ def test_a_message_that_may_have_arrived_is_not_repeated(
     assert project.cloud.count(route) == 1
 
 
+@pytest.mark.proves("I20", "N1")
 def test_a_receiver_that_hangs_or_trickles_costs_the_timeout_and_no_more(project: Project) -> None:
     project.server("hetzner", 11)
     telegram(project, timeout=1)
@@ -1132,6 +1148,7 @@ def test_a_receiver_that_hangs_or_trickles_costs_the_timeout_and_no_more(project
     assert result.err.count("timed out") == 2
 
 
+@pytest.mark.proves("I16", "N1")
 @pytest.mark.parametrize("at", ["the greeting", "QUIT"])
 def test_a_mail_server_that_trickles_is_cut_off(project: Project, at: str) -> None:
     """Each byte comes in time, and there would be hundreds; after QUIT the mail counts as sent."""
@@ -1194,6 +1211,7 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+@pytest.mark.proves("N1")
 def test_nobody_there_is_told_without_the_address(project: Project) -> None:
     project.server("hetzner", 11)
     telegram(project)
@@ -1340,7 +1358,7 @@ def test_a_mail_server_with_a_bad_certificate_learns_nothing(
     assert server.connections <= 1
 
 
-@pytest.mark.proves("W9")
+@pytest.mark.proves("wild-9")
 @pytest.mark.parametrize("content", [None, "", "no certificate"])
 def test_a_file_of_certificates_that_is_of_no_use_to_mail_is_named(
     project: Project,
@@ -1362,6 +1380,7 @@ def test_a_file_of_certificates_that_is_of_no_use_to_mail_is_named(
     assert server.mails == []
 
 
+@pytest.mark.proves("N6")
 @pytest.mark.parametrize("users", [None, {}])
 def test_without_starttls_no_password_is_sent(
     project: Project, post: PostOffice, users: Optional[dict[str, str]]
@@ -1477,6 +1496,7 @@ def test_nobody_at_the_mail_servers_port_is_tried_again_and_told(
     assert project.clock.elapsed > 1
 
 
+@pytest.mark.proves("N6")
 def test_a_mail_server_that_says_nothing_costs_the_timeout(
     project: Project, post: PostOffice
 ) -> None:
@@ -1491,6 +1511,7 @@ def test_a_mail_server_that_says_nothing_costs_the_timeout(
     assert "timed out" in result.err
 
 
+@pytest.mark.proves("N7")
 def test_what_an_api_says_cannot_add_a_header(project: Project, post: PostOffice) -> None:
     server = post.open()
     project.config["SMTP"]["subject_failure"] = "{server_name}: {error}"
@@ -1517,6 +1538,7 @@ def down(project: Project, post: PostOffice, channel: str) -> None:
         project.config["SMTP"]["port"] = free_port()
 
 
+@pytest.mark.proves("I20", "N1")
 @pytest.mark.parametrize("channel", ["Telegram", "webhook", "e-mail"])
 def test_a_channel_that_is_down_does_not_stop_the_others(
     project: Project, post: PostOffice, channel: str
@@ -1537,6 +1559,7 @@ def test_a_channel_that_is_down_does_not_stop_the_others(
     assert f"{channel} notification not delivered" in result.err
 
 
+@pytest.mark.proves("I20", "D-1", "N8")
 def test_a_success_that_nobody_can_be_told_of_is_a_success(
     project: Project, post: PostOffice
 ) -> None:
@@ -1554,6 +1577,7 @@ def test_a_success_that_nobody_can_be_told_of_is_a_success(
     assert len(result.err.splitlines()) == 3
 
 
+@pytest.mark.proves("D-1")
 def test_a_failure_that_nobody_can_be_told_of_stays_a_failure(
     project: Project, post: PostOffice
 ) -> None:
@@ -1653,6 +1677,7 @@ def test_a_joined_message_that_is_lost_counts_as_all_of_them(project: Project) -
     assert len(project.cloud.telegram_messages) <= 21
 
 
+@pytest.mark.proves("I16")
 def test_the_queue_has_ten_minutes_after_the_last_turn(project: Project) -> None:
     webhook(project, base_delay_between_retries=300, retries=20, timeout=60)
     fleet(project, 5)
@@ -1678,6 +1703,7 @@ def stop_at_a_poll(project: Project, is_due: Callable[[], object]) -> list[float
     return stopped
 
 
+@pytest.mark.proves("D-5")
 def test_after_a_stop_each_message_gets_one_try(project: Project) -> None:
     """The one that is being tried again, and those that were not even begun."""
     webhook(project, base_delay_between_retries=200, retries=5)
@@ -1696,6 +1722,7 @@ def test_after_a_stop_each_message_gets_one_try(project: Project) -> None:
     assert project.clock.elapsed - stopped[0] <= 15
 
 
+@pytest.mark.proves("D-5")
 def test_a_message_that_a_429_holds_back_gets_its_try_at_a_stop(project: Project) -> None:
     telegram(project)
     project.server("hetzner", 11, "first", duration_seconds=1)
@@ -1720,7 +1747,7 @@ def test_a_message_that_waits_for_anothers_429_gets_its_try_at_a_stop(project: P
     assert len(texts(project)) == project.cloud.count(SEND) - 1 == 2  # the first was refused
 
 
-@pytest.mark.proves("W11.9")
+@pytest.mark.proves("wild-11.9")
 @pytest.mark.parametrize("route", [SEND, HOOK])
 def test_after_a_stop_no_receiver_gets_the_long_timeout_of_before(
     project: Project, monkeypatch: pytest.MonkeyPatch, route: str
@@ -1782,6 +1809,7 @@ def test_a_broken_server_file_is_told_of_over_the_global_channels(
     assert [mail.message["Subject"] for mail in server.mails] == ["Snapshot FAILURE: broken"]
 
 
+@pytest.mark.proves("I25")
 def test_a_dry_run_tells_nobody(project: Project) -> None:
     telegram(project)
     webhook(project)
@@ -1843,6 +1871,7 @@ def test_the_run_level_failure_is_mailed_as_well(project: Project, post: PostOff
     assert len(server.mails) == 1
 
 
+@pytest.mark.proves("D-2")
 def test_no_server_at_all_is_told(project: Project) -> None:
     telegram(project, message_failure=SAMPLE_FAILURE)
     webhook(project)
@@ -1914,6 +1943,7 @@ def echo(project: Project, *secrets: str) -> bytes:
     ).encode()
 
 
+@pytest.mark.proves("I21", "N1", "W10")
 @pytest.mark.parametrize(
     "case",
     ["echo 400", "echo 500", "echo 200", "redirect", "hang-up", "html", "refused", "odd head"],
@@ -1964,6 +1994,7 @@ def test_a_receiver_that_names_the_last_part_of_the_url_does_not_give_it_away(
     assert "is not registered" in result.err
 
 
+@pytest.mark.proves("W10")
 def test_a_password_that_the_mail_server_quotes_is_masked(
     project: Project, post: PostOffice
 ) -> None:
@@ -1975,6 +2006,7 @@ def test_a_password_that_the_mail_server_quotes_is_masked(
     assert "535" in result.err
 
 
+@pytest.mark.proves("I21")
 def test_a_short_password_is_masked_in_what_its_own_server_says(
     project: Project, post: PostOffice
 ) -> None:
@@ -2006,6 +2038,7 @@ def test_a_credential_in_an_apis_error_is_masked_in_every_message(
     assert all("is odd" in text and snapshots.MASK in text for text in told_texts)
 
 
+@pytest.mark.proves("I21")
 @pytest.mark.parametrize("length", [*range(120, 300, 20), 288, 292, 294, 296])
 def test_no_text_is_cut_within_a_credential(
     project: Project, post: PostOffice, length: int

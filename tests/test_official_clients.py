@@ -289,7 +289,7 @@ def client_of(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mak
 # === Each sees what the other has made =============================================================
 
 
-@pytest.mark.proves("parties.1")
+@pytest.mark.proves("parties-1")
 @every_client
 def test_a_client_finds_what_the_script_made_and_sees_what_it_pruned(
     project: Project, client_of: MakeClient, provider: str
@@ -308,7 +308,7 @@ def test_a_client_finds_what_the_script_made_and_sees_what_it_pruned(
     assert not client.exists(server, oldest)
 
 
-@pytest.mark.proves("parties.1")
+@pytest.mark.proves("parties-1")
 @every_client
 def test_the_script_leaves_what_a_client_made_and_takes_over_what_bears_its_name(
     project: Project, client_of: MakeClient, provider: str
@@ -328,7 +328,7 @@ def test_the_script_leaves_what_a_client_made_and_takes_over_what_bears_its_name
     assert not client.exists(server, adopted)
 
 
-@pytest.mark.proves("parties.1")
+@pytest.mark.proves("parties-1")
 @every_client
 def test_what_a_client_deleted_is_gone_for_the_script(
     project: Project, client_of: MakeClient, provider: str
@@ -342,7 +342,7 @@ def test_what_a_client_deleted_is_gone_for_the_script(
     assert client.names(server) == [old[0], old[2], result.final[0][7]]
 
 
-@pytest.mark.proves("parties.1")
+@pytest.mark.proves("parties-1")
 @every_client
 def test_a_snapshot_that_a_client_has_under_way_is_waited_for(
     project: Project, client_of: MakeClient, provider: str
@@ -356,7 +356,7 @@ def test_a_snapshot_that_a_client_has_under_way_is_waited_for(
     assert client.names(server) == [HAND_MADE, result.final[0][7]]
 
 
-@pytest.mark.proves("parties.1")
+@pytest.mark.proves("parties-1")
 @every_client
 @pytest.mark.parametrize("page_size", [7, None])
 def test_every_page_is_read(
@@ -375,7 +375,7 @@ def test_every_page_is_read(
 # === Hetzner's own ================================================================================
 
 
-@pytest.mark.proves("parties.1")
+@pytest.mark.proves("parties-1")
 def test_hcloud_changes_and_protects_an_image_and_the_script_heeds_it(
     project: Project, client_of: MakeClient
 ) -> None:
@@ -404,7 +404,7 @@ def test_hcloud_changes_and_protects_an_image_and_the_script_heeds_it(
     assert ours[0].image_size == 2.3
 
 
-@pytest.mark.proves("parties.1")
+@pytest.mark.proves("parties-1")
 def test_hcloud_turns_a_backup_into_a_snapshot(project: Project, client_of: MakeClient) -> None:
     server = project.server("hetzner", 11, "web")
     project.cloud.add_snapshot(server, "Backup", project.clock.now(), kind="backup")
@@ -416,7 +416,7 @@ def test_hcloud_turns_a_backup_into_a_snapshot(project: Project, client_of: Make
     assert [i.id for i in client.images.get_all(type=["snapshot"])] == [backup.id]
 
 
-@pytest.mark.proves("parties.1")
+@pytest.mark.proves("parties-1")
 def test_hcloud_meets_the_errors_it_knows(project: Project, client_of: MakeClient) -> None:
     owner = project.account("hetzner", limit=1)
     server = project.server("hetzner", 11, "web", duration_seconds=60)
@@ -460,7 +460,7 @@ def test_hcloud_meets_the_errors_it_knows(project: Project, client_of: MakeClien
     assert {server.id, failing.id, endless.id} == {"11", "12", "13"}
 
 
-@pytest.mark.proves("parties.1")
+@pytest.mark.proves("parties-1")
 def test_hcloud_tries_again_after_the_errors_that_pass(
     project: Project, client_of: MakeClient
 ) -> None:
@@ -474,9 +474,9 @@ def test_hcloud_tries_again_after_the_errors_that_pass(
     # the budget of an hour is used up, and comes back one a second
     project.cloud.enforce_rate_limits = True
     for _ in range(3600):
-        server.account.budget -= 1
+        server.account.may_delete -= 1
     server.account.budget_at = project.clock.monotonic()
-    server.account.budget = 0
+    server.account.may_delete = 0
     assert len(client.images.get_all()) == 2
     assert project.cloud.journal[-2].status in (200, 429)
 
@@ -484,7 +484,7 @@ def test_hcloud_tries_again_after_the_errors_that_pass(
 # === DigitalOcean's own ===========================================================================
 
 
-@pytest.mark.proves("parties.1")
+@pytest.mark.proves("parties-1")
 def test_pydo_sees_the_sizes_times_and_owners(project: Project, client_of: MakeClient) -> None:
     server = project.server("digitalocean", 11, "web", duration_seconds=90)
     project.cloud.add_volume_snapshot(server.account, "volume")
@@ -516,7 +516,7 @@ def test_pydo_sees_the_sizes_times_and_owners(project: Project, client_of: MakeC
     assert client.droplet_actions.list(droplet_id=11)["actions"] == [action]
 
 
-@pytest.mark.proves("parties.1")
+@pytest.mark.proves("parties-1")
 def test_pydo_meets_the_errors_it_knows(project: Project, client_of: MakeClient) -> None:
     from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
 
@@ -551,7 +551,7 @@ def test_pydo_meets_the_errors_it_knows(project: Project, client_of: MakeClient)
         stranger.snapshots.list()
 
 
-@pytest.mark.proves("parties.1")
+@pytest.mark.proves("parties-1")
 def test_pydo_waits_as_long_as_a_429_says(project: Project, client_of: MakeClient) -> None:
     server = project.server("digitalocean", 11, "web")
     project.history(server, 2)
@@ -570,7 +570,7 @@ def test_pydo_waits_as_long_as_a_429_says(project: Project, client_of: MakeClien
 # === Contabo's own ================================================================================
 
 
-@pytest.mark.proves("parties.1")
+@pytest.mark.proves("parties-1")
 @specs.needed
 def test_contabos_document_covers_what_its_client_does(
     project: Project, client_of: MakeClient

@@ -185,7 +185,7 @@ def servers(old: Project) -> list[Server]:
     return [server for owner in old.cloud.accounts for server in owner.servers.values()]
 
 
-@pytest.mark.proves("parties.4")
+@pytest.mark.proves("parties-4")
 def test_the_directory_runs_unchanged(old: Project) -> None:
     code, out, err, lines = run(old)
     # It said nothing of a channel that is enabled and has no address.
@@ -210,7 +210,7 @@ def test_the_directory_runs_unchanged(old: Project) -> None:
     assert (old.folder / "logs" / "snapshots.lock").exists()
 
 
-@pytest.mark.proves("parties.4")
+@pytest.mark.proves("parties-4")
 def test_its_snapshots_are_taken_over_and_those_made_by_hand_stay(old: Project) -> None:
     cloud = old.cloud
     expected = {server.id: cloud.names(server)[-2:] for server in servers(old)}
@@ -244,7 +244,7 @@ def test_its_snapshots_are_taken_over_and_those_made_by_hand_stay(old: Project) 
     assert len(left) == len(by_hand) + 3 * 4
 
 
-@pytest.mark.proves("parties.4")
+@pytest.mark.proves("parties-4")
 def test_names_of_the_hour_that_comes_twice_are_taken_over(old: Project) -> None:
     """It named them in local time, so their names are not in the order of their times."""
     (server, *_) = servers(old)
@@ -261,7 +261,7 @@ def test_names_of_the_hour_that_comes_twice_are_taken_over(old: Project) -> None
     assert len(old.cloud.names(server)) == 3
 
 
-@pytest.mark.proves("parties.4")
+@pytest.mark.proves("parties-4")
 def test_everybody_is_told_as_before(old: Project) -> None:
     assert run(old)[0] == 0
     messages = {(m.token, m.chat_id): [] for m in old.cloud.telegram_messages}  # type: ignore[var-annotated]
@@ -286,7 +286,7 @@ def test_everybody_is_told_as_before(old: Project) -> None:
     }
 
 
-@pytest.mark.proves("parties.4")
+@pytest.mark.proves("parties-4")
 def test_a_failure_is_told_as_before_and_says_why(old: Project) -> None:
     for server in servers(old):
         server.fails = True
@@ -308,7 +308,7 @@ def test_a_failure_is_told_as_before_and_says_why(old: Project) -> None:
     assert all(len(old.cloud.names(server)) >= 4 for server in servers(old))
 
 
-@pytest.mark.proves("parties.4")
+@pytest.mark.proves("parties-4")
 def test_the_built_in_payload_has_the_same_keys(old: Project) -> None:
     config = old.folder / "snapshots.config"
     text = config.read_text(encoding="utf-8")
@@ -332,7 +332,7 @@ def test_the_built_in_payload_has_the_same_keys(old: Project) -> None:
     }
 
 
-@pytest.mark.proves("parties.4")
+@pytest.mark.proves("parties-4")
 def test_emptied_templates_mean_the_built_in_ones(old: Project) -> None:
     config = old.folder / "snapshots.config"
     text = re.sub(r"(message_\w+) = .*", r"\1 =", config.read_text(encoding="utf-8"))
@@ -343,7 +343,7 @@ def test_emptied_templates_mean_the_built_in_ones(old: Project) -> None:
     assert all("name-" in text and "3 snapshots exist" in text for text in texts)
 
 
-@pytest.mark.proves("parties.4")
+@pytest.mark.proves("parties-4")
 def test_the_exit_numbers_are_the_documented_ones(old: Project) -> None:
     assert run(old)[0] == 0
     old.cloud.fault("POST /do/droplets/{id}/actions", status(422))
@@ -360,7 +360,7 @@ def test_the_exit_numbers_are_the_documented_ones(old: Project) -> None:
     assert run(old)[0] == 1
 
 
-@pytest.mark.proves("parties.4")
+@pytest.mark.proves("parties-4")
 def test_the_arguments_are_the_same(old: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     code, out, _, lines = run(old, "hetzner_cloud_server1.json", "-v")
@@ -372,7 +372,7 @@ def test_the_arguments_are_the_same(old: Project, monkeypatch: pytest.MonkeyPatc
     assert (code, set(final_statuses(lines))) == (0, {"name-0", "name-3"})
 
 
-@pytest.mark.proves("parties.4")
+@pytest.mark.proves("parties-4")
 def test_absolute_directories_are_taken_as_they_are(old: Project, tmp_path_factory: Any) -> None:
     elsewhere = tmp_path_factory.mktemp("var")
     config = old.folder / "snapshots.config"
@@ -395,7 +395,7 @@ def real_cloud() -> Iterator[FakeCloud]:
         assert fake.problems == []
 
 
-@pytest.mark.proves("parties.4")
+@pytest.mark.proves("parties-4")
 @pytest.mark.parametrize("how", ["copied", "linked"])
 def test_it_finds_its_files_beside_the_script_wherever_it_is_started(
     tmp_path: Path, real_cloud: FakeCloud, how: str

@@ -33,6 +33,7 @@ ABOUT: dict[str, Callable[[Any, int], Any]] = {
 }
 
 
+@pytest.mark.proves("K9")
 @each_provider
 @pytest.mark.parametrize("other", [1, 99])
 def test_an_answer_about_another_server_is_not_believed(
@@ -201,6 +202,7 @@ def test_a_create_that_shows_only_when_the_server_is_busy_is_found_then(
     assert project.cloud.created[0].name in project.own(server)
 
 
+@pytest.mark.proves("T6")
 @not_contabo
 @pytest.mark.parametrize(("code", "quick"), [(401, True), (403, True), (500, False)])
 def test_a_poll_that_is_refused_ends_the_wait_and_one_that_fails_does_not(
@@ -448,6 +450,7 @@ def test_what_the_account_lists_as_anything_but_a_droplets_is_left_alone(
     assert all(len(project.own(server)) == 2 for server in servers)
 
 
+@pytest.mark.proves("G3")
 @pytest.mark.parametrize("step", [-1, 0, 2, 3])
 def test_hetzner_pages_come_one_after_the_other(project: Project, step: int) -> None:
     server = project.server("hetzner", 31, "web", retain=9)
@@ -508,6 +511,7 @@ def test_contabos_short_credentials_are_masked_in_what_the_login_says(project: P
     assert "no [hidden] and no [hidden] for me@x.org" in result.err
 
 
+@pytest.mark.proves("P3")
 @pytest.mark.parametrize(
     ("shown", "percent"),
     [(-1, None), (0, 0), (1, 1), (99, 99), (100, 100), (101, None), (True, None), ("5", None)],
@@ -542,6 +546,7 @@ MORE: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+@pytest.mark.proves("G6")
 @each_provider
 @pytest.mark.parametrize(("total", "code"), [(2, 1), (3, 0), (4, 1), (None, 0), ("4", 0)])
 def test_a_listing_holds_as_many_entries_as_it_says(
@@ -640,6 +645,7 @@ def test_contabos_token_is_dropped_once_however_many_saw_it_refused(project: Pro
     assert project.cloud.count(TOKEN) == 2
 
 
+@pytest.mark.proves("T2")
 @pytest.mark.parametrize(
     ("fault", "final"),
     [

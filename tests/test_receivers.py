@@ -96,7 +96,7 @@ def all_texts(payload: Any) -> str:
 # --- messages that fit -----------------------------------------------------------------------
 
 
-@pytest.mark.proves("W3")
+@pytest.mark.proves("wild-3")
 @pytest.mark.parametrize("receiver", PAYLOADS)
 @pytest.mark.parametrize("kind", LONG_ERRORS)
 def test_a_long_error_reaches_every_receiver_at_once(
@@ -118,7 +118,7 @@ def test_a_long_error_reaches_every_receiver_at_once(
     assert whole.count(begin) > 20
 
 
-@pytest.mark.proves("W3")
+@pytest.mark.proves("wild-3")
 def test_mail_has_the_whole_text(project: Project, post: PostOffice) -> None:
     server = post.open()
     begin = server_with_a_long_error(project, LONG_ERRORS["plain"])
@@ -127,7 +127,7 @@ def test_mail_has_the_whole_text(project: Project, post: PostOffice) -> None:
     assert CUT not in server.mails[0].part("plain")
 
 
-@pytest.mark.proves("W3")
+@pytest.mark.proves("wild-3")
 def test_a_joined_mail_names_every_failure(project: Project, post: PostOffice) -> None:
     server = post.open(answers={"data": ["451 later"]})
     project.config["SMTP"].update(base_delay_between_retries=300, timeout=60)
@@ -142,7 +142,7 @@ def test_a_joined_mail_names_every_failure(project: Project, post: PostOffice) -
     assert "more" not in told
 
 
-@pytest.mark.proves("W3")
+@pytest.mark.proves("wild-3")
 @pytest.mark.parametrize("receiver", PAYLOADS)
 def test_sixty_failures_reach_every_receiver_and_are_counted(
     project: Project, receiver: str
@@ -167,7 +167,7 @@ def test_sixty_failures_reach_every_receiver_and_are_counted(
         assert re.search(r"; and [0-9]+ more", joined[0])
 
 
-@pytest.mark.proves("W3")
+@pytest.mark.proves("wild-3")
 def test_sixty_failures_are_all_in_the_log_and_told_to_discord(project: Project) -> None:
     """The README's recipe; every alert counts, and none is lost."""
     project.config["TIMING"]["max_parallel"] = 61
@@ -187,7 +187,7 @@ def test_sixty_failures_are_all_in_the_log_and_told_to_discord(project: Project)
     assert all(f"s_{n}: FAILURE: " in result.log for n in range(60))
 
 
-@pytest.mark.proves("W3")
+@pytest.mark.proves("wild-3")
 @pytest.mark.parametrize(
     ("receiver", "payload"),
     [
@@ -218,7 +218,7 @@ def test_own_templates_with_much_text_arrive_in_the_second_try_at_the_latest(
         assert "the new snapshot my_server" in all_texts(hook.json)
 
 
-@pytest.mark.proves("W3")
+@pytest.mark.proves("wild-3")
 @pytest.mark.parametrize("code", [400, 413])
 def test_what_is_refused_twice_is_given_up(project: Project, code: int) -> None:
     webhook(project, "n8n")
@@ -231,7 +231,7 @@ def test_what_is_refused_twice_is_given_up(project: Project, code: int) -> None:
     assert keys[0] != keys[1]
 
 
-@pytest.mark.proves("W3")
+@pytest.mark.proves("wild-3")
 @pytest.mark.parametrize("parse_mode", ["Markdown", "MarkdownV2", "HTML", "none"])
 @pytest.mark.parametrize("code", [400, 413])
 def test_what_telegram_finds_too_long_is_sent_short(
@@ -251,7 +251,7 @@ def test_what_telegram_finds_too_long_is_sent_short(
 # --- a receiver's words ------------------------------------------------------------------------
 
 
-@pytest.mark.proves("W5")
+@pytest.mark.proves("wild-5")
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -311,7 +311,7 @@ def test_what_a_receiver_says_stands_in_the_warning(
     assert "\x1b" not in line
 
 
-@pytest.mark.proves("W5")
+@pytest.mark.proves("wild-5")
 @pytest.mark.parametrize("path", ["slack/revoked", "slack/archived"])
 def test_slacks_words_are_told_and_n8n_is_not_blamed(project: Project, path: str) -> None:
     project.server("hetzner", 11)
@@ -324,7 +324,7 @@ def test_slacks_words_are_told_and_n8n_is_not_blamed(project: Project, path: str
     assert "n8n" not in result.err
 
 
-@pytest.mark.proves("W5")
+@pytest.mark.proves("wild-5")
 @pytest.mark.parametrize(
     "message",
     [
@@ -340,7 +340,7 @@ def test_the_hint_for_n8n_stands_where_n8n_says_so(project: Project, message: st
     assert "(n8n: is the workflow active" in project.run().err
 
 
-@pytest.mark.proves("W5")
+@pytest.mark.proves("wild-5")
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -367,7 +367,7 @@ def test_a_200_that_is_known_to_be_a_refusal_is_no_delivery(
     assert words in result.err
 
 
-@pytest.mark.proves("W5")
+@pytest.mark.proves("wild-5")
 @pytest.mark.parametrize("receiver", ["teams", "dingtalk", "feishu"])
 def test_receivers_that_refuse_with_200_are_heard(project: Project, receiver: str) -> None:
     project.server("hetzner", 11)
@@ -376,7 +376,7 @@ def test_receivers_that_refuse_with_200_are_heard(project: Project, receiver: st
     assert project.cloud.hooks == []
 
 
-@pytest.mark.proves("W5")
+@pytest.mark.proves("wild-5")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -396,7 +396,7 @@ def test_other_200s_stay_deliveries(project: Project, answer: fake.Fault) -> Non
     assert_delivered(project.run())
 
 
-@pytest.mark.proves("W5")
+@pytest.mark.proves("wild-5")
 def test_a_429_that_teams_hides_in_a_200_is_waited_for(project: Project) -> None:
     project.server("hetzner", 11)
     webhook(project, "other")
@@ -406,7 +406,7 @@ def test_a_429_that_teams_hides_in_a_200_is_waited_for(project: Project) -> None
     assert project.cloud.count(HOOK) == 2
 
 
-@pytest.mark.proves("W5")
+@pytest.mark.proves("wild-5")
 def test_a_redirect_of_apps_script_says_where_it_leads_and_no_secret(project: Project) -> None:
     project.server("hetzner", 11)
     project.cloud.apps_script_key = project.token("key")
@@ -419,7 +419,7 @@ def test_a_redirect_of_apps_script_says_where_it_leads_and_no_secret(project: Pr
     ) in result.err
 
 
-@pytest.mark.proves("W5")
+@pytest.mark.proves("wild-5")
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize(
     ("location", "place"),
@@ -446,7 +446,7 @@ def test_a_redirect_says_where_it_leads(
     assert "secret-word" not in result.log
 
 
-@pytest.mark.proves("W5")
+@pytest.mark.proves("wild-5")
 def test_discords_limit_is_waited_for_as_long_as_it_says(project: Project) -> None:
     project.config["TIMING"]["max_parallel"] = 20
     project.cloud.page_size = None
@@ -457,7 +457,7 @@ def test_discords_limit_is_waited_for_as_long_as_it_says(project: Project) -> No
     assert len(project.cloud.hooks) == 15
 
 
-@pytest.mark.proves("W5")
+@pytest.mark.proves("wild-5")
 def test_a_pause_that_stands_in_the_body_alone_is_heard(project: Project) -> None:
     project.server("hetzner", 11)
     webhook(project, "other")
@@ -471,7 +471,7 @@ def test_a_pause_that_stands_in_the_body_alone_is_heard(project: Project) -> Non
 # --- a login in the address ----------------------------------------------------------------------
 
 
-@pytest.mark.proves("W5")
+@pytest.mark.proves("wild-5")
 @pytest.mark.parametrize("in_file", [False, True])
 @pytest.mark.parametrize(
     ("user", "password"),
@@ -509,7 +509,7 @@ def test_a_login_in_the_url_is_sent_as_basic_and_masked(
     assert MASK in result.err
 
 
-@pytest.mark.proves("W5")
+@pytest.mark.proves("wild-5")
 def test_a_wrong_login_is_told_in_the_receivers_words(project: Project) -> None:
     path = f"/hook/{project.token('hook')}"
     project.cloud.hook_logins[path] = ("robot", "right-password")
@@ -527,7 +527,7 @@ def test_a_wrong_login_is_told_in_the_receivers_words(project: Project) -> None:
 # --- Telegram's chats ------------------------------------------------------------------------------
 
 
-@pytest.mark.proves("W6")
+@pytest.mark.proves("wild-6")
 @pytest.mark.parametrize("in_file", [False, True])
 def test_a_group_that_became_a_supergroup_is_written_to_under_its_new_number(
     project: Project, in_file: bool
@@ -551,7 +551,7 @@ def test_a_group_that_became_a_supergroup_is_written_to_under_its_new_number(
         assert "[TELEGRAM] of snapshots.config" in warning
 
 
-@pytest.mark.proves("W6")
+@pytest.mark.proves("wild-6")
 def test_a_group_that_moves_in_a_circle_ends(project: Project) -> None:
     bot = telegram(project, chats=(-1, -2))
     bot.migrated.update({"-1": -2, "-2": -1})
@@ -560,7 +560,7 @@ def test_a_group_that_moves_in_a_circle_ends(project: Project) -> None:
     assert project.cloud.count(SEND) == 2
 
 
-@pytest.mark.proves("W6")
+@pytest.mark.proves("wild-6")
 def test_messages_go_to_their_topic(project: Project) -> None:
     bot = telegram(project, chats=(-1001,), message_thread_id=7)
     bot.topics["-1001"] = {1: "closed", 7: "open", 9: "open"}
@@ -574,7 +574,7 @@ def test_messages_go_to_their_topic(project: Project) -> None:
     assert sent == {"as_all": 7, "own": 9, "text": 9}
 
 
-@pytest.mark.proves("W6")
+@pytest.mark.proves("wild-6")
 @pytest.mark.parametrize("value", [None, "", "0"])
 def test_no_topic_is_never_sent(project: Project, value: str | None) -> None:
     telegram(project)
@@ -585,7 +585,7 @@ def test_no_topic_is_never_sent(project: Project, value: str | None) -> None:
     assert "message_thread_id" not in project.cloud.telegram_messages[0].payload
 
 
-@pytest.mark.proves("W6")
+@pytest.mark.proves("wild-6")
 @pytest.mark.parametrize("value", [0, "0", None])
 def test_a_chat_of_its_own_has_no_topic_of_another(project: Project, value: object) -> None:
     """The topic of snapshots.config belongs to the chat there."""
@@ -610,7 +610,7 @@ def test_a_topic_that_is_no_number_is_a_problem_of_its_server(
     assert "telegram.message_thread_id: must be a whole number" in result.err
 
 
-@pytest.mark.proves("W6")
+@pytest.mark.proves("wild-6")
 @pytest.mark.parametrize(
     ("words", "hint"),
     [

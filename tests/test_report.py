@@ -227,7 +227,7 @@ def test_a_page_before_the_first_run_and_without_a_history(project: Project) -> 
 def test_a_killed_run_is_shown_as_one_that_never_ended(project: Project) -> None:
     nights(project, 1)
     history = snapshots.History(
-        project.folder / "logs" / "history.db", 365, snapshots.World(
+        project.folder / "logs" / "history.db", 365, snapshots.Runtime(
             project.clock, snapshots.Redactor(), snapshots.Screen(snapshots.Redactor())
         )
     )  # fmt: skip

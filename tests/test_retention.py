@@ -71,12 +71,14 @@ def test_the_newest_stay_and_the_rest_go_oldest_first(
     assert len(plan.keep) == count - len(deleted)
 
 
+@pytest.mark.proves("I7")
 @pytest.mark.parametrize("retain", [0, -1])
 def test_a_retention_that_would_delete_everything_is_refused(retain: int) -> None:
     with pytest.raises(ValueError, match="every snapshot"):
         snapshots.plan_retention(nightly(3), Policy(retain), 10)
 
 
+@pytest.mark.proves("D-8")
 def test_the_brake_lets_the_oldest_go_and_postpones_the_rest() -> None:
     plan = snapshots.plan_retention(nightly(20), Policy(3), 10)
     assert ids(plan.delete) == [str(100 + n) for n in range(10)]
@@ -88,6 +90,7 @@ def test_a_snapshot_that_is_about_to_be_made_counts_among_those_that_stay() -> N
     assert ids(plan.delete) == ["100"]
 
 
+@pytest.mark.proves("I3", "G12")
 def test_the_new_one_stays_even_if_another_is_dated_in_the_future() -> None:
     future = Snapshot("999", "web-20990101000000", START + timedelta(days=3650), "1")
     plan = snapshots.plan_retention([*nightly(3), future], Policy(1), 10, new_id="102")
@@ -95,6 +98,7 @@ def test_the_new_one_stays_even_if_another_is_dated_in_the_future() -> None:
     assert plan.keep[0][1] == ("newest", "last")
 
 
+@pytest.mark.proves("G11")
 def test_equal_times_are_told_apart_by_id_and_ids_compare_as_numbers() -> None:
     twins = [Snapshot(i, "web-20250101030000", START, "1") for i in ("9", "10", "11")]
     assert ids(snapshots.plan_retention(twins, Policy(2), 10).delete) == ["9"]
@@ -105,6 +109,7 @@ def test_every_kept_snapshot_has_a_reason() -> None:
     assert [why for _, why in plan.keep] == [("newest", "last"), ("last",)]
 
 
+@pytest.mark.proves("I9")
 def test_a_year_of_nightly_runs_never_holds_more_or_less_than_it_should() -> None:
     held: list[Snapshot] = []
     for night in range(365):
@@ -127,20 +132,21 @@ def histories(draw: st.DrawFn) -> list[Snapshot]:
     return [Snapshot(str(n + 1), f"web-{n:014d}", at, "1") for n, at in enumerate(times)]
 
 
+@pytest.mark.proves("I3", "G11")
 @given(histories(), st.integers(1, 12), st.integers(0, 12), st.randoms())
 def test_each_snapshot_has_one_fate_whatever_the_order(
-    history: list[Snapshot], retain: int, brake: int, shuffle: object
+    history: list[Snapshot], retain: int, max_per_run: int, shuffle: object
 ) -> None:
-    plan = snapshots.plan_retention(history, Policy(retain), brake)
+    plan = snapshots.plan_retention(history, Policy(retain), max_per_run)
     kept = [s for s, _ in plan.keep]
     assert sorted(ids([*kept, *plan.delete, *plan.postponed])) == sorted(ids(history))
     assert len(kept) == min(retain, len(history))
-    assert len(plan.delete) <= brake
+    assert len(plan.delete) <= max_per_run
     if kept and plan.delete:
         assert snapshots.age_key(plan.delete[-1]) < min(map(snapshots.age_key, kept))
     mixed = list(history)
     shuffle.shuffle(mixed)  # type: ignore[attr-defined]
-    assert snapshots.plan_retention(mixed, Policy(retain), brake) == plan
+    assert snapshots.plan_retention(mixed, Policy(retain), max_per_run) == plan
 
 
 @given(histories(), st.integers(1, 10))
@@ -153,6 +159,7 @@ def test_keeping_less_only_deletes_more(history: list[Snapshot], retain: int) ->
 OURS = Snapshot("1", "web-20250101030000", START, "7")
 
 
+@pytest.mark.proves("I1", "I8", "G17")
 @pytest.mark.parametrize(
     ("snapshot", "why"),
     [
@@ -186,6 +193,7 @@ def test_ours_is_exactly_what_was_made_from_this_server_and_named_by_us(
     assert snapshots.owned([snapshot], "7", "web") == ([] if why else [snapshot])
 
 
+@pytest.mark.proves("I2")
 @given(st.text(min_size=1, max_size=40))
 def test_a_server_name_is_text_not_a_pattern(label: str) -> None:
     assert snapshots.is_named_like_ours(f"{label}-20250101030000", label)
@@ -193,6 +201,7 @@ def test_a_server_name_is_text_not_a_pattern(label: str) -> None:
     assert not snapshots.is_named_like_ours("aaa-20250101030000", ".*")
 
 
+@pytest.mark.proves("K10")
 @given(st.text(min_size=1, max_size=60))
 def test_a_contabo_name_always_fits_and_is_known_again(name: str) -> None:
     label = snapshots.contabo_label(name)
@@ -230,6 +239,7 @@ def test_a_snapshot_is_named_in_local_time(monkeypatch: pytest.MonkeyPatch) -> N
 # === What is ours, and what stays ==============================================================
 
 
+@pytest.mark.proves("I2")
 @pytest.mark.parametrize("server_id", ["6", "8", "70", "07", "", None])
 def test_a_snapshot_of_any_other_server_is_not_ours(server_id: str | None) -> None:
     snapshot = Snapshot("1", "web-20250101030000", START, server_id)
@@ -237,9 +247,9 @@ def test_a_snapshot_of_any_other_server_is_not_ours(server_id: str | None) -> No
 
 
 @pytest.mark.parametrize(("brake", "deleted"), [(-1, 0), (0, 0), (1, 1), (5, 2)])
-def test_the_brake_may_forbid_every_deletion(brake: int, deleted: int) -> None:
+def test_the_brake_may_forbid_every_deletion(max_per_run: int, deleted: int) -> None:
     history = [Snapshot(str(n), "web-x", START + timedelta(days=n), "1") for n in range(4)]
-    plan = snapshots.plan_retention(history, Policy(2), brake)
+    plan = snapshots.plan_retention(history, Policy(2), max_per_run)
     assert [s.id for s in plan.delete] == ["0", "1"][:deleted]
     assert [s.id for s in plan.postponed] == ["0", "1"][deleted:]
     assert len(plan.keep) == 2
@@ -253,6 +263,7 @@ def test_one_about_to_be_made_takes_a_place_among_those_that_stay(retain: int, s
     assert len(plan.delete) == 5 - stay
 
 
+@pytest.mark.proves("K11")
 @not_contabo
 @pytest.mark.parametrize("late", ["41", "42", "43"])
 def test_a_twin_of_the_same_name_is_never_taken_for_the_new_one(
@@ -326,7 +337,7 @@ def made(*moments: str) -> list[Snapshot]:
     return [Snapshot(str(n), "web-x", at(text), "1") for n, text in enumerate(moments)]
 
 
-@pytest.mark.proves("T1")
+@pytest.mark.proves("tiers-1")
 @pytest.mark.parametrize(
     ("policy", "dates", "reasons"),
     [
@@ -360,7 +371,7 @@ def test_each_snapshot_stays_for_all_the_reasons_there_are(
     assert ids(plan.delete) == [s.id for s in reversed(made(*dates)) if s.id not in told]
 
 
-@pytest.mark.proves("T1")
+@pytest.mark.proves("tiers-1")
 def test_a_job_that_stopped_loses_nothing_while_it_is_stopped() -> None:
     """The days of `within` are counted from the newest snapshot, not from today."""
     history = made("2020-01-10", "2020-01-08", "2020-01-01")
@@ -372,7 +383,7 @@ def test_a_job_that_stopped_loses_nothing_while_it_is_stopped() -> None:
     assert ids(later.delete) == ["2", "1", "0"]  # only a new one lets them go
 
 
-@pytest.mark.proves("T1")
+@pytest.mark.proves("tiers-1")
 def test_a_date_in_the_future_shortens_no_history() -> None:
     """The new one is what days are counted from, whatever another's date says."""
     history = made("2026-03-03", "2099-01-01", "2026-03-01")
@@ -397,19 +408,19 @@ WORD = re.compile(
 )
 
 
-@pytest.mark.proves("T1")
+@pytest.mark.proves("tiers-1")
 @given(histories(), policies, st.integers(0, 40), st.booleans(), st.randoms())
 def test_rules_are_added_up_and_each_stay_has_its_reasons(
-    history: list[Snapshot], policy: Policy, brake: int, soon: bool, shuffle: object
+    history: list[Snapshot], policy: Policy, max_per_run: int, soon: bool, shuffle: object
 ) -> None:
     pending = at("2030-06-01") if soon else None
-    plan = snapshots.plan_retention(history, policy, brake, pending=pending)
+    plan = snapshots.plan_retention(history, policy, max_per_run, pending=pending)
     kept = [s for s, _ in plan.keep]
     assert sorted(ids([*kept, *plan.delete, *plan.postponed])) == sorted(ids(history))
-    assert len(plan.delete) <= brake
+    assert len(plan.delete) <= max_per_run
     mixed = list(history)
     shuffle.shuffle(mixed)  # type: ignore[attr-defined]
-    assert snapshots.plan_retention(mixed, policy, brake, pending=pending) == plan
+    assert snapshots.plan_retention(mixed, policy, max_per_run, pending=pending) == plan
     for _, why in plan.keep:
         assert why
         assert why != ("newest",)
@@ -424,7 +435,7 @@ def test_rules_are_added_up_and_each_stay_has_its_reasons(
         assert {s.id for s, _ in mine} <= set(ids(kept))
 
 
-@pytest.mark.proves("T1")
+@pytest.mark.proves("tiers-1")
 @given(histories(), policies, st.sampled_from(["last", *TIERS, "within_days"]))
 def test_a_more_generous_rule_keeps_at_least_as_much_of_its_slots(
     history: list[Snapshot], policy: Policy, rule: str
@@ -530,7 +541,7 @@ def in_restics_words(why: Sequence[str], policy: Policy, knows_oldest: bool) -> 
     return sorted(words)
 
 
-@pytest.mark.proves("T1")
+@pytest.mark.proves("tiers-1")
 @pytest.mark.skipif(RESTIC is None, reason="no restic")
 @pytest.mark.parametrize("seed", range(4))
 def test_restic_keeps_the_same(tmp_path: Path, seed: int) -> None:
@@ -569,7 +580,7 @@ def test_restic_keeps_the_same(tmp_path: Path, seed: int) -> None:
 # --- the whole tool ---
 
 
-@pytest.mark.proves("T2")
+@pytest.mark.proves("tiers-2")
 def test_a_year_of_nights_ends_with_what_the_tiers_say(project: Project) -> None:
     """At 01:30 in Berlin, through both changes of the clock, with missed nights, a new name and a
     month without a run; each run's deletions are those that -n foretold."""
@@ -623,7 +634,7 @@ def write_server(project: Project, server: Server, **changes: Any) -> None:
     project.write(path.name, content)
 
 
-@pytest.mark.proves("T3")
+@pytest.mark.proves("tiers-3")
 @pytest.mark.parametrize("provider", ["digitalocean", "hetzner", "contabo"])
 def test_a_renamed_server_goes_on_with_its_history(project: Project, provider: str) -> None:
     server = project.server(provider, 31, "old name_of_the_server", retain=2, slots=9)
@@ -637,7 +648,7 @@ def test_a_renamed_server_goes_on_with_its_history(project: Project, provider: s
     assert project.own(other) == others
 
 
-@pytest.mark.proves("T3")
+@pytest.mark.proves("tiers-3")
 @pytest.mark.parametrize("value", ["web", [1], [""], {"a": 1}, ["a\nb"]])
 def test_former_names_are_a_list_of_names(project: Project, value: Any) -> None:
     server = project.server("hetzner", 31, "web", file={"former_names": value})
@@ -645,7 +656,7 @@ def test_former_names_are_a_list_of_names(project: Project, value: Any) -> None:
     assert project.own(server) == []
 
 
-@pytest.mark.proves("T4")
+@pytest.mark.proves("tiers-4")
 def test_server_files_go_before_the_defaults_for_all(project: Project) -> None:
     """0 there means none, whatever the default."""
     project.config["RETENTION"] = {"keep_daily": 3}
@@ -658,7 +669,7 @@ def test_server_files_go_before_the_defaults_for_all(project: Project) -> None:
     assert [len(project.own(s)) for s in (plain, none, more)] == [3, 1, 4]
 
 
-@pytest.mark.proves("T4")
+@pytest.mark.proves("tiers-4")
 @pytest.mark.parametrize("key", [*(f"keep_{tier}" for tier in TIERS), "keep_within_days"])
 @pytest.mark.parametrize("value", [-1, "-1", True, 3.7, "x", [1], 100001, 10**30])
 def test_a_rule_that_is_no_count_is_refused(project: Project, key: str, value: Any) -> None:
@@ -672,7 +683,7 @@ def test_a_rule_that_is_no_count_is_refused(project: Project, key: str, value: A
     assert len(project.own(server)) == 3
 
 
-@pytest.mark.proves("T5")
+@pytest.mark.proves("tiers-5")
 @pytest.mark.parametrize(
     ("provider", "keys", "warned"),
     [
@@ -714,7 +725,7 @@ def test_a_rule_without_effect_is_a_warning(
     assert project.run("-n").err == result.err
 
 
-@pytest.mark.proves("T6")
+@pytest.mark.proves("tiers-6")
 @pytest.mark.parametrize("provider", ["digitalocean", "hetzner", "contabo"])
 def test_log_dry_run_and_notification_give_the_same_reasons(
     project: Project, provider: str
@@ -750,7 +761,7 @@ def test_log_dry_run_and_notification_give_the_same_reasons(
     }
 
 
-@pytest.mark.proves("T6")
+@pytest.mark.proves("tiers-6")
 def test_what_the_brake_postpones_is_to_go_as_well_and_says_so(project: Project) -> None:
     server = project.server("hetzner", 31, "web", retain=1)
     names = project.history(server, 4)
@@ -761,7 +772,7 @@ def test_what_the_brake_postpones_is_to_go_as_well_and_says_so(project: Project)
     assert all(line.endswith(": in a later run: max_deletes_per_run") for line in lines[1:])
 
 
-@pytest.mark.proves("T6")
+@pytest.mark.proves("tiers-6")
 @pytest.mark.parametrize(
     ("sizes", "shown"),
     [([], "0.0"), ([1.25, 2], "3.2"), ([1.5, None], "at least 1.5"), ([None, None], "unknown")],
@@ -772,7 +783,7 @@ def test_a_total_says_at_least_where_a_size_is_unknown(
     assert snapshots.total_gb(sizes) == shown
 
 
-@pytest.mark.proves("T6")
+@pytest.mark.proves("tiers-6")
 @pytest.mark.parametrize("size", [None, "2.3", True, -1, 1e300, {}])
 def test_a_size_that_is_none_is_unknown(project: Project, size: Any) -> None:
     server = project.server("hetzner", 31, "web", retain=1)
@@ -786,7 +797,7 @@ def test_a_size_that_is_none_is_unknown(project: Project, size: Any) -> None:
     assert project.cloud.hooks[0].json == {"freed": "unknown"}
 
 
-@pytest.mark.proves("T7")
+@pytest.mark.proves("tiers-7")
 def test_contabo_rules_that_need_more_slots_than_there_are_say_so(project: Project) -> None:
     server = project.server(
         "contabo", 31, "web", retain=1, slots=3, file={"keep_daily": 9, "replace_when_full": True}

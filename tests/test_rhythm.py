@@ -30,7 +30,7 @@ def made(at: datetime, id: str = "1") -> snapshots.Snapshot:
     return snapshots.Snapshot(id, "web-20270101030000", at, "11")
 
 
-@pytest.mark.proves("R1")
+@pytest.mark.proves("rhythm-1")
 @pytest.mark.parametrize(
     ("hours", "minutes"),
     [(24, 23.5 * 60), (168, 167.5 * 60), (1, 54), (2, 108), (5, 270), (0.5, 27)],
@@ -42,7 +42,7 @@ def test_a_server_is_due_a_little_before_its_interval_is_over(hours: float, minu
     assert not too_young([made(NIGHT)], due, hours)
 
 
-@pytest.mark.proves("R1")
+@pytest.mark.proves("rhythm-1")
 def test_what_is_dated_in_the_future_does_not_make_a_server_fresh() -> None:
     later = made(NIGHT + 5 * HOUR, "2")
     assert too_young([later], NIGHT, 24) is None
@@ -66,7 +66,7 @@ def days_taken(hours: float, days: int, every: timedelta, lag: float) -> list[da
     return taken
 
 
-@pytest.mark.proves("R1")
+@pytest.mark.proves("rhythm-1")
 @pytest.mark.parametrize("lag", [0, 20, 600])
 def test_a_year_of_hourly_runs_takes_one_a_day_at_one_hour_of_the_day(lag: float) -> None:
     taken = days_taken(24, 365, HOUR, lag)
@@ -77,7 +77,7 @@ def test_a_year_of_hourly_runs_takes_one_a_day_at_one_hour_of_the_day(lag: float
     assert {(at.weekday(), at.hour) for at in weekly} == {(NIGHT.weekday(), 3)}
 
 
-@pytest.mark.proves("R1")
+@pytest.mark.proves("rhythm-1")
 @pytest.mark.parametrize("lag", [0, 20, 600])
 def test_a_year_of_one_nightly_entry_serves_two_hundred_servers_each_night(lag: float) -> None:
     """They start one after the other at the default delay, the last one more than an hour late."""
@@ -114,7 +114,7 @@ def writes(project: Project) -> list[str]:
     ]
 
 
-@pytest.mark.proves("R2")
+@pytest.mark.proves("rhythm-2")
 @each_provider
 def test_for_a_server_that_is_not_due_nothing_happens(project: Project, provider: str) -> None:
     telegram(project)
@@ -135,7 +135,7 @@ def test_for_a_server_that_is_not_due_nothing_happens(project: Project, provider
     assert "is 5 h 0 min old (min_interval_hours = 24)" in result.log
 
 
-@pytest.mark.proves("R2")
+@pytest.mark.proves("rhythm-2")
 @each_provider
 def test_servers_of_every_rhythm_are_served_by_one_run(project: Project, provider: str) -> None:
     """The key of a server file goes before the one for all; 0 means: in every run."""
@@ -156,7 +156,7 @@ def test_servers_of_every_rhythm_are_served_by_one_run(project: Project, provide
     assert {s.name for s in project.cloud.created} == {line[7] for line in result.final}
 
 
-@pytest.mark.proves("R2")
+@pytest.mark.proves("rhythm-2")
 @pytest.mark.parametrize(("failing", "code"), [((11,), 2), ((11, 12), 1), ((), 0)])
 def test_the_exit_status_is_about_those_that_were_due(
     project: Project, failing: tuple[int, ...], code: int
@@ -172,7 +172,7 @@ def test_the_exit_status_is_about_those_that_were_due(
     assert result.out == shown + "\n"
 
 
-@pytest.mark.proves("R2")
+@pytest.mark.proves("rhythm-2")
 def test_a_broken_server_file_is_a_failure_in_a_run_in_which_none_is_due(project: Project) -> None:
     timing(project, min_interval_hours=24)
     aged(project, "hetzner", 11, 3)
@@ -182,7 +182,7 @@ def test_a_broken_server_file_is_a_failure_in_a_run_in_which_none_is_due(project
     assert "0 succeeded, 1 failed out of 1 total; 1 not due" in result.out
 
 
-@pytest.mark.proves("R2")
+@pytest.mark.proves("rhythm-2")
 @each_provider
 def test_what_is_not_a_good_snapshot_of_ours_makes_no_server_fresh(
     project: Project, provider: str
@@ -203,7 +203,7 @@ def test_what_is_not_a_good_snapshot_of_ours_makes_no_server_fresh(
     assert [s.server for s in project.cloud.created] == [server]
 
 
-@pytest.mark.proves("R2")
+@pytest.mark.proves("rhythm-2")
 def test_an_hourly_run_in_which_none_is_due_costs_one_listing_and_no_delay(
     project: Project,
 ) -> None:
@@ -217,7 +217,7 @@ def test_an_hourly_run_in_which_none_is_due_costs_one_listing_and_no_delay(
     assert project.clock.elapsed < 10
 
 
-@pytest.mark.proves("R2")
+@pytest.mark.proves("rhythm-2")
 def test_only_servers_that_are_due_keep_their_distance(project: Project) -> None:
     roomy(project)
     for number in range(101, 121):
@@ -228,7 +228,7 @@ def test_only_servers_that_are_due_keep_their_distance(project: Project) -> None
     assert [round(b - a) for a, b in zip(at, at[1:])] == [50, 50, 50]
 
 
-@pytest.mark.proves("R2")
+@pytest.mark.proves("rhythm-2")
 def test_each_of_many_servers_gets_one_each_night_whatever_the_delay_between_them(
     project: Project,
 ) -> None:
@@ -241,7 +241,7 @@ def test_each_of_many_servers_gets_one_each_night_whatever_the_delay_between_the
     assert [len(project.own(server)) for server in servers] == [4] * 10
 
 
-@pytest.mark.proves("R2")
+@pytest.mark.proves("rhythm-2")
 def test_a_second_run_by_mistake_takes_nothing_and_now_takes_one_all_the_same(
     project: Project,
 ) -> None:
@@ -258,7 +258,7 @@ def test_a_second_run_by_mistake_takes_nothing_and_now_takes_one_all_the_same(
     assert len(project.cloud.created) == 2
 
 
-@pytest.mark.proves("R2")
+@pytest.mark.proves("rhythm-2")
 def test_a_dry_run_says_who_is_not_due(project: Project) -> None:
     timing(project, min_interval_hours=24)
     aged(project, "hetzner", 11, 3)
@@ -273,7 +273,7 @@ def test_a_dry_run_says_who_is_not_due(project: Project) -> None:
     assert writes(project) == []
 
 
-@pytest.mark.proves("R2")
+@pytest.mark.proves("rhythm-2")
 @pytest.mark.parametrize("value", [-1, "-1", True, "daily", 1e9, [24], "1e3", "nan"])
 def test_an_interval_is_a_number_of_hours(project: Project, value: Any) -> None:
     project.server("hetzner", 11, "web", file={"min_interval_hours": value})
@@ -282,7 +282,7 @@ def test_an_interval_is_a_number_of_hours(project: Project, value: Any) -> None:
     assert "min_interval_hours: must be a number of hours from 0 to 87600" in result.err
 
 
-@pytest.mark.proves("R2")
+@pytest.mark.proves("rhythm-2")
 @each_provider
 def test_a_server_whose_age_cannot_be_read_fails_and_gets_no_snapshot(
     project: Project, provider: str
@@ -296,7 +296,7 @@ def test_a_server_whose_age_cannot_be_read_fails_and_gets_no_snapshot(
     assert project.cloud.created == []
 
 
-@pytest.mark.proves("R2")
+@pytest.mark.proves("rhythm-2")
 @pytest.mark.parametrize("hours", [3, -3])
 def test_age_goes_by_the_providers_clock(project: Project, hours: int) -> None:
     """Ours is hours ahead, or behind."""
@@ -331,7 +331,7 @@ BUSY = {
 }
 
 
-@pytest.mark.proves("R3")
+@pytest.mark.proves("rhythm-3")
 @each_provider
 @pytest.mark.parametrize("wait", ["rate limit", "rate limits", "busy", "lost"])
 def test_after_every_wait_before_the_create_the_age_is_taken_again(
@@ -368,7 +368,7 @@ def test_after_every_wait_before_the_create_the_age_is_taken_again(
         assert len(writes(project)) <= 5  # those of the first ten seconds, and one more
 
 
-@pytest.mark.proves("R3")
+@pytest.mark.proves("rhythm-3")
 def test_after_a_wait_for_room_the_age_is_taken_again(project: Project) -> None:
     """The second server waits until the first has pruned; meanwhile it gets one elsewhere."""
     servers = [
@@ -392,7 +392,7 @@ def test_after_a_wait_for_room_the_age_is_taken_again(project: Project) -> None:
     assert [s.server for s in project.cloud.created] == servers[:1]
 
 
-@pytest.mark.proves("R4")
+@pytest.mark.proves("rhythm-4")
 @each_provider
 def test_a_run_killed_while_a_snapshot_takes_long_then_hourly_runs_make_one(
     project: Project, provider: str
@@ -420,7 +420,7 @@ def test_a_run_killed_while_a_snapshot_takes_long_then_hourly_runs_make_one(
     assert set(before).isdisjoint(project.own(server))
 
 
-@pytest.mark.proves("R4")
+@pytest.mark.proves("rhythm-4")
 def test_one_that_is_listed_as_being_made_is_waited_for_though_the_server_is_free(
     project: Project,
 ) -> None:
@@ -442,7 +442,7 @@ def test_one_that_is_listed_as_being_made_is_waited_for_though_the_server_is_fre
     assert len(project.own(server)) == 2
 
 
-@pytest.mark.proves("R4")
+@pytest.mark.proves("rhythm-4")
 def test_one_that_has_been_in_the_making_for_ever_keeps_no_server_from_its_snapshots(
     project: Project,
 ) -> None:
@@ -459,7 +459,7 @@ def test_one_that_has_been_in_the_making_for_ever_keeps_no_server_from_its_snaps
 # === Turns that only prune =====================================================================
 
 
-@pytest.mark.proves("R5")
+@pytest.mark.proves("rhythm-5")
 @each_provider
 def test_a_server_that_failed_after_its_snapshot_was_good_is_pruned_again(
     project: Project, provider: str
@@ -488,7 +488,7 @@ def test_a_server_that_failed_after_its_snapshot_was_good_is_pruned_again(
     assert fourth.out == "SUMMARY: 0 succeeded, 0 failed out of 0 total; 1 not due\n"
 
 
-@pytest.mark.proves("R5")
+@pytest.mark.proves("rhythm-5")
 def test_without_a_history_what_was_left_is_pruned_when_the_server_is_due(project: Project) -> None:
     server = aged(project, "hetzner", 11, 30)
     timing(project, min_interval_hours=24)
@@ -504,7 +504,7 @@ def test_without_a_history_what_was_left_is_pruned_when_the_server_is_due(projec
     assert len(project.own(server)) == 2
 
 
-@pytest.mark.proves("R6")
+@pytest.mark.proves("rhythm-6")
 @each_provider
 def test_prune_only_applies_the_rules_without_a_new_snapshot(
     project: Project, provider: str
@@ -530,7 +530,7 @@ def test_prune_only_applies_the_rules_without_a_new_snapshot(
     assert len(texts(project)) == 1
 
 
-@pytest.mark.proves("R6")
+@pytest.mark.proves("rhythm-6")
 @each_provider
 @pytest.mark.parametrize("trouble", ["none of ours", "listing", "half a listing"])
 def test_prune_only_deletes_nothing_where_no_snapshot_is_verified(
@@ -554,7 +554,7 @@ def test_prune_only_deletes_nothing_where_no_snapshot_is_verified(
         assert "nothing was pruned" in result.err
 
 
-@pytest.mark.proves("R6")
+@pytest.mark.proves("rhythm-6")
 def test_prune_only_holds_to_a_newest_that_is_gone_a_moment_later(project: Project) -> None:
     """A listing may lag behind: what it shows first and then no more is no successor."""
     server = project.server("hetzner", 11, "web", retain=1)
@@ -571,7 +571,7 @@ def test_prune_only_holds_to_a_newest_that_is_gone_a_moment_later(project: Proje
     assert project.own(server) == names[:2]
 
 
-@pytest.mark.proves("R6")
+@pytest.mark.proves("rhythm-6")
 def test_prune_only_heeds_the_brake_and_leaves_the_broken_alone(project: Project) -> None:
     server = project.server("hetzner", 11, "web", retain=1)
     names = project.history(server, 6)
@@ -588,7 +588,7 @@ def test_prune_only_heeds_the_brake_and_leaves_the_broken_alone(project: Project
     assert "3 more snapshots due for deletion" in result.err
 
 
-@pytest.mark.proves("R7")
+@pytest.mark.proves("rhythm-7")
 @pytest.mark.parametrize("more", [[], ["-n"], ["-v"]])
 def test_now_and_prune_only_exclude_each_other(project: Project, more: list[str]) -> None:
     project.server("hetzner", 11, "web")
@@ -601,7 +601,7 @@ def test_now_and_prune_only_exclude_each_other(project: Project, more: list[str]
     assert not (project.folder / "logs").exists()
 
 
-@pytest.mark.proves("R7")
+@pytest.mark.proves("rhythm-7")
 @pytest.mark.parametrize("flag", ["--now", "--prune-only"])
 @pytest.mark.parametrize(
     "instead", [["--show-cron"], ["--remove-cron"], ["--install-cron", "03:15"]]
@@ -616,7 +616,7 @@ def test_now_and_prune_only_go_with_a_run_only(
     )
 
 
-@pytest.mark.proves("R2")
+@pytest.mark.proves("rhythm-2")
 def test_the_sample_rhythm_is_read_from_both_places(project: Project) -> None:
     timing(project, min_interval_hours=24)
     project.server("hetzner", 11, "all")
@@ -627,7 +627,7 @@ def test_the_sample_rhythm_is_read_from_both_places(project: Project) -> None:
     assert json.dumps(hours) == "[24, 0]"
 
 
-@pytest.mark.proves("R2")
+@pytest.mark.proves("rhythm-2")
 @pytest.mark.parametrize("look", ["--list", "--status"])
 def test_looks_tell_when_a_server_is_due(project: Project, look: str) -> None:
     timing(project, min_interval_hours=24)

@@ -67,7 +67,7 @@ def starts(text: str, after: datetime, zone: Any, count: int) -> list[datetime]:
 # --- what is understood, and what is refused ---
 
 
-@pytest.mark.proves("cron.1")
+@pytest.mark.proves("cron-1")
 @pytest.mark.parametrize(
     ("when", "fields"),
     [
@@ -91,7 +91,7 @@ def test_when_becomes_five_fields(when: str, fields: str) -> None:
     assert snapshots.parse_schedule(when).text == fields
 
 
-@pytest.mark.proves("cron.1")
+@pytest.mark.proves("cron-1")
 @pytest.mark.parametrize(
     ("when", "told"),
     [
@@ -152,7 +152,7 @@ def test_what_cron_refuses_or_never_starts_is_refused_with_what_was_meant(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.proves("cron.1")
+@pytest.mark.proves("cron-1")
 def test_what_a_refusal_proposes_is_what_cron_would_take() -> None:
     """Each `write ...` of a field, put in the field's place, is understood."""
     proposed = 0
@@ -181,7 +181,7 @@ def why(text: str) -> str:
     return ""
 
 
-@pytest.mark.proves("cron.1", "cron.2")
+@pytest.mark.proves("cron-1", "cron-2")
 @pytest.mark.skipif(CRONTAB is None, reason="crontab is not installed")
 def test_debians_crontab_takes_what_is_understood_and_no_more_than_is_told(tmp_path: Path) -> None:
     """`crontab -n` only checks. What it takes and we do not is what it would never start."""
@@ -215,7 +215,7 @@ def test_debians_crontab_takes_what_is_understood_and_no_more_than_is_told(tmp_p
 # --- when it starts ---
 
 
-@pytest.mark.proves("cron.2")
+@pytest.mark.proves("cron-2")
 def test_starts_are_those_of_cronsim() -> None:
     """Which follows Debian's cron, and calls every difference a bug."""
     chance = random.Random(2)
@@ -245,7 +245,7 @@ CHANGES = [  # zones and days on which their clocks change
 ]
 
 
-@pytest.mark.proves("cron.2")
+@pytest.mark.proves("cron-2")
 @pytest.mark.parametrize(("name", "day"), CHANGES)
 def test_starts_around_a_change_of_the_clock_are_those_of_cronsim(name: str, day: date) -> None:
     zone = ZoneInfo(name)
@@ -272,7 +272,7 @@ def instants(moments: Iterable[datetime], until: datetime) -> list[datetime]:
     return list(itertools.islice(itertools.takewhile(lambda m: m <= until, in_utc), 300))
 
 
-@pytest.mark.proves("cron.2")
+@pytest.mark.proves("cron-2")
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -288,7 +288,7 @@ def test_when_the_clock_is_put_forward(text: str, expected: list[str]) -> None:
     assert [f"{s:%d %H:%M %Z}" for s in starts(text, after, BERLIN, len(expected))] == expected
 
 
-@pytest.mark.proves("cron.2")
+@pytest.mark.proves("cron-2")
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -304,7 +304,7 @@ def test_when_the_clock_is_put_back(text: str, expected: list[str]) -> None:
     assert [f"{s:%d %H:%M %Z}" for s in starts(text, after, BERLIN, len(expected))] == expected
 
 
-@pytest.mark.proves("cron.2")
+@pytest.mark.proves("cron-2")
 def test_the_rarest_date_is_found() -> None:
     after = datetime(2027, 1, 1, tzinfo=UTC)
     assert starts("0 3 29 2 *", after, UTC, 1) == [datetime(2028, 2, 29, 3, tzinfo=UTC)]
@@ -315,7 +315,7 @@ def test_the_rarest_date_is_found() -> None:
     assert starts("0 3 29 2 */7", later, UTC, 1) == [datetime(2128, 2, 29, 3, tzinfo=UTC)]
 
 
-@pytest.mark.proves("cron.2")
+@pytest.mark.proves("cron-2")
 def test_the_longest_gap_is_that_of_the_starts() -> None:
     begin = datetime(2026, 1, 1, tzinfo=UTC)
     compared = 0
@@ -343,7 +343,7 @@ def test_the_longest_gap_is_that_of_the_starts() -> None:
 # --- in words ---
 
 
-@pytest.mark.proves("cron.3")
+@pytest.mark.proves("cron-3")
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -373,7 +373,7 @@ def test_a_schedule_is_said_in_words(text: str, words: str | None) -> None:
         assert said == words
 
 
-@pytest.mark.proves("cron.3")
+@pytest.mark.proves("cron-3")
 def test_two_schedules_with_the_same_words_start_at_the_same_times() -> None:
     seen: dict[str, snapshots.Schedule] = {}
     twins = 0

@@ -224,7 +224,7 @@ ASKED: dict[str, dict[str, set[str]]] = {
 }
 
 
-@pytest.mark.proves("parties.2")
+@pytest.mark.proves("parties-2")
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_what_is_asked_and_answered_is_what_the_vendor_has(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], provider: str
@@ -242,7 +242,7 @@ def test_what_is_asked_and_answered_is_what_the_vendor_has(
     assert asked == ASKED[provider]
 
 
-@pytest.mark.proves("parties.2")
+@pytest.mark.proves("parties-2")
 def test_the_least_token_of_the_readme_may_do_all_of_it() -> None:
     """As far as DigitalOcean's document says which scopes a request needs."""
     readme = (Path(snapshots.__file__).parent / "README.md").read_text(encoding="utf-8")
@@ -290,7 +290,7 @@ BODIES = {
 QUERIES = {"GET /hz/actions": "?id={action}", "GET /do/snapshots": "?resource_type=droplet"}
 
 
-@pytest.mark.proves("parties.2")
+@pytest.mark.proves("parties-2")
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("state", ["well", "unknown", "unauthorized", "read_only", "busy"])
 def test_every_route_of_the_fake_answers_as_the_vendor_does(
@@ -344,7 +344,7 @@ def test_every_route_of_the_fake_answers_as_the_vendor_does(
             assert answer.status_code == 401
 
 
-@pytest.mark.proves("parties.2")
+@pytest.mark.proves("parties-2")
 @pytest.mark.parametrize(
     ("origin", "name"), [("/do", "digitalocean"), ("/hz", "hetzner"), ("/cb", "contabo")]
 )
@@ -387,7 +387,7 @@ def change(request: Request, body: bytes) -> None:
     request.body = body
 
 
-@pytest.mark.proves("parties.2")
+@pytest.mark.proves("parties-2")
 @pytest.mark.parametrize("how", SPOILT)
 def test_a_request_that_is_wrong_is_found(project: Project, how: str) -> None:
     add(project, "digitalocean", 1)
@@ -400,7 +400,7 @@ def test_a_request_that_is_wrong_is_found(project: Project, how: str) -> None:
     assert not list(specs.faults_of_request(create))
 
 
-@pytest.mark.proves("parties.2")
+@pytest.mark.proves("parties-2")
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_an_answer_that_is_wrong_is_found(project: Project, provider: str) -> None:
     add(project, provider, 1)
@@ -455,7 +455,7 @@ def prism(name: str) -> Iterator[str]:
         process.stdout.close()
 
 
-@pytest.mark.proves("parties.2")
+@pytest.mark.proves("parties-2")
 @needs_prism
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_prism_refuses_nothing_that_the_script_asks(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import fakes as fake
+import pytest
 from conftest import Project
 from fakes import FakeCloud, Server
 from fakes.clock import FakeClock, KilledError
@@ -19,6 +20,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import snapshots
+
+pytestmark = pytest.mark.proves("I1", "I3", "I9", "I10", "I11", "I18", "S6")
 
 FAULTS = {
     "500": lambda: fake.status(500),

@@ -93,7 +93,7 @@ def assert_shown(
     assert looks(shown) == looks((text, entities))
 
 
-@pytest.mark.proves("parties.3")
+@pytest.mark.proves("parties-3")
 @thousands
 @given(parts(HTML), SOME_VALUES)
 def test_html_arrives_as_it_was_meant(
@@ -102,7 +102,7 @@ def test_html_arrives_as_it_was_meant(
     assert_shown("HTML", stretches, values)
 
 
-@pytest.mark.proves("parties.3")
+@pytest.mark.proves("parties-3")
 @thousands
 @given(parts(MARKDOWN_V2), SOME_VALUES)
 def test_markdown_v2_arrives_as_it_was_meant(
@@ -111,7 +111,7 @@ def test_markdown_v2_arrives_as_it_was_meant(
     assert_shown("MarkdownV2", stretches, values)
 
 
-@pytest.mark.proves("parties.3")
+@pytest.mark.proves("parties-3")
 @thousands
 @given(parts(MARKDOWN), SOME_VALUES)
 def test_markdown_arrives_as_it_was_meant(
@@ -136,7 +136,7 @@ old_markdown = st.one_of(
 )
 
 
-@pytest.mark.proves("parties.3")
+@pytest.mark.proves("parties-3")
 @thousands
 @given(old_markdown)
 def test_old_markdown_is_shown_as_telegram_would_have_shown_it(template: str) -> None:
@@ -161,7 +161,7 @@ tags = st.lists(
 ).map("".join)
 
 
-@pytest.mark.proves("parties.3")
+@pytest.mark.proves("parties-3")
 @thousands
 @given(
     st.one_of(
@@ -187,7 +187,7 @@ def test_the_fake_reads_markup_as_telegram_does(case: tuple[str, str]) -> None:
     assert looks(own) == looks(read)
 
 
-@pytest.mark.proves("parties.3")
+@pytest.mark.proves("parties-3")
 @thousands
 @given(st.text("ab_*[]()<>&`~|.!\\😀é", max_size=60), st.booleans(), st.sampled_from(["", *MODES]))
 def test_the_built_in_message_arrives_with_any_error(error: str, success: bool, mode: str) -> None:

@@ -34,6 +34,7 @@ def change_new(project: Project, server: Any, **fields: Any) -> None:
     project.cloud.fault(LIST["hetzner"], fake.edit(edit), times=None)
 
 
+@pytest.mark.proves("P7")
 @pytest.mark.parametrize("state", ["unavailable", "broken", "aaa", "zzz"])
 def test_a_new_one_that_cannot_be_used_is_a_failure_at_once(project: Project, state: str) -> None:
     server = project.server("hetzner", 31, "web", duration_seconds=40)
@@ -68,6 +69,7 @@ def test_a_new_one_under_another_name_is_a_failure(project: Project, name: str |
     assert set(old) <= set(project.own(server))
 
 
+@pytest.mark.proves("X4")
 def test_one_that_turns_out_to_be_protected_is_left_alone_with_a_warning(project: Project) -> None:
     server = project.server("hetzner", 31, "web", retain=1, duration_seconds=40)
     old = project.history(server, 2)
@@ -96,6 +98,7 @@ def test_deletions_that_cannot_be_confirmed_are_a_failure(project: Project, prov
     assert len(project.own(server)) == 1
 
 
+@pytest.mark.proves("G9")
 def test_a_deletion_that_shows_late_is_waited_for(project: Project) -> None:
     """The listing shows it for a minute; nothing is left of it in the end, and nothing is told."""
     server = project.server("hetzner", 31, "web", retain=1, duration_seconds=40)
@@ -147,6 +150,7 @@ def test_a_single_snapshot_is_there_or_gone_or_it_is_not_known(
         account.is_there(one)
 
 
+@pytest.mark.proves("G12")
 @pytest.mark.parametrize("id", [2, 999_999_999])
 @pytest.mark.parametrize(
     ("seconds", "warned"), [(-86400, False), (0, False), (3600, True), (86400, True)]
@@ -340,6 +344,7 @@ def test_hetzner_at_its_limit_without_a_readable_listing(project: Project) -> No
 # === How long, how often, and what is told of it ===============================================
 
 
+@pytest.mark.proves("K7")
 @each_provider
 def test_a_busy_server_is_asked_again_ever_less_often(project: Project, provider: str) -> None:
     """Each time a second later, up to every half minute, for as long as a creation may take."""
@@ -381,6 +386,7 @@ def test_a_server_that_is_busy_once_is_told_of(project: Project) -> None:
     assert "waiting until it is free" in result.log
 
 
+@pytest.mark.proves("D-9")
 @each_provider
 def test_a_lost_create_is_looked_for_seven_times_in_half_a_minute(
     project: Project, provider: str
@@ -532,6 +538,7 @@ def test_what_was_deleted_and_how_long_it_took_is_told(project: Project) -> None
     }
 
 
+@pytest.mark.proves("X3")
 def test_what_had_gone_already_is_not_told_as_deleted(project: Project) -> None:
     """Somebody else deletes it just before."""
     server = project.server("hetzner", 31, "web", retain=1, duration_seconds=93)

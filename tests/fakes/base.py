@@ -116,7 +116,7 @@ class Account:
     version: int = 0  # grows with each change of what a listing shows
     cache: dict[Any, tuple[int, list[Any]]] = field(default_factory=dict, repr=False)
     hits: deque[float] = field(default_factory=deque, repr=False)
-    budget: float = 3600.0
+    may_delete: float = 3600.0
     budget_at: float = -math.inf
 
 
@@ -207,7 +207,7 @@ class Request:
     account: Optional[Account] = None
     fault: Optional[Fault] = None
     target: str = ""  # path and query as they came
-    answer: Optional[Answer] = None  # unless a fault made it up
+    answer: Optional[Response] = None  # unless a fault made it up
 
     def one(self, name: str) -> Optional[str]:
         """A query parameter's (last) value."""
@@ -216,7 +216,7 @@ class Request:
 
 
 @dataclass
-class Answer:
+class Response:
     """What to send back. json None and body None: nothing."""
 
     status: int
@@ -233,7 +233,7 @@ class Answer:
 class RefusedError(Exception):
     """A request that is answered with an error."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Response) -> None:
         super().__init__(answer.status)
         self.answer = answer
 
@@ -416,7 +416,7 @@ class Route:
     key: str
     method: str
     pattern: re.Pattern[str]
-    handler: Callable[..., Answer]
+    handler: Callable[..., Response]
     query: frozenset[str] = frozenset()
     many: frozenset[str] = frozenset()
     scopes: frozenset[str] = frozenset()
@@ -439,7 +439,7 @@ class Api:
     def route(
         self,
         key: str,
-        handler: Callable[..., Answer],
+        handler: Callable[..., Response],
         query: str = "",
         scopes: str = "",
         *,
@@ -468,7 +468,7 @@ class Api:
 
     def refuse(self, code: int, message: Any, word: str = "", **headers: str) -> RefusedError:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
-        return RefusedError(Answer(code, self.error_body(code, message, word), names))
+        return RefusedError(Response(code, self.error_body(code, message, word), names))
 
     def wrong(self, request: Request, text: str) -> None:
         """Note what no careful client does."""
@@ -618,7 +618,7 @@ def free_slot(server: Server) -> None:
     server.lingering -= 1
 
 
-def swallow(answer: Answer) -> None:
+def swallow(answer: Response) -> None:
     """Nobody waits for this answer any more."""
 
 

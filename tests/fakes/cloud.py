@@ -55,7 +55,6 @@ from fakes.base import (
     RUNNING_WORDS,
     Account,
     Action,
-    Answer,
     Api,
     Bot,
     Clock,
@@ -66,6 +65,7 @@ from fakes.base import (
     RealClock,
     RefusedError,
     Request,
+    Response,
     Route,
     Server,
     Snapshot,
@@ -599,7 +599,7 @@ class FakeCloud:
 
     def admit(
         self, method: str, target: str, headers: dict[str, str], body: bytes, peer: int
-    ) -> tuple[Request, Optional[Route], Optional[Answer], list[tuple[Callable[[], None], bool]]]:
+    ) -> tuple[Request, Optional[Route], Optional[Response], list[tuple[Callable[[], None], bool]]]:
         """Write a request down, check it and choose its fault. Answer: a refusal, if it is one."""
         path, _, query = target.partition("?")
         with self._lock:
@@ -624,10 +624,10 @@ class FakeCloud:
                 with contextlib.suppress(ValueError, RecursionError):
                     request.json = json.loads(body)
             self.journal.append(request)
-            refusal: Optional[Answer] = None
+            refusal: Optional[Response] = None
             if api is None or route is None:
                 self.problem(f"{method} {path}: not modelled")
-                refusal = Answer(501, {"message": f"{method} {path} is not modelled"})
+                refusal = Response(501, {"message": f"{method} {path} is not modelled"})
             else:
                 try:
                     api.check(request, route)
@@ -652,11 +652,13 @@ class FakeCloud:
                 return api, None, ()
         return None, None, ()
 
-    def act(self, request: Request, route: Optional[Route], refusal: Optional[Answer]) -> Answer:
+    def act(
+        self, request: Request, route: Optional[Route], refusal: Optional[Response]
+    ) -> Response:
         """Do what is asked, unless it is refused."""
         with self._lock:
             if refusal is not None or route is None:
-                answer = refusal or Answer(501)
+                answer = refusal or Response(501)
             else:
                 try:
                     answer = route.handler(request, *request.ids)
@@ -664,7 +666,7 @@ class FakeCloud:
                     answer = refused.answer
                 except Exception:
                     self.problem(f"the fake itself failed:\n{traceback.format_exc()}")
-                    answer = Answer(500, {"message": "the fake itself failed"})
+                    answer = Response(500, {"message": "the fake itself failed"})
             for api in self.apis:
                 if request.path.startswith(api.prefix):
                     answer.headers.update(api.standing_headers(request))
@@ -704,25 +706,25 @@ class FakeCloud:
             if not before:
                 callback()
         if fault is None:
-            answer = answer or Answer(500)
+            answer = answer or Response(500)
             request.status, request.answer = answer.status, answer
             return wire.answer(self, answer)
         return self._misbehave(wire, request, fault, answer)
 
     def _misbehave(
-        self, wire: Wire, request: Request, fault: Fault, answer: Optional[Answer]
+        self, wire: Wire, request: Request, fault: Fault, answer: Optional[Response]
     ) -> bool:
         kind, json_type = fault.kind, {"Content-Type": "application/json"}
         if kind == "edit" and answer is not None:
             if answer.json is not None and fault.change is not None:
-                answer = Answer(
+                answer = Response(
                     answer.status, fault.change(copy.deepcopy(answer.json)), answer.headers
                 )
             request.status = answer.status
             return wire.answer(self, answer)
         if kind in ("status", "late"):
             code = 504 if kind == "late" else fault.code
-            reply = Answer(code, fault.json, dict(fault.headers), fault.body)
+            reply = Response(code, fault.json, dict(fault.headers), fault.body)
             if kind == "late":
                 reply.headers["Content-Type"] = "text/html"
                 reply.body = b"<html><h1>504 Gateway Time-out</h1></html>"
@@ -731,7 +733,7 @@ class FakeCloud:
                 request.answer = reply
             request.status = code
             return wire.answer(self, reply)
-        answer = answer or Answer(200, {})
+        answer = answer or Response(200, {})
         if kind == "truncated":
             request.status = answer.status
             head, body = wire.render(self, answer)
@@ -752,9 +754,9 @@ class FakeCloud:
             return wire.end()
         request.status = 200
         if kind == "gzip_bomb":
-            packed = Answer(200, None, {**json_type, "Content-Encoding": "gzip"}, bomb())
+            packed = Response(200, None, {**json_type, "Content-Encoding": "gzip"}, bomb())
             return wire.answer(self, packed)
-        head, _ = wire.render(self, Answer(200, None, json_type, b""))
+        head, _ = wire.render(self, Response(200, None, json_type, b""))
         head = head.replace(b"Content-Length: 0", b"Content-Length: %d" % fault.size)
         if not wire.send(head):
             return wire.end()
@@ -777,17 +779,17 @@ class FakeCloud:
                 return api.error_body(code, http.client.responses.get(code, "Error"))
         return {"message": http.client.responses.get(code, "Error")}
 
-    def _control(self, target: str) -> Answer:
+    def _control(self, target: str) -> Response:
         """For those who run the cloud as a program."""
         with self._lock:
             if target == "/control/state":
-                return Answer(200, [self._server_state(s) for s in self._servers()])
+                return Response(200, [self._server_state(s) for s in self._servers()])
             if target == "/control/journal":
                 rows = [
                     {"route": r.route, "status": r.status, "account": account_name(r.account)}
                     for r in self.journal
                 ]
-                return Answer(200, rows)
+                return Response(200, rows)
             if target == "/control/summary":
                 summary = {
                     "requests": dict(Counter(r.route for r in self.journal)),
@@ -798,8 +800,8 @@ class FakeCloud:
                     "telegram": [m.text for m in self.telegram_messages],
                     "hooks": [{"path": h.path, "json": h.json} for h in self.hooks],
                 }
-                return Answer(200, summary)
-        return Answer(404, {"message": "no such control route"})
+                return Response(200, summary)
+        return Response(404, {"message": "no such control route"})
 
     def _servers(self) -> list[Server]:
         self.settle()
@@ -878,7 +880,7 @@ class Wire(socketserver.StreamRequestHandler):
         self.closing = words[2] != "HTTP/1.1" or headers.get("connection", "").lower() == "close"
         return self.server.cloud.serve(self, words[0], words[1], headers, body)
 
-    def render(self, cloud: FakeCloud, answer: Answer) -> tuple[bytes, bytes]:
+    def render(self, cloud: FakeCloud, answer: Response) -> tuple[bytes, bytes]:
         """(head, body)"""
         body = answer.payload()
         date = after(cloud.clock.now(), cloud.date_offset_seconds)
@@ -898,7 +900,7 @@ class Wire(socketserver.StreamRequestHandler):
             lines.append("Connection: close")
         return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace"), body
 
-    def answer(self, cloud: FakeCloud, answer: Answer) -> bool:
+    def answer(self, cloud: FakeCloud, answer: Response) -> bool:
         head, body = self.render(cloud, answer)
         return self.send(head + body) and not self.closing
 

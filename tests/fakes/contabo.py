@@ -12,10 +12,10 @@ from fakes.base import (
     CONTABO_DAYS,
     NEVER,
     Account,
-    Answer,
     Api,
     Json,
     Request,
+    Response,
     Route,
     Server,
     Snapshot,
@@ -44,7 +44,7 @@ class ContaboLogin(Api):
         if "authorization" in request.headers:
             self.wrong(request, "an Authorization header")
 
-    def token(self, request: Request) -> Answer:
+    def token(self, request: Request) -> Response:
         kind = request.headers.get("content-type", "")
         if kind.split(";")[0].strip().lower() != "application/x-www-form-urlencoded":
             raise self.fail(request, 415, f"Content-Type {kind!r} for a form")
@@ -66,14 +66,14 @@ class ContaboLogin(Api):
             return self._issue(account)
         raise self.refuse(401, "Invalid user credentials", "invalid_grant")
 
-    def _issue(self, account: Account) -> Answer:
+    def _issue(self, account: Account) -> Response:
         number = len(account.access_tokens) + 1
         own = zlib.crc32(f"{account.customer} {account.api_user} {number}".encode())
         token = f"eyJhbGciOiJSUzI1NiJ9.{own:08x}{number:08d}.{own * 2654435761 % 2**64:016x}"
         lifetime = account.token_lifetime_seconds
         account.access_tokens[token] = after(self.cloud.time, lifetime)
         self.cloud.by_token[token] = account
-        return Answer(
+        return Response(
             200,
             {
                 "access_token": token,
@@ -195,7 +195,7 @@ class Contabo(Api):
 
     def _page(
         self, request: Request, items: list[Json], show: Optional[Callable[[Any], Json]] = None
-    ) -> Answer:
+    ) -> Response:
         page, size = self.paging(request, "size", 10, 10**6)
         last = max(1, -(-len(items) // size))
         query = {k: v for k, v in request.query.items() if k != "page"}
@@ -209,7 +209,7 @@ class Contabo(Api):
         if page < last:
             links["next"] = link(page + 1)
         shown = items[(page - 1) * size : page * size]
-        return Answer(
+        return Response(
             200,
             {
                 "data": [show(item) for item in shown] if show else shown,
@@ -231,7 +231,7 @@ class Contabo(Api):
             raise self.refuse(404, "Entry VpsInstance not found by instanceId")
         return server
 
-    def instances(self, request: Request) -> Answer:
+    def instances(self, request: Request) -> Response:
         name, shown, id = map(request.one, ("name", "displayName", "instanceId"))
         free = self.cloud.ignore_filters
         found = [
@@ -257,13 +257,13 @@ class Contabo(Api):
             request, items, lambda item: zlib.crc32(str(item[key]).encode()), "orderBy", fields
         )
 
-    def instance(self, request: Request, id: str) -> Answer:
+    def instance(self, request: Request, id: str) -> Response:
         server = self.server(request, id)
-        return Answer(
+        return Response(
             200, {"data": [self._instance_json(server)], "_links": {"self": self._own(request)}}
         )
 
-    def snapshots(self, request: Request, id: str) -> Answer:
+    def snapshots(self, request: Request, id: str) -> Response:
         server, name = self.server(request, id), request.one("name")
         found = [
             s
@@ -297,7 +297,7 @@ class Contabo(Api):
         if faults:
             raise self.fail(request, 400, faults)
 
-    def create(self, request: Request, id: str) -> Answer:
+    def create(self, request: Request, id: str) -> Response:
         server, body = self.server(request, id), request.json
         self._check_texts(request, {"name": None, **body} if isinstance(body, dict) else body)
         if server.busy:
@@ -313,7 +313,7 @@ class Contabo(Api):
         self.cloud.created.append(snapshot)
         self._audit(request, "CREATED", snapshot)
         own = self._own(request, snapshot.id)
-        return Answer(201, {"data": [self._snapshot_json(snapshot)], "_links": {"self": own}})
+        return Response(201, {"data": [self._snapshot_json(snapshot)], "_links": {"self": own}})
 
     def _find(self, request: Request, id: str, sid: str) -> Snapshot:
         snapshot = self.server(request, id).snapshots.get(sid)
@@ -321,25 +321,25 @@ class Contabo(Api):
             raise self.refuse(404, "Entry Snapshot not found by snapshotId")
         return snapshot
 
-    def snapshot(self, request: Request, id: str, sid: str) -> Answer:
+    def snapshot(self, request: Request, id: str, sid: str) -> Response:
         found = self._snapshot_json(self._find(request, id, sid))
-        return Answer(200, {"data": [found], "_links": {"self": self._own(request)}})
+        return Response(200, {"data": [found], "_links": {"self": self._own(request)}})
 
-    def update(self, request: Request, id: str, sid: str) -> Answer:
+    def update(self, request: Request, id: str, sid: str) -> Response:
         snapshot, body = self._find(request, id, sid), request.json
         self._check_texts(request, body)
         snapshot.name = body.get("name", snapshot.name)
         snapshot.description = body.get("description", snapshot.description)
         self._audit(request, "UPDATED", snapshot)
-        return Answer(
+        return Response(
             200, {"data": [self._snapshot_json(snapshot)], "_links": {"self": self._own(request)}}
         )
 
-    def delete(self, request: Request, id: str, sid: str) -> Answer:
+    def delete(self, request: Request, id: str, sid: str) -> Response:
         snapshot = self._find(request, id, sid)
         self.cloud.delete(snapshot)
         self._audit(request, "DELETED", snapshot)
-        return Answer(204)
+        return Response(204)
 
     def _audit(self, request: Request, action: str, snapshot: Snapshot) -> None:
         account = snapshot.account
@@ -359,7 +359,7 @@ class Contabo(Api):
         }
         account.audits.append(entry)
 
-    def audits(self, request: Request) -> Answer:
+    def audits(self, request: Request) -> Response:
         found = list(self.account(request).audits)
         if not self.cloud.ignore_filters:
             for name in ("requestId", "instanceId", "snapshotId"):

@@ -11,10 +11,10 @@ from urllib.parse import urlencode
 from fakes.base import (
     Account,
     Action,
-    Answer,
     Api,
     Json,
     Request,
+    Response,
     Route,
     Server,
     Snapshot,
@@ -158,7 +158,7 @@ class DigitalOcean(Api):
 
     def _page(
         self, request: Request, key: str, items: Sequence[T], show: Callable[[T], Json]
-    ) -> Answer:
+    ) -> Response:
         page, size = self.paging(request, "per_page", 20, 200)
         last = max(1, -(-len(items) // size))
         query = {k: v[-1] for k, v in request.query.items()}
@@ -173,11 +173,11 @@ class DigitalOcean(Api):
             pages.update(next=link(page + 1), last=link(last))
         shown = [show(item) for item in items[(page - 1) * size : page * size]]
         links = {"pages": pages} if pages else {}
-        return Answer(200, {key: shown, "links": links, "meta": {"total": len(items)}})
+        return Response(200, {key: shown, "links": links, "meta": {"total": len(items)}})
 
     # --- the routes ---
 
-    def whoami(self, request: Request) -> Answer:
+    def whoami(self, request: Request) -> Response:
         account = {
             "droplet_limit": 25,
             "floating_ip_limit": 5,
@@ -187,12 +187,12 @@ class DigitalOcean(Api):
             "status": "active",
             "status_message": "",
         }
-        return Answer(200, {"account": account})
+        return Response(200, {"account": account})
 
-    def droplet(self, request: Request, id: str) -> Answer:
-        return Answer(200, {"droplet": self._droplet(self.server(request, id))})
+    def droplet(self, request: Request, id: str) -> Response:
+        return Response(200, {"droplet": self._droplet(self.server(request, id))})
 
-    def droplets(self, request: Request) -> Answer:
+    def droplets(self, request: Request) -> Response:
         tag, name, kind = map(request.one, ("tag_name", "name", "type"))
         if kind not in (None, "droplets", "gpus"):
             raise self.fail(request, 422, f"type={kind} is unknown")
@@ -243,7 +243,7 @@ class DigitalOcean(Api):
             "tags": [],
         }
 
-    def droplet_snapshots(self, request: Request, id: str) -> Answer:
+    def droplet_snapshots(self, request: Request, id: str) -> Response:
         server = self.server(request, id)
         shown = self.listing(
             request,
@@ -251,32 +251,32 @@ class DigitalOcean(Api):
         )
         return self._page(request, "snapshots", shown, self._droplet_item)
 
-    def _actions(self, request: Request, actions: list[Action]) -> Answer:
+    def _actions(self, request: Request, actions: list[Action]) -> Response:
         newest_first = self.cloud.action_order == "newest"
         return self._page(
             request, "actions", actions[::-1] if newest_first else actions, self._action
         )
 
-    def droplet_actions(self, request: Request, id: str) -> Answer:
+    def droplet_actions(self, request: Request, id: str) -> Response:
         return self._actions(request, self.server(request, id).actions)
 
-    def actions(self, request: Request) -> Answer:
+    def actions(self, request: Request) -> Response:
         return self._actions(request, self.account(request).actions)
 
-    def droplet_action(self, request: Request, id: str, aid: str) -> Answer:
+    def droplet_action(self, request: Request, id: str, aid: str) -> Response:
         server = self.server(request, id)
         action = server.account.actions_by_id.get(int(self.number(request, aid)))
         if action is None or action.server is not server:
             raise self.refuse(404, "The resource you were accessing could not be found.")
-        return Answer(200, {"action": self._action(action)})
+        return Response(200, {"action": self._action(action)})
 
-    def action(self, request: Request, id: str) -> Answer:
+    def action(self, request: Request, id: str) -> Response:
         action = self.account(request).actions_by_id.get(int(self.number(request, id)))
         if action is None:
             raise self.refuse(404, "The resource you were accessing could not be found.")
-        return Answer(200, {"action": self._action(action)})
+        return Response(200, {"action": self._action(action)})
 
-    def create(self, request: Request, id: str) -> Answer:
+    def create(self, request: Request, id: str) -> Response:
         server, body = self.server(request, id), request.json
         if not isinstance(body, dict) or body.get("type") != "snapshot":
             raise self.fail(request, 422, f"an action that is not modelled: {body!r}")
@@ -288,9 +288,9 @@ class DigitalOcean(Api):
             raise self.refuse(422, "Droplet already has a pending event.")
         snapshot, action = self.cloud.start_snapshot(server, body["name"])
         self.cloud.created.append(snapshot)
-        return Answer(201, {"action": self._action(action)})
+        return Response(201, {"action": self._action(action)})
 
-    def snapshots(self, request: Request) -> Answer:
+    def snapshots(self, request: Request) -> Response:
         kind = request.one("resource_type")
         if kind not in (None, "droplet", "volume"):
             raise self.fail(request, 422, f"resource_type={kind} is unknown")
@@ -319,9 +319,9 @@ class DigitalOcean(Api):
             raise self.refuse(400, "the resource is not a snapshot")
         return snapshot
 
-    def snapshot(self, request: Request, id: str) -> Answer:
-        return Answer(200, {"snapshot": self._item(self._snapshot(request, id))})
+    def snapshot(self, request: Request, id: str) -> Response:
+        return Response(200, {"snapshot": self._item(self._snapshot(request, id))})
 
-    def delete(self, request: Request, id: str) -> Answer:
+    def delete(self, request: Request, id: str) -> Response:
         self.cloud.delete(self._snapshot(request, id))
-        return Answer(204)
+        return Response(204)

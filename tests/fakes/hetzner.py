@@ -11,10 +11,10 @@ from fakes.base import (
     NEVER,
     Account,
     Action,
-    Answer,
     Api,
     Json,
     Request,
+    Response,
     Route,
     Server,
     Snapshot,
@@ -117,7 +117,7 @@ class Hetzner(Api):
         if self.cloud.enforce_rate_limits:
             if self._budget(account) < 1:
                 raise self.refuse(429, "limit of 3600 requests per hour reached")
-            account.budget -= 1
+            account.may_delete -= 1
         if account.read_only and request.method != "GET":
             raise self.refuse(401, "Token is only allowed to GET", "token_readonly")
         self.check_body(request)
@@ -126,17 +126,19 @@ class Hetzner(Api):
 
     def _budget(self, account: Account) -> float:
         now = self.cloud.clock.monotonic()
-        account.budget = min(self.BUDGET, account.budget + max(0.0, now - account.budget_at))
+        account.may_delete = min(
+            self.BUDGET, account.may_delete + max(0.0, now - account.budget_at)
+        )
         account.budget_at = now
-        return account.budget
+        return account.may_delete
 
     def standing_headers(self, request: Request) -> dict[str, str]:
         headers = {"X-Correlation-Id": f"{request.number:016x}"}
         if request.account is not None:
-            budget = self._budget(request.account) if self.cloud.enforce_rate_limits else 3599.0
-            reset = self.cloud.time.timestamp() + self.BUDGET - budget
+            may_delete = self._budget(request.account) if self.cloud.enforce_rate_limits else 3599.0
+            reset = self.cloud.time.timestamp() + self.BUDGET - may_delete
             headers["RateLimit-Limit"] = "3600"
-            headers["RateLimit-Remaining"] = str(int(budget))
+            headers["RateLimit-Remaining"] = str(int(may_delete))
             headers["RateLimit-Reset"] = str(math.ceil(reset))
         return headers
 
@@ -197,7 +199,7 @@ class Hetzner(Api):
 
     def _page(
         self, request: Request, key: str, items: Sequence[T], show: Callable[[T], Json]
-    ) -> Answer:
+    ) -> Response:
         page, size = self.paging(request, "per_page", 25, 50)
         last = max(1, -(-len(items) // size))
         shown = [show(item) for item in items[(page - 1) * size : page * size]]
@@ -209,11 +211,11 @@ class Hetzner(Api):
             "last_page": last,
             "total_entries": len(items),
         }
-        return Answer(200, {key: shown, "meta": {"pagination": pagination}})
+        return Response(200, {key: shown, "meta": {"pagination": pagination}})
 
     # --- the routes ---
 
-    def images(self, request: Request) -> Answer:
+    def images(self, request: Request) -> Response:
         return self._page(
             request, "images", self.listing(request, lambda: self._images(request)), self._image
         )
@@ -260,10 +262,10 @@ class Hetzner(Api):
             raise self.refuse(404, "image not found")
         return snapshot
 
-    def image(self, request: Request, id: str) -> Answer:
-        return Answer(200, {"image": self._image(self._find(request, id))})
+    def image(self, request: Request, id: str) -> Response:
+        return Response(200, {"image": self._image(self._find(request, id))})
 
-    def update(self, request: Request, id: str) -> Answer:
+    def update(self, request: Request, id: str) -> Response:
         snapshot, body = self._find(request, id), request.json
         if not isinstance(body, dict) or set(body) - {"description", "labels", "type"}:
             raise self.fail(request, 422, f"a description, labels or a type: {body!r}")
@@ -277,9 +279,9 @@ class Hetzner(Api):
             labels,
             body.get("type", snapshot.kind),
         )
-        return Answer(200, {"image": self._image(snapshot)})
+        return Response(200, {"image": self._image(snapshot)})
 
-    def change_protection(self, request: Request, id: str) -> Answer:
+    def change_protection(self, request: Request, id: str) -> Response:
         snapshot, body = self._find(request, id), request.json
         if not isinstance(body, dict) or set(body) - {"delete"}:
             raise self.fail(request, 422, f"only delete is expected: {body!r}")
@@ -287,9 +289,9 @@ class Hetzner(Api):
             raise self.refuse(422, "only snapshots can be protected")
         snapshot.protected = bool(body.get("delete", snapshot.protected))
         action = self.cloud.note_action(snapshot.server, "change_protection", snapshot)
-        return Answer(201, {"action": self._action(action)})
+        return Response(201, {"action": self._action(action)})
 
-    def delete(self, request: Request, id: str) -> Answer:
+    def delete(self, request: Request, id: str) -> Response:
         snapshot = self._find(request, id)
         if snapshot.kind == "system":
             raise self.fail(request, 403, "a system image cannot be deleted")
@@ -298,9 +300,9 @@ class Hetzner(Api):
         if snapshot.status == "creating":
             raise self.refuse(423, "image is locked")
         self.cloud.delete(snapshot)
-        return Answer(204)
+        return Response(204)
 
-    def actions(self, request: Request) -> Answer:
+    def actions(self, request: Request) -> Response:
         ids = request.query.get("id", [])
         if not ids:
             raise self.fail(request, 422, "id is required")
@@ -309,26 +311,26 @@ class Hetzner(Api):
         known = self.account(request).actions_by_id
         wanted = {int(self.number(request, id)) for id in ids}
         found = [known[number] for number in wanted if number in known]
-        return Answer(
+        return Response(
             200,
             {"actions": [self._action(a) for a in sorted(found, key=lambda a: scrambled(a.id))]},
         )
 
-    def action(self, request: Request, id: str) -> Answer:
+    def action(self, request: Request, id: str) -> Response:
         action = self.account(request).actions_by_id.get(int(self.number(request, id)))
         if action is None:
             raise self.refuse(404, "action not found")
-        return Answer(200, {"action": self._action(action)})
+        return Response(200, {"action": self._action(action)})
 
-    def server_actions(self, request: Request, id: str) -> Answer:
+    def server_actions(self, request: Request, id: str) -> Response:
         return self._actions(request, self.server(request, id).actions)
 
-    def image_actions(self, request: Request, id: str) -> Answer:
+    def image_actions(self, request: Request, id: str) -> Response:
         snapshot = self._find(request, id)
         own = [a for a in self.account(request).actions if a.snapshot is snapshot]
         return self._actions(request, own)
 
-    def _actions(self, request: Request, actions: Sequence[Action]) -> Answer:
+    def _actions(self, request: Request, actions: Sequence[Action]) -> Response:
         states = set(request.query.get("status", ()))
         if states - {"running", "success", "error"}:
             raise self.fail(request, 422, f"status={states} is unknown")
@@ -347,13 +349,13 @@ class Hetzner(Api):
         )
         return self._page(request, "actions", shown, self._action)
 
-    def deprecated(self, request: Request, id: str, aid: str) -> Answer:
+    def deprecated(self, request: Request, id: str, aid: str) -> Response:
         raise self.fail(request, 410, "this endpoint is deprecated")
 
-    def get_server(self, request: Request, id: str) -> Answer:
-        return Answer(200, {"server": self._server(self.server(request, id))})
+    def get_server(self, request: Request, id: str) -> Response:
+        return Response(200, {"server": self._server(self.server(request, id))})
 
-    def servers(self, request: Request) -> Answer:
+    def servers(self, request: Request) -> Response:
         name, selector = request.one("name"), request.one("label_selector")
         states = set(request.query.get("status", ()))
         shown = self.ordered(
@@ -412,13 +414,13 @@ class Hetzner(Api):
                 raise self.fail(request, 422, f"invalid label {key!r}: {value!r}")
         return name, labels
 
-    def pricing(self, request: Request) -> Answer:
+    def pricing(self, request: Request) -> Response:
         """Prices are decimal numbers, sent as text."""
         price = {"net": "0.0119000000", "gross": "0.0141610000000000"}
         shown = {"currency": "EUR", "vat_rate": "19.000000", "image": {"price_per_gb_month": price}}
-        return Answer(200, {"pricing": shown})
+        return Response(200, {"pricing": shown})
 
-    def create(self, request: Request, id: str) -> Answer:
+    def create(self, request: Request, id: str) -> Response:
         server = self.server(request, id)
         body = {} if not request.body else request.json
         if not isinstance(body, dict):
@@ -442,4 +444,4 @@ class Hetzner(Api):
                 raise self.refuse(403, "snapshot limit exceeded", "resource_limit_exceeded")
         snapshot, action = self.cloud.start_snapshot(server, name, labels=labels)
         self.cloud.created.append(snapshot)
-        return Answer(201, {"image": self._image(snapshot), "action": self._action(action)})
+        return Response(201, {"image": self._image(snapshot), "action": self._action(action)})

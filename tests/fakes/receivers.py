@@ -17,11 +17,11 @@ import re
 from collections import deque
 from typing import Any, Callable, Optional
 
-from fakes.base import Answer, Api, Hook, Json, RefusedError, Request, Route
+from fakes.base import Api, Hook, Json, RefusedError, Request, Response, Route
 
 
-def plain(code: int, text: str, **headers: str) -> Answer:
-    return Answer(code, headers={"Content-Type": "text/plain", **headers}, body=text.encode())
+def plain(code: int, text: str, **headers: str) -> Response:
+    return Response(code, headers={"Content-Type": "text/plain", **headers}, body=text.encode())
 
 
 class Webhook(Api):
@@ -46,14 +46,14 @@ class Webhook(Api):
         if given != "Basic " + base64.b64encode(":".join(login).encode()).decode():
             raise RefusedError(plain(401, "Authorization data is wrong!"))
 
-    def post(self, request: Request, rest: Optional[str]) -> Answer:
+    def post(self, request: Request, rest: Optional[str]) -> Response:
         kind = request.headers.get("content-type", "")
         if kind.split(";")[0].strip().lower() != "application/json" or not isinstance(
             request.json, dict
         ):
             self.wrong(request, f"no JSON object (Content-Type {kind!r})")
         name = (rest or "").strip("/")
-        receivers: dict[str, Callable[[Request, Json], Answer]] = {
+        receivers: dict[str, Callable[[Request, Json], Response]] = {
             "discord": self.discord,
             "slack": self.slack,
             "ntfy": self.ntfy,
@@ -67,14 +67,14 @@ class Webhook(Api):
         self.cloud.hooks.append(Hook(request.path, request.json, request.headers, request.body))
         return answer
 
-    def n8n(self, request: Request, payload: Json) -> Answer:
+    def n8n(self, request: Request, payload: Json) -> Response:
         if request.path == "/hook/inactive":
             raise self.refuse(404, 'The requested webhook "POST inactive" is not registered.')
-        return Answer(200, {"message": "Workflow was started"})
+        return Response(200, {"message": "Workflow was started"})
 
     # --- Discord ---
 
-    def discord(self, request: Request, payload: Json) -> Answer:
+    def discord(self, request: Request, payload: Json) -> Response:
         """Its texts have limits; five messages in two seconds."""
         sent = self.sent.setdefault(request.path, deque(maxlen=5))
         now = self.cloud.clock.monotonic()
@@ -83,7 +83,9 @@ class Webhook(Api):
             body = {"message": "You are being rate limited.", "retry_after": wait, "global": False}
             headers = {"X-RateLimit-Limit": "5", "X-RateLimit-Remaining": "0"}
             headers.update({"X-RateLimit-Reset-After": f"{wait:.3f}", "Via": "1.1 google"})
-            raise RefusedError(Answer(429, body, {"Retry-After": str(math.ceil(wait)), **headers}))
+            raise RefusedError(
+                Response(429, body, {"Retry-After": str(math.ceil(wait)), **headers})
+            )
         errors: Json = {}
         self.too_long(errors, "content", payload.get("content"), 2000)
         self.too_long(errors, "username", payload.get("username"), 80)
@@ -106,12 +108,12 @@ class Webhook(Api):
             self.too_long(errors, "embeds", "x" * total, 6000)
         if errors:
             body = {"message": "Invalid Form Body", "code": 50035, "errors": errors}
-            raise RefusedError(Answer(400, body))
+            raise RefusedError(Response(400, body))
         if not payload.get("content") and not payload.get("embeds"):
             body = {"message": "Cannot send an empty message", "code": 50006}
-            raise RefusedError(Answer(400, body))
+            raise RefusedError(Response(400, body))
         sent.append(now)
-        return Answer(204)
+        return Response(204)
 
     def too_long(self, errors: Json, key: str, text: Any, limit: int) -> None:
         if isinstance(text, str) and len(text) > limit:
@@ -120,7 +122,7 @@ class Webhook(Api):
 
     # --- Slack ---
 
-    def slack(self, request: Request, payload: Json) -> Answer:
+    def slack(self, request: Request, payload: Json) -> Response:
         if request.path.endswith("/revoked"):
             raise RefusedError(plain(404, "no_service"))
         if request.path.endswith("/archived"):
@@ -137,10 +139,10 @@ class Webhook(Api):
 
     # --- ntfy ---
 
-    def ntfy(self, request: Request, payload: Json) -> Answer:
+    def ntfy(self, request: Request, payload: Json) -> Response:
         def refuse(code: int, error: str) -> RefusedError:
             return RefusedError(
-                Answer(code // 100, {"code": code, "http": code // 100, "error": error})
+                Response(code // 100, {"code": code, "http": code // 100, "error": error})
             )
 
         if len(request.body) > 8192:
@@ -151,11 +153,11 @@ class Webhook(Api):
             raise refuse(40007, "invalid priority parameter")
         if len(payload.get("message", "").encode()) > 4096:  # it would become an attachment
             raise refuse(41301, "attachment too large, or bandwidth limit reached")
-        return Answer(200, {"id": "hwQ2YpKdmg", "time": 1635528757, "event": "message"})
+        return Response(200, {"id": "hwQ2YpKdmg", "time": 1635528757, "event": "message"})
 
     # --- others ---
 
-    def teams(self, request: Request, payload: Json) -> Answer:
+    def teams(self, request: Request, payload: Json) -> Response:
         status = 413 if len(request.body) > 28 * 1024 else 0
         status = status or (0 if payload.get("text") or payload.get("attachments") else 400)
         if status:
@@ -164,26 +166,26 @@ class Webhook(Api):
             raise RefusedError(plain(200, said))
         return plain(200, "1")
 
-    def google_chat(self, request: Request, payload: Json) -> Answer:
+    def google_chat(self, request: Request, payload: Json) -> Response:
         if len(payload.get("text", "")) > 4096 or set(payload) - {"text", "cardsV2", "thread"}:
             body = {"code": 400, "message": "Invalid JSON payload received.", "status": "INVALID"}
-            raise RefusedError(Answer(400, {"error": body}))
-        return Answer(200, {"name": "spaces/AAAA/messages/1"})
+            raise RefusedError(Response(400, {"error": body}))
+        return Response(200, {"name": "spaces/AAAA/messages/1"})
 
-    def apps_script(self, request: Request, payload: Json) -> Answer:
+    def apps_script(self, request: Request, payload: Json) -> Response:
         key = self.cloud.apps_script_key
         where = f"https://script.googleusercontent.com/macros/echo?user_content_key={key}"
         raise RefusedError(plain(302, "<HTML>Moved Temporarily</HTML>", Location=where))
 
-    def dingtalk(self, request: Request, payload: Json) -> Answer:
+    def dingtalk(self, request: Request, payload: Json) -> Response:
         if payload.get("msgtype") != "text":
             body = {"errcode": 310000, "errmsg": "keywords not in content"}
-            raise RefusedError(Answer(200, body))
-        return Answer(200, {"errcode": 0, "errmsg": "ok"})
+            raise RefusedError(Response(200, body))
+        return Response(200, {"errcode": 0, "errmsg": "ok"})
 
-    def feishu(self, request: Request, payload: Json) -> Answer:
+    def feishu(self, request: Request, payload: Json) -> Response:
         if payload.get("msg_type") != "text":
             body = {"code": 19024, "msg": "Key Words Not Found", "data": {}}
-            raise RefusedError(Answer(200, body))
+            raise RefusedError(Response(200, body))
         body = {"code": 0, "msg": "success", "data": {}, "StatusCode": 0}
-        return Answer(200, {**body, "StatusMessage": "success"})
+        return Response(200, {**body, "StatusMessage": "success"})

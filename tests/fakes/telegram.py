@@ -11,7 +11,17 @@ from collections import deque
 from typing import Any, Callable, Optional
 from urllib.parse import parse_qs, unquote
 
-from fakes.base import Answer, Api, Bot, Json, RefusedError, Request, Route, TelegramMessage, words
+from fakes.base import (
+    Api,
+    Bot,
+    Json,
+    RefusedError,
+    Request,
+    Response,
+    Route,
+    TelegramMessage,
+    words,
+)
 
 # === Telegram's markup =========================================================================
 # As the Bot API server parses it: https://core.telegram.org/bots/api#formatting-options
@@ -311,7 +321,7 @@ class Telegram(Api):
             self.wrong(request, f"unknown field {name!r}")
         return fields
 
-    def send(self, request: Request, token: str) -> Answer:
+    def send(self, request: Request, token: str) -> Response:
         bot = self.cloud.bots.get(unquote(token))
         if bot is None:
             raise self.refuse(401, "Unauthorized")
@@ -324,7 +334,7 @@ class Telegram(Api):
         if chat in bot.migrated:
             body = self.error_body(400, "Bad Request: group chat was upgraded to a supergroup chat")
             body["parameters"] = {"migrate_to_chat_id": bot.migrated[chat]}
-            raise RefusedError(Answer(400, body))
+            raise RefusedError(Response(400, body))
         if chat in bot.refusals:
             words = bot.refusals[chat]
             raise self.refuse(403 if words.startswith("Forbidden") else 400, words)
@@ -356,7 +366,7 @@ class Telegram(Api):
             "text": text,
             "entities": shown,
         }
-        return Answer(200, {"ok": True, "result": result})
+        return Response(200, {"ok": True, "result": result})
 
     def _topic(self, request: Request, topics: Optional[dict[int, str]], fields: Json) -> None:
         """A forum's messages go to a topic; without one to General, which is number 1."""
@@ -406,5 +416,5 @@ class Telegram(Api):
             seconds = math.ceil(wait)
             body = self.error_body(429, f"Too Many Requests: retry after {seconds}")
             body["parameters"] = {"retry_after": seconds}
-            raise RefusedError(Answer(429, body, {"Retry-After": str(seconds)}))
+            raise RefusedError(Response(429, body, {"Retry-After": str(seconds)}))
         sent.append(now)

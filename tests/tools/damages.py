@@ -37,7 +37,7 @@ def damage(title: str, old: str, new: str, *tests: str) -> Damage:
     return Damage(title, old, new, tests)
 
 
-RUN = "test_run.py::test_a_snapshot_is_made_verified_and_old_ones_pruned"
+RUN = "test_run.py::test_1_each_night_a_new_snapshot_is_verified_and_the_oldest_goes"
 OURS = "test_retention.py::test_ours_is_exactly_what_was_made_from_this_server_and_named_by_us"
 STRANGERS = "test_faults.py::test_everything_that_is_not_ours_stays_even_if_filters_are_ignored"
 NEWEST_STAY = "test_retention.py::test_the_newest_stay_and_the_rest_go_oldest_first"
@@ -129,8 +129,8 @@ DAMAGES = [
         "test_retention.py::test_a_retention_that_would_delete_everything_is_refused",
     ),
     damage(
-        "the brake is forgotten",
-        "    return Plan(keep, due[:brake], due[brake:])\n",
+        "the max_per_run is forgotten",
+        "    return Plan(keep, due[:max_per_run], due[max_per_run:])\n",
         "    return Plan(keep, due, ())\n",
         "test_faults.py::test_the_brake_deletes_the_ten_oldest_and_warns",
     ),
@@ -155,13 +155,13 @@ DAMAGES = [
     # --- the create ---
     damage(
         "a create that got a 504 is simply sent again",
-        "Outcome.SERVER_ERROR: (Next.RETRY, Next.LOOK, ",
+        "Outcome.SERVER_ERROR: (Next.RETRY, Next.VERIFY, ",
         "Outcome.SERVER_ERROR: (Next.RETRY, Next.RETRY, ",
         ADOPTED + "[504-hetzner]",
     ),
     damage(
         "a lost create is sent again without a look",
-        "    found = look_for_lost(turn, error)\n",
+        "    found = find_lost_create(turn, error)\n",
         "    found = None\n",
         "test_providers.py::test_a_create_that_was_done_at_once_but_got_no_answer_is_adopted",
     ),
@@ -339,9 +339,9 @@ DAMAGES = [
     ),
     damage(
         "a run that cannot start ends with 0",
-        "        tell_run_failure(error_text, settings, world, hostname)\n"
+        "        notify_run_failure(error_text, settings, world, hostname)\n"
         "    return ExitStatus.FAILED\n",
-        "        tell_run_failure(error_text, settings, world, hostname)\n"
+        "        notify_run_failure(error_text, settings, world, hostname)\n"
         "    return ExitStatus.OK\n",
         "test_cli.py::test_a_configuration_problem_stops_the_run_before_anything",
     ),

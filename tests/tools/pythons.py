@@ -1,7 +1,7 @@
 """The tests that matter most, on every Python that the script claims and this machine has.
 
-Each Python runs them twice: with the oldest requests, python-dateutil and urllib3 that
-requirements.txt allows, and with the newest there are for it. On the oldest Python it is seen
+Each Python runs them twice: with the oldest requests and python-dateutil that requirements.txt
+allows and the oldest urllib3 that works with them, and with the newest there are for it. On the oldest Python it is seen
 besides that nothing older than these bounds would do. Pythons are looked for on the PATH, in
 /usr and in pyenv's directory; what they need is installed into .venv/pythons, and stays there.
 
@@ -42,9 +42,10 @@ def lowest_python() -> tuple[int, int]:
 
 
 def bounds() -> dict[str, str]:
-    """The lower bounds in requirements.txt, which the head of the script repeats."""
+    """The lower bounds in requirements.txt, which the head of the script repeats, and the oldest
+    urllib3 (it comes with requests) that works with them."""
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
-    return dict(line.split(">=") for line in lines)
+    return {**dict(line.split(">=") for line in lines), "urllib3": "1.26.8"}
 
 
 def candidates() -> Iterator[Path]:
