@@ -649,7 +649,9 @@ def test_a_proxy_that_says_nothing_is_named(
     project.config["TIMING"]["http_timeout"] = 1
     result = project.run()
     assert result.code == 1
-    assert "127.0.0.1: timed out (through the proxy of HTTPS_PROXY)" in result.err
+    # "at the proxy", where urllib3 is old
+    assert re.search(r"127\.0\.0\.1: .*\(.*HTTPS_PROXY\)", result.err)
+    assert "timed out" in result.err
     silent.close()
 
 

@@ -1,9 +1,10 @@
 """The tests that matter most, on every Python that the script claims and this machine has.
 
 Each Python runs them twice: with the oldest requests and python-dateutil that requirements.txt
-allows and the oldest urllib3 that works with them, and with the newest there are for it. On the oldest Python it is seen
-besides that nothing older than these bounds would do. Pythons are looked for on the PATH, in
-/usr and in pyenv's directory; what they need is installed into .venv/pythons, and stays there.
+allows and the oldest urllib3 that works with them, and with the newest there are for it. On the
+oldest Python it is seen besides that nothing older than these bounds would do. Pythons are looked
+for on the PATH, in /usr and in pyenv's directory; what they need is installed into .venv/pythons,
+and stays there.
 
 usage: .venv/bin/python tests/tools/pythons.py [--only 3.9] [arguments for pytest]
 """
