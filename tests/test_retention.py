@@ -246,7 +246,7 @@ def test_a_snapshot_of_any_other_server_is_not_ours(server_id: str | None) -> No
     assert snapshots.why_not_ours(snapshot, "7", "web") == "not made from this server"
 
 
-@pytest.mark.parametrize(("brake", "deleted"), [(-1, 0), (0, 0), (1, 1), (5, 2)])
+@pytest.mark.parametrize(("max_per_run", "deleted"), [(-1, 0), (0, 0), (1, 1), (5, 2)])
 def test_the_brake_may_forbid_every_deletion(max_per_run: int, deleted: int) -> None:
     history = [Snapshot(str(n), "web-x", START + timedelta(days=n), "1") for n in range(4)]
     plan = snapshots.plan_retention(history, Policy(2), max_per_run)

@@ -417,7 +417,13 @@ class Hetzner(Api):
     def pricing(self, request: Request) -> Response:
         """Prices are decimal numbers, sent as text."""
         price = {"net": "0.0119000000", "gross": "0.0141610000000000"}
-        shown = {"currency": "EUR", "vat_rate": "19.000000", "image": {"price_per_gb_month": price}}
+        shown: Json = {"currency": "EUR", "vat_rate": "19.000000"}
+        shown.update({key: {"price_per_gb_month": price} for key in ("image", "volume")})
+        shown.update(
+            server_backup={"percentage": "20.000000"}, floating_ip={"price_monthly": price}
+        )
+        for others in ("primary_ips", "floating_ips", "server_types", "load_balancer_types"):
+            shown[others] = []
         return Response(200, {"pricing": shown})
 
     def create(self, request: Request, id: str) -> Response:
