@@ -451,7 +451,7 @@ def points(sweep: Sweep, at: Optional[int] = None) -> tuple[Sweep, int, float, l
 
 NETWORK = ("sendto", "recvfrom", "connect")
 # On the lock, these may fail: who holds it is only advice, and when it is let go all is done.
-ADVICE_CALLS = ("ftruncate", "pwrite64", "close")
+ADVICE_CALLS = ("ftruncate", "write", "lseek", "close")
 LOOKING_CALLS = ("lseek", "newfstatat", "fstat", "stat", "statx", "ioctl", "pread64")
 RENAMING_CALLS = ("rename", "renameat", "renameat2", "unlink", "unlinkat")
 MAX_POINTS = 200  # a run has far fewer calls
