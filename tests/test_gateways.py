@@ -468,11 +468,11 @@ TWICE = "; it was not carried out, twice; nothing was pruned"
 REFUSALS: dict[str, tuple[dict[str, str], str]] = {
     "a body too large": (
         {"server": "location ~ ^/(do|hz|cb)/ { client_max_body_size 1; proxy_pass http://cloud; }"},
-        "HTTP 413",
+        f"HTTP 413 ({snapshots.NOT_OWN}){TWICE}",
     ),
     "nothing to POST to": (
         {"location": GIF, "server": "location = /gif { empty_gif; }"},
-        "HTTP 405",
+        f"HTTP 405 ({snapshots.NOT_OWN}){TWICE}",
     ),
     "reading only": (
         {"location": "limit_except GET { deny all; }", "server": LOGIN_STAYS},
@@ -502,7 +502,7 @@ def test_what_the_gateway_refuses_is_told_in_one_line_and_not_repeated_blindly(
     assert len(result.err.splitlines()) == 3
     assert "<" not in result.out + result.err + result.log
     night.assert_untouched()
-    assert len(nginx.statuses("POST")) == (6 if "403" in reason else 3)
+    assert len(nginx.statuses("POST")) == (3 if "401" in reason else 6)
     assert not [r for route in CREATE.values() for r in project.cloud.requests(route)]
 
 
@@ -564,8 +564,8 @@ def test_a_gateway_that_wants_other_tls_is_told_in_one_line(
     assert result.code == 1
     lines = sorted(result.err.splitlines())
     assert [line.split(": ")[1] for line in lines] == sorted(PROVIDERS)
-    assert all(line.endswith(": HTTP 400") for line in lines)
-    assert [entry.status for entry in nginx.log("POST")] == [400] * 3
+    assert all(": HTTP 400 (" in line and snapshots.NOT_OWN in line for line in lines)
+    assert {entry.status for entry in nginx.log("POST")} == {400}
     night.assert_untouched()
 
 
