@@ -278,7 +278,7 @@ class Snapshot:
 class Ticket:
     """What a create answered: how to ask for progress, and how to know the snapshot again.
 
-    DigitalOcean tells only the action, Contabo only the snapshot, Hetzner both.
+    DigitalOcean names only the action, Contabo only the snapshot, Hetzner both.
     """
 
     server_id: str
@@ -292,7 +292,7 @@ class State(enum.Enum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
-    UNKNOWN_ACTION = "no longer to be asked for"  # only a listing can tell
+    UNKNOWN_ACTION = "no longer to be asked for"  # only a listing shows it
 
 
 @dataclass(frozen=True)
@@ -335,7 +335,7 @@ class Server:
 
 @dataclass(frozen=True)
 class BadServer:
-    """A server file that cannot be used: a failure that is told like any other."""
+    """A server file that cannot be used: a failure that is reported like any other."""
 
     name: str
     source: str
@@ -350,7 +350,7 @@ LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
 @dataclass(frozen=True)
 class Report:
-    """How one server's turn ended: what the log, the summary and the notifications tell."""
+    """How one server's turn ended: what the log, the summary and the notifications say."""
 
     server: Union[Server, BadServer]
     success: bool
@@ -505,7 +505,7 @@ def too_young(
     listing: Iterable[Snapshot], now: datetime, min_interval_hours: float
 ) -> Optional[Snapshot]:
     """The newest of these snapshots, if it is too young for another one to be due. What is dated
-    in the future tells nothing about that."""
+    in the future says nothing about that."""
     dated = (s for s in listing if s.created is not None and s.created <= now + CLOCK_MAY_DIFFER)
     newest = max(dated, key=age_key, default=None)
     if newest is None or newest.created is None:
@@ -718,7 +718,7 @@ class IniText(str):
 
 
 class SecretText(str):
-    """A credential that has been resolved; `literal` tells that the file itself holds it."""
+    """A credential that has been resolved; `literal`: the file itself holds it."""
 
     literal: bool = True
     variable: str = ""  # the environment variable that it was taken from
@@ -1309,7 +1309,7 @@ class IniEntry:
 
 
 def parse_ini(text: str) -> list[IniEntry]:
-    """What an INI text holds, as configparser reads it (which tells no lines, and stops at the
+    """What an INI text holds, as configparser reads it (which gives no lines, and stops at the
     first problem): a line that is indented more than its key goes on with the key's value."""
     entries: list[IniEntry] = []
     section: Optional[str] = None
@@ -1393,8 +1393,9 @@ def load_settings(path: Path, required: bool) -> Settings:
             values[key] = entry.value
     for section, values in sections.items():
         if section in SECTIONS:
-            readers, tell = readers_of(SECTIONS[section]), functools.partial(problem, section)
-            chosen = SECTIONS[section](**read_values(values, readers, path.parent, tell))
+            readers = readers_of(SECTIONS[section])
+            add_problem = functools.partial(problem, section)
+            chosen = SECTIONS[section](**read_values(values, readers, path.parent, add_problem))
             settings = dataclasses.replace(settings, **{section.lower(): chosen})
         elif section and (
             section != "DEFAULT" or values
@@ -1469,7 +1470,7 @@ def finite_number(word: str) -> float:
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys are told apart; of two equal ones nobody knows which is meant."""
+    """An object without duplicate keys; of two equal ones nobody knows which is meant."""
     result = dict(pairs)
     if len(result) != len(pairs):
         names = [key for key, _ in pairs]
@@ -1636,8 +1637,8 @@ def load_server(path: Path, settings: Settings) -> tuple[Union[Server, BadServer
     channels: dict[str, Any] = {}
     for name in CHANNELS:
         inherited, count = getattr(settings, name), len(problems)
-        tell = functools.partial(problem, f"{name}.")
-        merged = override(inherited, values.get(name, {}), base, tell)
+        add_problem = functools.partial(problem, f"{name}.")
+        merged = override(inherited, values.get(name, {}), base, add_problem)
         channels[name] = merged if len(problems) == count else inherited
     destinations, remarks = channels_of(channels.values())
     if problems:
@@ -1692,7 +1693,7 @@ def server_files(names: Sequence[str], settings: Settings) -> tuple[list[Path], 
         except (FileNotFoundError, NotADirectoryError):
             path = settings.configs_dir / name
         except (OSError, ValueError):
-            pass  # reading it will tell why
+            pass  # reading it will say why
         files.setdefault(str(path) if "\0" in name else os.path.realpath(path), path)
     return list(files.values()), []
 
@@ -1925,24 +1926,24 @@ class SystemClock:
 class Sink:
     """Writes in a thread of its own, in order, to what may hang: a screen, a disk.
 
-    Who writes waits until that is done. A run, and whatever was told to stop, waits only for an
+    Who writes waits until that is done. A run, and whatever is being stopped, waits only for an
     instant, and not at all while something hangs: not for a pipe that nobody reads,
     nor for a disk that has gone.
     """
 
-    PATIENCE_SECONDS = 1.0
+    WAIT_SECONDS = 1.0
     LEAVE_SECONDS = 3.0
     MAX_WAITING = 10_000  # writes; further ones are lost
 
-    def __init__(self, is_patient: bool = False) -> None:
-        self.is_patient = is_patient
+    def __init__(self, waits_for_reader: bool = False) -> None:
+        self.waits_for_reader = waits_for_reader
         self._writes: queue.SimpleQueue[Optional[tuple[Callable[[], object], threading.Event]]]
         self._writes = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: Optional[threading.Thread] = None
         self.hangs = False
 
-    def do(self, write: Callable[[], object], patience: float = PATIENCE_SECONDS) -> None:
+    def do(self, write: Callable[[], object], wait_seconds: float = WAIT_SECONDS) -> None:
         """Have something written."""
         done = threading.Event()
         with self._lock:
@@ -1956,8 +1957,8 @@ class Sink:
                 self._thread = thread
         if not self.hangs or self._writes.qsize() < self.MAX_WAITING:
             self._writes.put((write, done))
-        while not self.hangs and not done.wait(patience):
-            self.hangs = not self.is_patient
+        while not self.hangs and not done.wait(wait_seconds):
+            self.hangs = not self.waits_for_reader
 
     def finish(self, write: Callable[[], object]) -> None:
         """The last write; returns when everything has been written, or hangs too long."""
@@ -1983,13 +1984,13 @@ class Screen:
     def __init__(self, redact: Redactor, quiet: bool = False) -> None:
         self.redact, self.quiet = redact, quiet
         self.lost = ""  # why stdout does not take what is written; a reader that left is no reason
-        self._sinks = {name: Sink(is_patient=True) for name in ("stdout", "stderr")}
+        self._sinks = {name: Sink(waits_for_reader=True) for name in ("stdout", "stderr")}
         self._live = ""
 
     def wait_for_nobody(self) -> None:
         """From now on a reader that stalls is not waited for."""
         for sink in self._sinks.values():
-            sink.is_patient = False
+            sink.waits_for_reader = False
 
     def out(self, text: str) -> None:
         """A line on stdout, unless quiet."""
@@ -2077,7 +2078,7 @@ class Runtime:
     def __init__(self, clock: Clock, redact: Redactor, screen: Screen) -> None:
         self.clock, self.redact, self.screen = clock, redact, screen
         self.stopping = ""  # why, once a signal has come
-        self.patience = math.inf  # seconds for which a request is tried again at the most
+        self.max_retry_seconds = math.inf  # for which a request is tried again at the most
         self._conditions: list[threading.Condition] = []
         self._pausing = self.condition()
         self._thread = threading.local()
@@ -2412,7 +2413,7 @@ def stop_on_signals(world: Runtime, restore: bool) -> Iterator[None]:
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             handlers[number] = signal.signal(number, lambda *_: None)
 
-    # what hangs in the system must not keep a process alive that was told to end
+    # what hangs in the system must not keep a process alive that was asked to end
     limit = threading.Timer(STOP_LIMIT_SECONDS, os._exit, [ExitStatus.FAILED])
     limit.daemon = True
 
@@ -2547,7 +2548,7 @@ class GarbledError(SnapshotsError):
 
 
 class UnclearError(SnapshotsError):
-    """It cannot be told whether a create without an answer was carried out."""
+    """It is not known whether a create without an answer was carried out."""
 
 
 class ApiError(SnapshotsError):
@@ -2910,7 +2911,7 @@ def timed(pool: Any) -> Any:
                 failed[self.address] = time.monotonic()
                 _sending.has_another_address = self.has_others
                 raise
-            finally:  # what a proxy was told to get here is not the request
+            finally:  # what was sent to a proxy here is not the request
                 _sending.request_started = False
 
         def send(self, data: Any) -> None:
@@ -3289,11 +3290,11 @@ class Shared:
         self._holds = 0
         self._could_ask = could_ask
 
-    def ask(self, key: Any = None, patience: float = 0.0) -> Any:
-        """The answer for a key. patience: seconds to wait for others, unless all that could ask
+    def ask(self, key: Any = None, batch_wait: float = 0.0) -> Any:
+        """The answer for a key. batch_wait: seconds to wait for others, unless all that could ask
         have asked. Raises what the request has raised, or InterruptedRunError."""
         clock = self.world.clock
-        question = Question(key, clock.monotonic() + patience)
+        question = Question(key, clock.monotonic() + batch_wait)
         with self._changed:
             self._open.append(question)  # wakes nobody: if it is due now, this thread sends it
             while not question.is_answered:
@@ -3480,7 +3481,7 @@ class Api:
         self._server_clock: Optional[tuple[datetime, float]] = None
 
     def server_time(self, at: float) -> Optional[datetime]:
-        """What the provider's clock said at the monotonic time `at`; None if it never told."""
+        """What the provider's clock said at the monotonic time `at`; None if it never said."""
         if self._server_clock is None:
             return None
         date, when = self._server_clock
@@ -3517,8 +3518,8 @@ class Api:
         """
         clock = self.world.clock
         began = clock.monotonic()
-        deadline = began + min(within, self.world.patience)
-        rate_deadline = began + min(RATE_SECONDS, self.world.patience)
+        deadline = began + min(within, self.world.max_retry_seconds)
+        rate_deadline = began + min(RATE_SECONDS, self.world.max_retry_seconds)
         busy_deadline = rate_deadline if within >= RETRY_SECONDS else deadline
         tries = 0
 
@@ -3746,7 +3747,7 @@ class Provider(Protocol):
         """After a create without an answer: the snapshot that came of it; None if there is none.
 
         since: by the provider's clock, when the create went out, less a tolerance.
-        Raises UnclearError where that cannot be told.
+        Raises UnclearError where that cannot be known.
         """
 
 
@@ -3762,7 +3763,7 @@ class Page:
 
     items: tuple[Any, ...]
     more: bool
-    total: Optional[int]  # of all pages, where the API tells
+    total: Optional[int]  # of all pages, where the API says
 
 
 class IncompleteError(GarbledError):
@@ -4061,7 +4062,7 @@ class DigitalOcean:
         return named_servers(self._page, "/droplets", "droplets")
 
     def price_per_gb(self) -> Optional[tuple[float, str]]:
-        """No API tells it. https://docs.digitalocean.com/products/snapshots/details/pricing/
+        """No API gives it. https://docs.digitalocean.com/products/snapshots/details/pricing/
         (read 2026-11)."""
         return 0.06, "USD"
 
@@ -4575,7 +4576,7 @@ class Account:
         self.listings = Shared(world, self._list_together, could_ask=0)
         self._first_read = Shared(world, self._read_first)
         self._running: dict[Ticket, float] = {}  # since when; monotonic
-        self.poll_trouble = ""  # why the last poll has told nothing
+        self.poll_trouble = ""  # why the last poll failed
         # the last listing of the whole account, and when it began (monotonic): for ages only,
         # nothing is deleted by it
         self.latest_listing: tuple[tuple[Snapshot, ...], float] = ((), -math.inf)
@@ -4593,7 +4594,7 @@ class Account:
         return interval / 2 if max(since) - min(since) > interval else interval
 
     def wait_until_done(
-        self, ticket: Ticket, deadline: float, tell: Callable[[Progress], None]
+        self, ticket: Ticket, deadline: float, on_progress: Callable[[Progress], None]
     ) -> Progress:
         """Wait for an action to end, or until the deadline (monotonic): then its last progress.
 
@@ -4606,14 +4607,14 @@ class Account:
         try:
             while progress.state is State.RUNNING:
                 self.world.check()
-                tell(progress)
+                on_progress(progress)
                 left = max(deadline - clock.monotonic(), 0.0)
                 if is_last and left < 0.001:  # so little may be lost in sums
                     break
-                patience = min(self._poll_seconds(), left)
-                is_last = patience == left
-                progress = self.polls.ask(ticket, patience) or progress
-            tell(progress)
+                wait = min(self._poll_seconds(), left)
+                is_last = wait == left
+                progress = self.polls.ask(ticket, wait) or progress
+            on_progress(progress)
             return progress
         finally:
             del self._running[ticket]
@@ -4636,15 +4637,15 @@ class Account:
 
     # --- one listing for all that ask ---
 
-    def list_snapshots(self, server_id: str, patience: float = 0.0) -> tuple[Snapshot, ...]:
+    def list_snapshots(self, server_id: str, batch_wait: float = 0.0) -> tuple[Snapshot, ...]:
         """A complete listing that began after this call did, maybe shared with others.
 
-        patience: seconds to wait for company, while other turns of the account are under way.
+        batch_wait: seconds to wait for others, while other turns of the account are under way.
         Raises ApiError or InterruptedRunError.
         """
         found: Optional[tuple[Snapshot, ...]] = None
         if self.provider.lists_account:
-            found = self.listings.ask(server_id, min(patience, BATCH_SECONDS))
+            found = self.listings.ask(server_id, min(batch_wait, BATCH_SECONDS))
         return self._list([server_id]) if found is None else found
 
     def _list_together(self, server_ids: Sequence[str]) -> Mapping[str, tuple[Snapshot, ...]]:
@@ -6130,18 +6131,18 @@ class Turn:
         return None if moment is None else moment - timedelta(seconds=CLOCK_TOLERANCE_SECONDS)
 
     def now_there(self) -> datetime:
-        """The time, by the provider's clock if it has told it."""
+        """The time, by the provider's clock if it has said it."""
         clock = self.world.clock
         return self.account.api.server_time(clock.monotonic()) or clock.now()
 
-    def listing(self, patience: float = 0.0) -> tuple[Snapshot, ...]:
+    def listing(self, batch_wait: float = 0.0) -> tuple[Snapshot, ...]:
         """A complete listing that begins now or later."""
-        listing = self.account.list_snapshots(self.server.id, patience)
+        listing = self.account.list_snapshots(self.server.id, batch_wait)
         if self.history is not None:
             self.history.saw(self.server, self.owned(listing))
         return listing
 
-    def patience(self) -> float:
+    def batch_wait(self) -> float:
         """How long to wait for others before a listing; where servers wait for this one's slot,
         at most a tenth of the time it has taken."""
         age = self.world.clock.monotonic() - self.began
@@ -6188,7 +6189,7 @@ def prune_only(turn: Turn) -> None:
     turn.give_way()
     turn.prunes_only, turn.doing = True, "verifying"
     newest = newest_usable(turn, turn.listing())
-    listing = turn.listing(turn.patience())
+    listing = turn.listing(turn.batch_wait())
     if newest not in listing:
         raise TurnError(f"snapshot {newest.name} (id {newest.id}) is there no more, or has changed")
     turn.name, turn.verified = newest.name or "", newest
@@ -6228,7 +6229,7 @@ def create(turn: Turn) -> Ticket:
         turn.give_way()
 
 
-AGE_SECONDS = 10.0  # how old a listing may be that tells how old the newest snapshot is
+AGE_SECONDS = 10.0  # how old a listing may be that shows how old the newest snapshot is
 
 
 def take_age(turn: Turn, within: float = AGE_SECONDS) -> None:
@@ -6346,7 +6347,7 @@ def look_once(turn: Turn, lost: ApiError) -> Optional[Ticket]:
     """One look for a create that got no answer. Raises UnclearError, where it shows nothing."""
     try:
         since = turn.create_sent_at_provider_time()
-        if since is None:  # not one answer so far: the first read tells the provider's time
+        if since is None:  # not one answer so far: the first read brings the provider's time
             turn.listing()
             since = turn.create_sent_at_provider_time()
         if since is None:
@@ -6408,21 +6409,21 @@ def outcome_unknown(turn: Turn, lost: ApiError) -> TurnError:
 
 def wait_until_done(turn: Turn, ticket: Ticket) -> Ticket:
     """Wait until the provider says it is done. Without an action, or with one that the provider
-    no longer knows, only a listing can tell: the ticket is then one without an action."""
+    no longer knows, only a listing shows it: the ticket is then one without an action."""
     turn.doing = "creating"
     if ticket.action_id is None:
         return ticket
     clock = turn.world.clock
     timeout = turn.settings.timing.snapshot_creation_timeout
 
-    def tell(progress: Progress) -> None:
+    def on_progress(progress: Progress) -> None:
         turn.percent = progress.percent
 
-    progress = turn.account.wait_until_done(ticket, clock.monotonic() + timeout, tell)
+    progress = turn.account.wait_until_done(ticket, clock.monotonic() + timeout, on_progress)
     if progress.state is State.FAILED:
         raise TurnError(f"creating snapshot {turn.name} failed: {progress.reason}")
     if progress.state is State.RUNNING:
-        raise overdue(turn, turn.account.poll_trouble)
+        raise creation_timed_out(turn, turn.account.poll_trouble)
     return (
         dataclasses.replace(ticket, action_id=None)
         if progress.state is State.UNKNOWN_ACTION
@@ -6430,14 +6431,14 @@ def wait_until_done(turn: Turn, ticket: Ticket) -> Ticket:
     )
 
 
-def overdue(turn: Turn, trouble: str = "") -> TurnError:
+def creation_timed_out(turn: Turn, trouble: str = "") -> TurnError:
     """The snapshot takes longer than it is given, or seems to: trouble is what the polls had."""
     timeout = turn.settings.timing.snapshot_creation_timeout
     return TurnError(
         f"snapshot {turn.name} is still not finished after {span(timeout)}"
         f" ([TIMING] snapshot_creation_timeout = {timeout:g}; {turn.provider.duration_rule});"
         f" {turn.provider.title} may still finish it"
-        + (f"; the last poll was in vain: {trouble}" if trouble else "")
+        + (f"; the last poll failed: {trouble}" if trouble else "")
     )
 
 
@@ -6445,18 +6446,18 @@ def verify(turn: Turn, ticket: Ticket) -> tuple[Snapshot, ...]:
     """See the new snapshot, usable and under its name, in a complete listing; return that.
 
     Listings lag: asked again for up to two minutes. Where there was no action to wait for, the
-    listing is what tells that it is done, so it gets the whole time of a creation.
+    listing is what shows that it is done, so it gets the whole time of a creation.
     """
     turn.doing, turn.percent = "verifying", None
     clock, timing = turn.world.clock, turn.settings.timing
-    patience = timing.snapshot_creation_timeout if ticket.action_id is None else LAG_SECONDS
-    until = clock.monotonic() + patience
+    allowed = timing.snapshot_creation_timeout if ticket.action_id is None else LAG_SECONDS
+    until = clock.monotonic() + allowed
     attempt = 0
     if ticket.action_id is None:
         turn.world.pause(timing.poll_interval)  # nothing is that quick
         attempt = 1
     while True:
-        listing = turn.listing(turn.patience())
+        listing = turn.listing(turn.batch_wait())
         new = find_new(turn, ticket, listing)
         if new is not None and new.usable:
             turn.verified = new
@@ -6472,7 +6473,7 @@ def verify(turn: Turn, ticket: Ticket) -> tuple[Snapshot, ...]:
         left = until - clock.monotonic()
         if left <= 0:
             if ticket.action_id is None:
-                raise overdue(turn)
+                raise creation_timed_out(turn)
             what = "is still being created" if new is not None else "is not yet in the listing"
             raise TurnError(
                 f"snapshot {turn.name} was reported done, but {what} after {span(LAG_SECONDS)}"
@@ -6481,7 +6482,7 @@ def verify(turn: Turn, ticket: Ticket) -> tuple[Snapshot, ...]:
 
 
 def find_new(turn: Turn, ticket: Ticket, listing: Iterable[Snapshot]) -> Optional[Snapshot]:
-    """The snapshot of this turn: by the id that the create told, else by name and time.
+    """The snapshot of this turn: by the id that the create answered, else by name and time.
 
     Of several that fit (another machine's run may have begun in the same second) the newest.
     """
@@ -6509,7 +6510,7 @@ class Asked:
 
     snapshot: Snapshot
     was_there: bool = True
-    doubt: str = ""  # why what was answered proves nothing
+    unclear: str = ""  # why what was answered proves nothing
 
 
 def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
@@ -6542,7 +6543,7 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
                 continue
             log.error("%s: %s", turn, error)
             if error.may_have_acted:
-                asked.append(Asked(snapshot, doubt=str(error)))
+                asked.append(Asked(snapshot, unclear=str(error)))
             else:
                 failures.append(str(error))
         else:
@@ -6554,8 +6555,8 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
     left, unread = wait_until_gone(turn, asked)
     turn.total = None if unread else len(ours) - len(asked) + len(left)
     turn.deleted += [one.snapshot for one in asked if one.was_there and one not in left]
-    failures += [one.doubt for one in left if one.doubt]
-    names = ", ".join(f"{o.snapshot.name} (id {o.snapshot.id})" for o in left if not o.doubt)
+    failures += [one.unclear for one in left if one.unclear]
+    names = ", ".join(f"{o.snapshot.name} (id {o.snapshot.id})" for o in left if not o.unclear)
     if names and unread:
         failures.append(f"the deletions could not be confirmed: {unread}")
     elif names:
@@ -6572,7 +6573,7 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
 
 
 def wait_until_gone(turn: Turn, asked: Sequence[Asked]) -> tuple[Sequence[Asked], str]:
-    """(which of them are not, why that cannot be told). Whatever was answered, what is listed is
+    """(which of them are not, why that cannot be seen). Whatever was answered, what is listed is
     not deleted; but a listing may lag. What is said to be gone is deleted once more meanwhile."""
     left, until = asked, turn.world.clock.monotonic() + LAG_SECONDS
     unread = ""
@@ -6588,11 +6589,11 @@ def wait_until_gone(turn: Turn, asked: Sequence[Asked]) -> tuple[Sequence[Asked]
             unread = ""
             left = [one for one in left if one.snapshot.id in there]
         for one in left:
-            if not one.doubt:
+            if not one.unclear:
                 try:
                     turn.account.delete(one.snapshot)
                 except ApiError as error:
-                    one.doubt = str(error)
+                    one.unclear = str(error)
         if turn.world.clock.monotonic() >= until:
             break
         if left:
@@ -6621,7 +6622,7 @@ def still_there(turn: Turn, snapshots: Sequence[Snapshot]) -> set[str]:
                 log.debug("%s: %s; a listing decides", turn, error)
     if not left:
         return left
-    listed = {snapshot.id for snapshot in turn.listing(turn.patience())}
+    listed = {snapshot.id for snapshot in turn.listing(turn.batch_wait())}
     if turn.verified.id not in listed:
         reason = f"the listing does not show snapshot {turn.verified.name}, which stays"
         raise ApiError("see what is deleted", reason, Outcome.GARBLED, Next.FAIL)
@@ -6747,22 +6748,22 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
     text = f"all slots are full: deleting {oldest.name} (id {oldest.id}) before the new one"
     turn.warn(text, expected=True)
     turn.delete_sent = True
-    doubt: Optional[ApiError] = None
+    unclear: Optional[ApiError] = None
     try:
         turn.account.delete(oldest)
     except ApiError as error:
         if not error.may_have_acted:
             raise
-        doubt = error
+        unclear = error
     turn.replaced_at = clock.monotonic()
     try:
-        is_there = doubt is not None and any(one.id == oldest.id for one in turn.listing())
+        is_there = unclear is not None and any(one.id == oldest.id for one in turn.listing())
     except ApiError as error:
         log.error("%s: %s", turn, error)
-        raise (doubt or error) from None
+        raise (unclear or error) from None
     turn.replaced = oldest
-    if doubt is not None and is_there:
-        raise doubt
+    if unclear is not None and is_there:
+        raise unclear
 
 
 # --- the turn's end ---
@@ -6784,8 +6785,8 @@ def take_turn(turn: Turn, steps: Callable[[Turn], None] = rotate) -> Optional[Re
         error_text = str(error)
         if isinstance(error, TurnError) and not turn.delete_sent:
             error_text += "; nothing was pruned"
-        in_vain = (Outcome.NOT_SENT, Outcome.UNUSABLE, Outcome.RATE_LIMITED)
-        reachable = not (isinstance(error, ApiError) and error.outcome in in_vain)
+        not_reached = (Outcome.NOT_SENT, Outcome.UNUSABLE, Outcome.RATE_LIMITED)
+        reachable = not (isinstance(error, ApiError) and error.outcome in not_reached)
     except Exception as error:  # noqa: BLE001  (a bug costs one server its turn, not the run)
         error_text = unexpected(error, turn.world.redact)
         log.error("%s: %s", turn, error_text)
@@ -6810,8 +6811,8 @@ def take_turn(turn: Turn, steps: Callable[[Turn], None] = rotate) -> Optional[Re
 
 
 def count_what_is_left(turn: Turn, error_text: str, reachable: bool) -> str:
-    """After a failure: one more listing for the count, unless that would be as much in vain as the
-    request before; loudly where a slot had been freed."""
+    """After a failure: one more listing for the count, unless that would fail as the request
+    before did; in capitals where a slot had been freed and nothing is left."""
     if turn.verified is None:
         turn.total = None
         if reachable or turn.replaced_at is not None:
@@ -6920,7 +6921,7 @@ class Fleet:
 
         Returns at the latest after run_timeout plus one turn's own limits, soon after a stop
         signal. A turn waits for a busy server, an action and a listing; one that takes much longer
-        hangs in the machine, not in us, and must not keep the others from being heard of."""
+        hangs in the machine, not in us, and must not keep the others from being reported."""
         clock = self.world.clock
         good = [index for index, entry in enumerate(entries) if isinstance(entry, Server)]
         for index, entry in enumerate(entries):
@@ -6943,8 +6944,8 @@ class Fleet:
                 server = entries[index]
                 assert isinstance(server, Server)  # noqa: S101
                 self._start(index, server, act)
-            patience = 3 * self.settings.timing.snapshot_creation_timeout + HANG_SECONDS
-            end = self.deadline + patience
+            allowed = 3 * self.settings.timing.snapshot_creation_timeout + HANG_SECONDS
+            end = self.deadline + allowed
             while self.running and not self.world.stopping and clock.monotonic() < end:
                 self._wait(end - clock.monotonic())
             until = clock.monotonic() + STOP_GRACE_SECONDS
@@ -6979,7 +6980,7 @@ class Fleet:
         def go(act: Callable[[Turn], Optional[Report]]) -> None:
             try:
                 self._finish(index, act(turn))
-            except Exception as error:  # noqa: BLE001  (a bug, but a thread has nobody to tell)
+            except Exception as error:  # noqa: BLE001  (a bug, but a thread has no caller)
                 text = f"unexpected {type(error).__name__} (a bug: see the log)"
                 self.world.warn(f"{turn}: {text}")
                 log_traceback(error)
@@ -7000,7 +7001,7 @@ class Fleet:
             go(lambda turn: report)
 
     def _finish(self, index: int, report: Optional[Report]) -> None:
-        """Take a report, once; late ones after a stop are not heard any more. None: not due."""
+        """Take a report, once; late ones after a stop do not count any more. None: not due."""
         with self._changed:
             if index in self.reports:
                 return
@@ -7567,7 +7568,7 @@ def with_block(text: str, job: CronJob, block: Sequence[str]) -> str:
 def config_of(command: str, script: Path) -> Optional[Path]:
     """The configuration for which a command that people wrote starts a run of this script.
 
-    None if it does not. Where it cannot be told which script it is, it counts as this one.
+    None if it does not. Where it is not clear which script it is, it counts as this one.
     """
     home = os.path.expanduser("~")
     folder = home
@@ -7588,7 +7589,7 @@ def config_of(command: str, script: Path) -> Optional[Path]:
 def entries_in(text: str, job: CronJob) -> list[CronEntry]:
     """The active lines of a crontab that start runs of this configuration, or may do so.
 
-    A line that nobody can tell the configuration of is among them, and so is another block whose
+    A line whose configuration is not clear is among them, and so is another block whose
     directory has gone: it may have been moved to where this one is.
     """
     lines = text.split("\n")
@@ -7821,7 +7822,7 @@ def scheduled_task(job: CronJob, schedule: Optional[Schedule], looks: bool) -> s
 # output renders it. Its keys stand in the README; those that begin with _ are for people alone.
 
 LOOKS = ("list", "status", "check", "report")
-LOOK_PATIENCE_SECONDS = 20.0  # somebody waits for the answer
+LOOK_RETRY_SECONDS = 20.0  # somebody waits for the answer
 LOOKS_AT_ONCE = 200  # threads
 Document = dict[str, Any]
 
@@ -7894,7 +7895,7 @@ class View:
             self.document.update(running=None, last_run=None, schedule=None)
         elif kind == "check":
             self.document.update(findings=[], uncovered_servers=[])
-        self.blind = False  # there was nothing that could be looked at
+        self.saw_nothing = False  # there was nothing that could be looked at
         self.cron: Optional[CronState] = None
         self.cron_problem = ""  # why the crontab cannot be read
 
@@ -7954,7 +7955,7 @@ def view_status(view: View, entries: Sequence[Union[Server, BadServer]]) -> None
     """Fill in what the history knows."""
     if view.past.problem:
         view.problem(view.past.problem, "unknown")
-        view.blind = True
+        view.saw_nothing = True
     for entry in entries:
         add_from_history(view, entry)
 
@@ -8051,7 +8052,7 @@ def status_lines(document: Document, width: Optional[int]) -> Iterator[str]:
     if running is None:
         yield "no run is under way"
     else:
-        how_far = "nobody knows how far"
+        how_far = "its progress is not known"
         if running["done"] is not None:
             shown = "{done} done, {failed} failed of {total} ({progress_percent} %)"
             how_far = shown.format_map(running)
@@ -8112,7 +8113,7 @@ def ask_accounts(
         alone = () if whole or PROVIDERS[server.provider].lists_account else (server.source,)
         units.setdefault((server.provider, *server.credentials, *alone), []).append(server)
     firsts = {unit[0].source: unit for unit in units.values()}
-    view.world.patience = LOOK_PATIENCE_SECONDS
+    view.world.max_retry_seconds = LOOK_RETRY_SECONDS
 
     def act(turn: Turn) -> Report:
         error = ""
@@ -8166,7 +8167,7 @@ def view_list(view: View, entries: Sequence[Union[Server, BadServer]]) -> None:
 
     good = [entry for entry in entries if isinstance(entry, Server)]
     errors = ask_accounts(view, good, ask, whole=False)
-    view.blind = not listings
+    view.saw_nothing = not listings
     if view.past.problem:  # nobody knows how the last turns ended
         view.problem(view.past.problem, "unknown")
     for entry in entries:
@@ -8509,11 +8510,11 @@ def look(args: argparse.Namespace, settings: Settings, world: Runtime, hostname:
                 world.screen.out(f"{args.report}: written")
                 return ExitStatus.OK
     except ConfigError as error:
-        view.blind = True
+        view.saw_nothing = True
         for problem in error.problems:
             view.problem(problem)
     except Exception as error:  # noqa: BLE001  (as in run_command)
-        view.blind = True
+        view.saw_nothing = True
         log_traceback(error)
         view.problem(
             str(error) if isinstance(error, SnapshotsError) else unexpected(error, world.redact)
@@ -8537,7 +8538,7 @@ def look(args: argparse.Namespace, settings: Settings, world: Runtime, hostname:
             screen.out(f"RESULT: {verdict_line(document)}")
     if screen.lost:  # what a look shows is all that it is for
         screen.problem(f"stdout: cannot be written: {screen.lost}")
-    if view.blind or screen.lost:
+    if view.saw_nothing or screen.lost:
         return ExitStatus.FAILED
     return ExitStatus.OK if document["result"] == "ok" else ExitStatus.PARTLY_FAILED
 
@@ -8548,7 +8549,7 @@ def look(args: argparse.Namespace, settings: Settings, world: Runtime, hostname:
 
 PAGE_RUNS = 30  # runs in a strip and in the pictures
 CHART_WIDTH, CHART_HEIGHT = 600, 90
-STORED = "stored, where the provider tells sizes"
+STORED = "stored, where the provider gives sizes"
 PAGE_OPEN_SERVERS = 200  # with more, those that are well are folded away
 PAGE_STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --line: #d1d9e0; --back: #fff;
@@ -8593,7 +8594,7 @@ class PastRun:
     started: datetime  # aware
     seconds: Optional[float]  # None: it never ended
     exit_status: Optional[int]
-    stored_gb: Optional[float]  # of the servers that had a turn, as far as providers tell
+    stored_gb: Optional[float]  # of the servers that had a turn, as far as providers say
     turns: Mapping[tuple[str, str], tuple[str, str]]  # (provider, id) -> (state, what to say)
 
 
@@ -8680,14 +8681,16 @@ def server_article(server: Mapping[str, Any], turns: Sequence[tuple[str, str]]) 
     name, where = escaped(server["name"]), f"{server['provider']} {server['server_id']}"
     success = moment_text(server["last_success_at"]) or "never"
     failure = moment_text(server["last_failure_at"])
-    told = ""
+    failed = ""
     if failure:
-        told = f'<p class="wide">last failure {failure}: {escaped(server["last_error"] or "")}</p>'
+        failed = (
+            f'<p class="wide">last failure {failure}: {escaped(server["last_error"] or "")}</p>'
+        )
     label = f"the last {len(turns)} turns of {server['name']}"
     return (
         f'<article><b class="state {server["state"]}">{server["state"]}</b>'
         f'<div><b>{name}</b> <span class="soft">{escaped(where)}</span>'
-        f"<p>last success: {success}</p></div><div>{strip(turns, label)}</div>{told}</article>"
+        f"<p>last success: {success}</p></div><div>{strip(turns, label)}</div>{failed}</article>"
     )
 
 
@@ -8819,7 +8822,7 @@ def parser() -> Parser:
     """The command line."""
     result = Parser(
         prog="snapshots.py",
-        description="Take a snapshot of each server, verify it, prune old ones, tell people.",
+        description="Take a snapshot of each server, verify it, prune old ones, notify.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -8831,9 +8834,9 @@ def parser() -> Parser:
         metavar="FILE",
         help="server files, as paths or as names in configs_dir (default: all *.json there)",
     )
-    loudness = result.add_mutually_exclusive_group()
-    loudness.add_argument("-v", "--verbose", action="store_true", help="show the log on stdout")
-    loudness.add_argument("-q", "--quiet", action="store_true", help="show problems only")
+    verbosity = result.add_mutually_exclusive_group()
+    verbosity.add_argument("-v", "--verbose", action="store_true", help="show the log on stdout")
+    verbosity.add_argument("-q", "--quiet", action="store_true", help="show problems only")
     result.add_argument(
         "-n", "--dry-run", action="store_true", help="show what would be done; change nothing"
     )
@@ -8963,7 +8966,7 @@ def collect_secrets(
 
 
 def notify_run_failure(error: str, settings: Settings, world: Runtime, hostname: str) -> None:
-    """A run that cannot do its job tells so over every global channel whose section is sound."""
+    """A run that cannot start is reported over every global channel whose section is valid."""
     needs = {"Telegram": {"TELEGRAM", "API"}, "webhook": {"WEBHOOK"}, "e-mail": {"SMTP"}}
     invalid = {remark.where for remark in settings.remarks if remark.level is Level.PROBLEM}
     channels = default_channels(settings)
@@ -8983,7 +8986,7 @@ def run(
     verbose: bool,
     prunes_only: bool = False,
 ) -> ExitStatus:
-    """Give every server its turn and tell people; the lock is held."""
+    """Give every server its turn and report; the lock is held."""
     notifier = Notifier(world, settings, hostname)
     history = History(settings.history_path, settings.history.keep_days, world)
 
@@ -8996,17 +8999,17 @@ def run(
         notifier.tell(report)
 
     def on_progress(fleet: Fleet) -> None:
-        if tell is not None:
-            tell(fleet)
+        if show is not None:
+            show(fleet)
         history.progress(progress_of(fleet))
 
-    tell, every = progress_reporter(world, verbose)
+    show, every = progress_reporter(world, verbose)
     fleet = Fleet(world, settings, on_report, on_progress, min(every, HISTORY_SECONDS))
     fleet.history = history
     history.begin(len(entries))
     steps = prune_only if prunes_only else rotate
     reports = fleet.run(entries, lambda turn: take_turn(turn, steps))
-    if tell is not None and every == LIVE_SECONDS:
+    if show is not None and every == LIVE_SECONDS:
         world.screen.live("")
     undelivered = notifier.finish()
     history.end(exit_status(reports))
@@ -9048,14 +9051,14 @@ def progress_reporter(
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if sys.stdout.isatty():
             return lambda fleet: world.screen.live(progress_line(fleet)), LIVE_SECONDS
-    told = [world.clock.monotonic()]
+    shown_at = [world.clock.monotonic()]
 
-    def tell(fleet: Fleet) -> None:
-        if world.clock.monotonic() - told[0] >= PROGRESS_SECONDS:
-            told[0] = world.clock.monotonic()
+    def show(fleet: Fleet) -> None:
+        if world.clock.monotonic() - shown_at[0] >= PROGRESS_SECONDS:
+            shown_at[0] = world.clock.monotonic()
             world.screen.out(f"progress: {progress_line(fleet)}")
 
-    return tell, PROGRESS_SECONDS
+    return show, PROGRESS_SECONDS
 
 
 def dry_run(
@@ -9253,7 +9256,7 @@ def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) ->
 
 
 def run_command(args: argparse.Namespace, world: Runtime) -> int:
-    """One run, with what keeps it from being heard of caught and told."""
+    """Load, lock, run; report why a run could not start."""
     screen, hostname = world.screen, one_line(socket.gethostname(), 200)
     path = Path(os.path.expanduser(args.config or home_directory() / "snapshots.config")).absolute()
     is_look = any(getattr(args, kind) for kind in LOOKS)

@@ -1303,11 +1303,11 @@ def test_a_droplet_whose_action_cannot_be_read_does_not_hold_up_the_others(
 
 
 @pytest.mark.parametrize(
-    ("waiting", "age", "patience"),
+    ("waiting", "age", "batch_wait"),
     [(0, 0, 30), (0, 1000, 30), (1, 0, 0), (1, 100, 10), (9, 299, 29.9), (9, 1000, 30)],
 )
 def test_a_turn_waits_for_company_but_not_at_the_cost_of_those_that_wait_for_its_slot(
-    project: Project, waiting: int, age: float, patience: float
+    project: Project, waiting: int, age: float, batch_wait: float
 ) -> None:
     project.server("hetzner", 31, "web")
     settings = snapshots.load_settings(project.write_config(), required=True)
@@ -1317,7 +1317,7 @@ def test_a_turn_waits_for_company_but_not_at_the_cost_of_those_that_wait_for_its
     account = snapshots.Account(world, server.provider, server.credentials, settings)
     turn = snapshots.Turn(server, account, settings, world, others_wait=lambda: waiting > 0)
     project.clock.advance(age)
-    assert turn.patience() == pytest.approx(patience)
+    assert turn.batch_wait() == pytest.approx(batch_wait)
 
 
 @pytest.mark.proves("I18")

@@ -216,7 +216,7 @@ def test_a_poll_that_is_refused_ends_the_wait_and_one_that_fails_does_not(
     assert result.code == 1
     assert f"HTTP {code}" in result.err
     assert (project.clock.elapsed < 60) is quick
-    assert ("the last poll was in vain: cannot read " in result.err) is not quick
+    assert ("the last poll failed: cannot read " in result.err) is not quick
     assert set(old) <= set(project.own(server))
 
 

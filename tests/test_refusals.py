@@ -471,7 +471,7 @@ def test_where_no_poll_is_answered_the_time_is_not_blamed_alone(
     project.cloud.fault(POLL[provider], fake.garbage(HTML, False, 403), times=None)
     result = project.run()
     assert result.code == 1
-    assert re.search("the last poll was in vain: cannot read .*: HTTP 403 .*gateway", result.err)
+    assert re.search("the last poll failed: cannot read .*: HTTP 403 .*gateway", result.err)
     assert project.cloud.deleted == []
 
 

@@ -730,7 +730,7 @@ def test_a_rule_without_effect_is_a_warning(
 def test_log_dry_run_and_notification_give_the_same_reasons(
     project: Project, provider: str
 ) -> None:
-    """And say how much was freed, where the provider tells sizes."""
+    """And say how much was freed, where the provider gives sizes."""
     server = project.server(
         provider, 31, "web", retain=1, slots=9, file={"keep_daily": 2, "keep_yearly": 2}
     )

@@ -195,7 +195,7 @@ DAMAGES = [
     ),
     damage(
         "a snapshot that is not finished in time passes",
-        "    if progress.state is State.RUNNING:\n        raise overdue(turn, turn.account.poll_trouble)\n",
+        "    if progress.state is State.RUNNING:\n        raise creation_timed_out(turn, turn.account.poll_trouble)\n",
         "",
         "test_faults.py::test_a_snapshot_that_never_ends_is_overdue_and_nothing_is_pruned",
     ),
