@@ -8268,7 +8268,10 @@ def cost_text(amount: Optional[float], currency: str, provider: str) -> str:
 # --- --check: the doctor before the first night ---
 
 Finding = tuple[str, str, str, str]  # level, subject, finding, fix
-CRON_LACKS = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+CRON_LACKS = (
+    *("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"),
+    *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+)
 HOPELESS = (
     Outcome.UNAUTHORIZED,
     Outcome.FORBIDDEN,

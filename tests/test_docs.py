@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import textwrap
 import zoneinfo
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,32 @@ def code_blocks(language: str) -> list[str]:
     return [textwrap.dedent(body) for _, body in found]
 
 
+@dataclass(frozen=True)
+class Block:
+    """A fenced block, dedented, and the heading that it stands under."""
+
+    heading: str
+    language: str
+    text: str
+    line: int  # of the README, from 1
+
+
+def blocks(text: str = README) -> Iterator[Block]:
+    heading = ""
+    lines = iter(enumerate(text.splitlines(), 1))
+    for number, line in lines:
+        fence = re.fullmatch(r"( *)```(\w*)", line)
+        if fence:
+            body = []
+            for _, inner in lines:
+                if inner == f"{fence[1]}```":
+                    break
+                body.append(inner)
+            yield Block(heading, fence[2], textwrap.dedent("\n".join(body)) + "\n", number)
+        elif line.startswith("#"):
+            heading = line.lstrip("# ")
+
+
 def bare(cell: str) -> str:
     """A cell that holds one `word`, as the word."""
     assert re.fullmatch(r"`[^`]+`", cell), cell
@@ -89,6 +117,46 @@ def schema() -> dict[str, dict[str, Any]]:
         name: {f.name: f.default for f in dataclasses.fields(section)}
         for name, section in snapshots.SECTIONS.items()
     }
+
+
+# --- every block has its test ---
+
+# Every block of text and the test that holds it to what is printed: its first line's beginning.
+PRINTED = {
+    "web: would create ": "test_readme.py::test_a_dry_run_prints_what_the_readme_shows",
+    "at 03:15 every day": "test_docs.py::test_cron_example_is_what_the_code_prints",
+    "FINAL_STATUS | ": "test_docs.py::test_final_status_and_summary_examples_are_as_the_code_writes_them",
+    "SUMMARY: ": "test_docs.py::test_final_status_and_summary_examples_are_as_the_code_writes_them",
+    "mail (contabo ": "test_looking.py::test_readme_shows_what_looks_print",
+    "no run is under way": "test_looking.py::test_readme_shows_what_looks_print",
+    "ok       logs_dir": "test_looking.py::test_readme_shows_what_looks_print",
+    "SNAPSHOTS WARNING": "test_looking.py::test_readme_shows_what_looks_print",
+}
+# Every other language and the test that loads its blocks.
+LOADED = {
+    "sh": "test_readme.py::test_commands_of_the_readme_run_as_they_stand",
+    "ini": "test_docs.py::test_every_ini_block_in_the_readme_loads",
+    "json": "test_docs.py::test_every_server_file_in_the_readme_loads",
+    "crontab": "test_docs.py::test_crontab_lines_have_absolute_paths_and_no_bare_percent_sign",
+}
+
+
+def exists(test: str) -> bool:
+    file, _, name = test.partition("::")
+    return f"\ndef {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.proves("parties-6")
+def test_every_block_of_the_readme_has_a_test() -> None:
+    for block in blocks():
+        if block.language == "text":
+            (begins,) = [b for b in PRINTED if block.text.startswith(b)] or [""]
+            assert begins, f"README, line {block.line}: no test knows what prints this"
+        else:
+            assert block.language in LOADED, f"README, line {block.line}: no test loads this"
+    for begins in PRINTED:
+        assert [b for b in blocks() if b.language == "text" and b.text.startswith(begins)], begins
+    assert all(exists(test) for test in (*PRINTED.values(), *LOADED.values()))
 
 
 # --- the reference tables ---
@@ -281,6 +349,7 @@ def test_dry_run_example_uses_the_words_of_the_code() -> None:
 
 def test_every_server_file_in_the_readme_loads(tmp_path: Path) -> None:
     providers: list[str] = []
+    others = 0
     for number, block in enumerate(code_blocks("json")):
         content = json.loads(block)
         if set(content) & set(snapshots.TOP_KEYS):
@@ -289,7 +358,10 @@ def test_every_server_file_in_the_readme_loads(tmp_path: Path) -> None:
             server, _ = snapshots.load_server(path, snapshots.Settings(base=tmp_path))
             assert isinstance(server, snapshots.Server), server.error
             providers.append(server.provider)
+        else:
+            others += 1
     assert set(providers) == set(PROVIDERS)
+    assert others == 1  # the built-in payload, see above
 
 
 def test_every_ini_block_in_the_readme_loads(tmp_path: Path) -> None:

@@ -438,6 +438,7 @@ def test_check_tells_what_is_well_and_what_is_not(
         "id": 98, "name": "unset", "retain_last_snapshots": 1, "api_token": "env:NOT_SET_AT_ALL",
     }})  # fmt: skip
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("SSL_CERT_FILE", "/etc/ssl/our-own.pem")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     project.config["SMTP"] = {"enabled": "true"}
     (project.folder / "configs" / "hetzner-11.json").chmod(0o644)
@@ -462,6 +463,7 @@ def test_check_tells_what_is_well_and_what_is_not(
         ("warning", "configuration", "no e-mail notification: server and from_email"),
         ("warning", "environment", "env:TOKEN_OF_OLD is set in this shell"),
         ("warning", "environment", "HTTPS_PROXY is set in this shell"),
+        ("warning", "environment", "SSL_CERT_FILE is set in this shell"),
         ("warning", "forgotten", "covered by no server file"),
         ("warning", "Contabo account of mail", "clock is 5 min behind"),
     ]:

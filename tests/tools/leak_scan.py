@@ -116,7 +116,7 @@ def read_folder(folder: Path) -> tuple[set[str], list[tuple[str, str]]]:
                     if home in files:
                         homes.add(home)
                         secrets.add(home.read_text("utf-8", "replace").strip())
-            else:
+            elif not snapshots.PLACEHOLDER.fullmatch(value):
                 secrets.add(value)
     texts = [
         (str(path.relative_to(folder)), path.read_bytes().decode("utf-8", "replace"))
