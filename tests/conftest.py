@@ -62,6 +62,8 @@ def sealed(
             "NETRC",
             "REQUESTS_CA_BUNDLE",
             "CURL_CA_BUNDLE",
+            "SSL_CERT_FILE",
+            "SSL_CERT_DIR",
         ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
