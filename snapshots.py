@@ -3475,8 +3475,7 @@ class Api:
         self.pace = Pace(world, *limits)
         self.short_secrets = [s for s in secrets if 0 < len(s) < SHORT_SECRET]
         self.refused = ""  # why, once the credentials are known to be no good: the rest fails fast
-        self._changed = world.condition()
-        self._doubted = False  # they were refused, and one thread is finding out whether they are
+        self._second_looks = Shared(world, self._look_again, answers_late=True)
         self._worked = False
         self._server_clock: Optional[tuple[datetime, float]] = None
 
@@ -3601,8 +3600,8 @@ class Api:
         """Wait for the account's pace. Raises where nothing must be sent, or not in time."""
         self.world.check()
         if not second_look:
-            with self._changed:
-                self._await_second_look()
+            with self._second_looks.held():
+                pass  # nothing is sent while one thread finds out whether the credentials are good
         if self.refused:
             hint = HINTS[Outcome.UNAUTHORIZED]
             raise ApiError(doing, self.refused, Outcome.UNAUTHORIZED, Next.FAIL, hint=hint)
@@ -3610,34 +3609,25 @@ class Api:
             reason = "the rate limit leaves no room in time"
             raise ApiError(doing, reason, Outcome.RATE_LIMITED, Next.FAIL)
 
-    def _await_second_look(self) -> None:
-        while self._doubted:
-            self.world.check()
-            self._changed.wait(60)
-
     def _second_look(self, once: Callable[..., Attempt], refusal: Attempt) -> Attempt:
         """A 401 may be a mistake. Of all the account's threads the first that gets one sends its
         request again, after a pause; if that is refused too, the credentials are given up. The
         others send nothing until it is known, and then theirs again."""
-        with self._changed:
-            follows = self._doubted
-            self._await_second_look()
-            if self.refused:
-                return refusal
-            self._doubted = not follows
-        if follows:
-            return once()
-        try:
-            log.warning("%s: %s; asking once more", self.host, refusal.reason)
-            self.world.pause(SECOND_LOOK_SECONDS)
-            reply = once(second_look=True)
-            if reply.outcome is Outcome.UNAUTHORIZED:
-                self.refused = reply.reason
-            return reply
-        finally:
-            with self._changed:
-                self._doubted = False
-                self._changed.notify_all()
+        reply: Optional[Attempt] = self._second_looks.ask((once, refusal.reason))
+        if reply is None:  # another thread's was sent
+            reply = refusal if self.refused else once()
+        return reply
+
+    def _look_again(
+        self, tries: Sequence[tuple[Callable[..., Attempt], str]]
+    ) -> dict[Any, Attempt]:
+        once, reason = tries[0]
+        log.warning("%s: %s; asking once more", self.host, reason)
+        self.world.pause(SECOND_LOOK_SECONDS)
+        reply = once(second_look=True)
+        if reply.outcome is Outcome.UNAUTHORIZED:
+            self.refused = reply.reason
+        return {tries[0]: reply}
 
     def _judge(
         self, act: Act, answer: Union[Response, NoResponse], parse: Callable[[Any], Any]
