@@ -3134,7 +3134,8 @@ def certificates_problem(name: str) -> str:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError:
-        return f"{name} names a file that holds no certificate: {one_line(path, 200)}"
+        problem = "names a file without certificates, or with a damaged one"
+        return f"{name} {problem}: {one_line(path, 200)}"
     except (OSError, ValueError) as error:
         return f"{name}: cannot read {one_line(path, 200)}: {reason_of(error)}"
     return ""
@@ -3650,8 +3651,11 @@ class Api:
         reason = " ".join(filter(None, (f"HTTP {answer.status}", code)))
         if message and message != code:
             reason += f": {message}"
-        is_foreign = own_code is None and outcome is Outcome.LOST
-        hint = NOT_OWN if is_foreign else HINTS.get(outcome, "")
+        hint = HINTS.get(outcome, "")
+        if own_code is None and outcome is Outcome.LOST:
+            hint = NOT_OWN
+        elif act is Act.TOKEN and outcome is Outcome.GONE:
+            hint = "check [API] contabo_auth_url"
         reply = Attempt(outcome, reason, message, hint, status=answer.status)
         reply.authorization = answer.authorization
         if outcome is Outcome.RATE_LIMITED or answer.status == 503:
@@ -6823,6 +6827,21 @@ def count_what_is_left(turn: Turn, error_text: str, reachable: bool) -> str:
     return f"{error_text}; after the oldest {did} deleted to make room, the server has {left}"
 
 
+def try_reading(turn: Turn, read: Callable[[], object]) -> Optional[Report]:
+    """How a look at one server went: a failure costs no other server its own. None: not due."""
+    error_text = ""
+    try:
+        read()
+    except NotDueError:
+        return None
+    except SnapshotsError as error:
+        error_text = str(error)
+    except Exception as error:  # noqa: BLE001  (as in take_turn)
+        log_traceback(error)
+        error_text = unexpected(error, turn.world.redact)
+    return Report(turn.server, success=not error_text, error=error_text)
+
+
 def describe_plan(turn: Turn, prunes_only: bool, unpruned: bool) -> list[str]:
     """--dry-run: what a run would do, from reads alone, with the reason for each. Raises
     NotDueError. unpruned: is the server pruned even if it is not due?"""
@@ -8105,16 +8124,8 @@ def ask_accounts(
     firsts = {unit[0].source: unit for unit in units.values()}
     view.world.max_retry_seconds = LOOK_RETRY_SECONDS
 
-    def act(turn: Turn) -> Report:
-        error = ""
-        try:
-            ask(turn, firsts[turn.server.source])
-        except SnapshotsError as raised:
-            error = str(raised)
-        except Exception as raised:  # noqa: BLE001  (as in take_turn)
-            log_traceback(raised)
-            error = unexpected(raised, view.world.redact)
-        return Report(turn.server, success=not error, error=error)
+    def act(turn: Turn) -> Optional[Report]:
+        return try_reading(turn, lambda: ask(turn, firsts[turn.server.source]))
 
     at_once = min(max(len(firsts), 1), LOOKS_AT_ONCE)
     timing = dataclasses.replace(
@@ -9064,25 +9075,17 @@ def dry_run(
     lines: dict[str, list[str]] = {}
     unpruned = unpruned_servers(settings.history_path)
 
-    def act(turn: Turn) -> Optional[Report]:
-        report = Report(turn.server, success=True)
+    def describe(turn: Turn) -> None:
+        key = (turn.server.provider, turn.server.id)
         try:
-            key = (turn.server.provider, turn.server.id)
             lines[turn.server.source] = describe_plan(turn, prunes_only, key in unpruned)
         except NotDueError as error:
             lines[turn.server.source] = [f"{turn}: {error}"]
-            return None
-        except SnapshotsError as error:
-            return dataclasses.replace(report, success=False, error=str(error))
-        except Exception as error:  # noqa: BLE001  (as in take_turn)
-            log_traceback(error)
-            text = unexpected(error, world.redact)
-            return dataclasses.replace(report, success=False, error=text)
-        return report
+            raise
 
     timing = dataclasses.replace(settings.timing, delay_between_servers=0)
     fleet = Fleet(world, dataclasses.replace(settings, timing=timing), lambda report: None)
-    reports = fleet.run(entries, act)
+    reports = fleet.run(entries, lambda turn: try_reading(turn, lambda: describe(turn)))
     for index, entry in enumerate(entries):
         for line in lines.get(entry.source, []):
             world.screen.out(line)

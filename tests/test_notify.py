@@ -1375,7 +1375,7 @@ def test_a_file_of_certificates_that_is_of_no_use_to_mail_is_named(
     project.server("hetzner", 11)
     result = project.run()
     assert_undelivered(result, 1)
-    reason = "cannot read" if content is None else "names a file that holds no certificate"
+    reason = "cannot read" if content is None else "names a file without certificates"
     assert re.search(f"SSL_CERT_FILE:? {reason}", result.err)
     assert server.mails == []
 

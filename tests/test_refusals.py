@@ -662,6 +662,18 @@ def test_a_token_for_reading_is_refused_for_writing_alone(project: Project) -> N
     assert project.clock.elapsed < 1
 
 
+def test_a_login_address_that_leads_nowhere_is_named(project: Project) -> None:
+    """Keycloak's own words for a wrong realm are about [API], not about a server's id."""
+    lonely(project, "contabo", 1)
+    body = {"error": "Realm does not exist"}
+    project.cloud.fault(TOKEN, fake.status(404, body), times=None)
+    result = project.run()
+    assert result.code == 1
+    assert "HTTP 404" in result.err
+    assert "(check [API] contabo_auth_url)" in result.err
+    assert "is the id right" not in result.err
+
+
 def test_a_stop_ends_a_second_look(project: Project) -> None:
     project.server("hetzner", 31, "web")
     project.account("hetzner").revoked = True

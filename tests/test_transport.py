@@ -763,9 +763,9 @@ def test_a_proxy_that_cannot_be_reached_may_be_back_soon(
 
 BUNDLES = {
     "missing": "{}: cannot read {}: No such file or directory",
-    "garbage": "{} names a file that holds no certificate: {}",
-    "empty": "{} names a file that holds no certificate: {}",
-    "half": "{} names a file that holds no certificate: {}",
+    "garbage": "{} names a file without certificates, or with a damaged one: {}",
+    "empty": "{} names a file without certificates, or with a damaged one: {}",
+    "half": "{} names a file without certificates, or with a damaged one: {}",
 }
 
 
