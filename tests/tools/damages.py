@@ -263,8 +263,8 @@ DAMAGES = [
     ),
     damage(
         "one 401 ends an account",
-        "            self.world.pause(SECOND_LOOK_SECONDS)\n            reply = once(second_look=True)\n",
-        "            reply = refusal\n",
+        "        self.world.pause(SECOND_LOOK_SECONDS)\n        reply = once(second_look=True)\n",
+        "        self.refused = reason\n        return {}\n",
         "test_refusals.py::test_one_401_among_good_answers_ends_nothing",
     ),
     damage(
