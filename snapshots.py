@@ -14,7 +14,8 @@ which the user switches on, see `make_room_on_the_plan`; and a turn that only pr
 In this file, in order (each part uses only the parts above it):
     Errors and exit statuses | Text | Model | Names and retention | Configuration |
     Runtime | HTTP | Providers | Accounts | Notifications | History | Shared limit | Turn |
-    Fleet | Schedule | Crontab | Looking | Report page | Command line
+    Fleet | Schedule | Crontab | Looking | Report page | Setup |
+    Command line
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ import email.utils
 import enum
 import errno
 import functools
+import getpass
 import hmac
 import html
 import http.client
@@ -2005,6 +2007,10 @@ class Screen:
         """A line on stderr."""
         self._write("stderr", self.redact.line(f"snapshots: {text}"))
 
+    def prompt(self, text: str) -> None:
+        """A question on stdout; the answer will stand in the same line."""
+        self._write("stdout", self.redact.line(text), end="")
+
     def live(self, text: str) -> None:
         """Redraw the live line at the foot of a terminal; '' takes it away."""
         text = self.redact.line(text)[: terminal_width() - 1]
@@ -2017,7 +2023,7 @@ class Screen:
         if not self._sinks["stdout"].hangs:
             self._sinks["stdout"].do(draw)
 
-    def _write(self, name: str, line: str) -> None:
+    def _write(self, name: str, line: str, end: str = "\n") -> None:
         stream: Optional[TextIO] = getattr(sys, name)  # None: it was closed when we began
         # where both are terminals they are the same one, on which only one thread may draw
         on_terminal = is_terminal(stream) and is_terminal(sys.stdout)
@@ -2030,7 +2036,7 @@ class Screen:
             if stream is not None:
                 encoding = stream.encoding or "utf-8"
                 try:
-                    stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+                    stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + end)
                     stream.flush()
                 except OSError as error:
                     if stream is sys.stdout and not isinstance(error, BrokenPipeError):
@@ -3729,8 +3735,8 @@ class Provider(Protocol):
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
         """Every snapshot of these servers (and maybe more), complete or ApiError."""
 
-    def list_servers(self) -> dict[str, tuple[str, ...]]:
-        """All servers of the account by their ids, with the names they have at the provider."""
+    def list_servers(self) -> dict[str, Listed]:
+        """All servers of the account by their ids."""
 
     def price_per_gb(self) -> Optional[tuple[float, str]]:
         """What a GB costs a month, and the currency; None: snapshots are not billed by size."""
@@ -3749,6 +3755,14 @@ SAME_NAME = "there is another one of that name, or one with an unreadable date"
 POLL_RETRY_SECONDS = 10.0  # a poll is asked again soon anyway, and others wait for its answer
 MAX_PAGES = 1000
 MAX_READS = 5  # of a listing that changes while it is read
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A server, as its provider lists it."""
+
+    names: tuple[str, ...]  # at least one
+    size: str  # "cpx22, 80 GB"; the plan and its disk, as far as they are told
 
 
 @dataclass(frozen=True)
@@ -3805,11 +3819,27 @@ def by_number(item: Any) -> str:
     return take_number(item, "id")
 
 
-def named_servers(page: Callable[..., Page], path: str, key: str) -> dict[str, tuple[str, ...]]:
-    """A listing of servers, as DigitalOcean and Hetzner have it: {id: (name,)}."""
+def listed_servers(
+    page: Callable[..., Page],
+    key: str,
+    plan_and_disk: Callable[[Mapping[str, Any]], tuple[Any, Any]],
+) -> dict[str, Listed]:
+    """A listing of servers, as DigitalOcean and Hetzner have it."""
     doing = f"list the account's {key}"
-    items = every_page(lambda number: page(path, doing, key, {"page": number}), doing, by_number)
-    return {item_id: (name_of(item, "name") or item_id,) for item_id, item in items}
+    items = every_page(
+        lambda number: page(f"/{key}", doing, key, {"page": number}), doing, by_number
+    )
+    return {
+        item_id: Listed((name_of(item, "name") or item_id,), size_text(*plan_and_disk(item)))
+        for item_id, item in items
+    }
+
+
+def size_text(plan: Any, disk_gb: Any) -> str:
+    """A server's plan and its disk, as far as the provider tells them."""
+    size = size_of(disk_gb)
+    words = (plan if isinstance(plan, str) else "", f"{size:.0f} GB" if size else "")
+    return ", ".join(filter(None, words))
 
 
 def by_number_or_volume(item: Any) -> str:
@@ -4052,8 +4082,10 @@ class DigitalOcean:
     def path_of(snapshot: Snapshot) -> str:
         return f"/snapshots/{snapshot.id}"
 
-    def list_servers(self) -> dict[str, tuple[str, ...]]:
-        return named_servers(self._page, "/droplets", "droplets")
+    def list_servers(self) -> dict[str, Listed]:
+        return listed_servers(
+            self._page, "droplets", lambda item: (item.get("size_slug"), item.get("disk"))
+        )
 
     def price_per_gb(self) -> Optional[tuple[float, str]]:
         """No API gives it. https://docs.digitalocean.com/products/snapshots/details/pricing/
@@ -4235,8 +4267,13 @@ class Hetzner:
     def path_of(snapshot: Snapshot) -> str:
         return f"/images/{snapshot.id}"
 
-    def list_servers(self) -> dict[str, tuple[str, ...]]:
-        return named_servers(self._page, "/servers", "servers")
+    def list_servers(self) -> dict[str, Listed]:
+        def plan_and_disk(item: Mapping[str, Any]) -> tuple[Any, Any]:
+            plan = item.get("server_type")
+            name = plan.get("name") if isinstance(plan, dict) else None
+            return name, item.get("primary_disk_size")
+
+        return listed_servers(self._page, "servers", plan_and_disk)
 
     def price_per_gb(self) -> Optional[tuple[float, str]]:
         """Net, a decimal number as text."""
@@ -4482,13 +4519,15 @@ class Contabo:
     def path_of(snapshot: Snapshot) -> str:
         return f"/compute/instances/{snapshot.server_id}/snapshots/{snapshot.id}"
 
-    def list_servers(self) -> dict[str, tuple[str, ...]]:
+    def list_servers(self) -> dict[str, Listed]:
         """Each has a name that it was born with, and may have one that people gave it."""
-        items = self._pages("/compute/instances", "list the instances", {}, "instanceId")
-        return {
-            i: tuple(filter(None, (name_of(item, key) for key in ("displayName", "name")))) or (i,)
-            for i, item in items
-        }
+        found: dict[str, Listed] = {}
+        for i, item in self._pages("/compute/instances", "list the instances", {}, "instanceId"):
+            names = tuple(filter(None, (name_of(item, key) for key in ("displayName", "name"))))
+            disk_mb = size_of(item.get("diskMb"))
+            size = size_text(item.get("productName"), disk_mb and disk_mb / 1024)
+            found[i] = Listed(names or (i,), size)
+        return found
 
     def price_per_gb(self) -> Optional[tuple[float, str]]:
         return None  # a plan has so many slots
@@ -5439,6 +5478,23 @@ class Sender:
             error.hint(f"redirects are not followed; it points to {place}")
         raise error
 
+    def _bot_url(self, section: TelegramSection, method: str) -> str:
+        token = quote(section.bot_token, safe=":")
+        return f"{self.settings.api.telegram_url}/bot{token}/{method}"
+
+    def updates(self, section: TelegramSection) -> Sequence[Any]:
+        """What people have written to a bot of late. Raises DeliveryError.
+
+        Source: https://core.telegram.org/bots/api#getupdates (Bot API 10.1, read 2026-11). Without
+        `offset`, which would take it from other readers, and without `allowed_updates`, which the
+        bot would keep.
+        """
+        answer = self._post(self._bot_url(section, "getUpdates"), {}, section.timeout, {})
+        try:
+            return take(answer.json(), "result", kind=list)  # type: ignore[no-any-return]
+        except GarbledError as error:
+            raise DeliveryError(f"Telegram's answer cannot be read: {error}") from None
+
     def _telegram(
         self,
         section: TelegramSection,
@@ -5447,8 +5503,7 @@ class Sender:
         timeout: float,
     ) -> None:
         """Source: https://core.telegram.org/bots/api#sendmessage (Bot API 10.1, read 2026-11)."""
-        token = quote(section.bot_token, safe=":")
-        url = f"{self.settings.api.telegram_url}/bot{token}/sendMessage"
+        url = self._bot_url(section, "sendMessage")
         chat_id = self._moved_chats.get(section.chat_id, section.chat_id)
         try:
             answer = self._post(url, {**body, "chat_id": chat_id}, timeout, {})
@@ -8328,9 +8383,9 @@ def every_finding(view: View, names: Sequence[str]) -> Iterator[Finding]:
     def ask(turn: Turn, servers: list[Server]) -> None:
         first = servers[0]
         try:
-            called = turn.provider.list_servers()
-            theirs.update({(first.provider, key): names[0] for key, names in called.items()})
-            found[first.source] = list(check_account(turn, servers, called))
+            listed = turn.provider.list_servers()
+            theirs.update({(first.provider, key): it.names[0] for key, it in listed.items()})
+            found[first.source] = list(check_account(turn, servers, listed))
         except ApiError as error:
             level = "error" if error.outcome in HOPELESS else "unknown"
             found[first.source] = [(level, account_name(servers), str(error), "")]
@@ -8358,10 +8413,10 @@ def account_name(servers: Sequence[Server]) -> str:
 
 
 def check_account(
-    turn: Turn, servers: Sequence[Server], called: Mapping[str, tuple[str, ...]]
+    turn: Turn, servers: Sequence[Server], listed: Mapping[str, Listed]
 ) -> Iterator[Finding]:
-    """An account's credentials, clock, servers and snapshots. called: the names that the provider
-    has for each of the account's servers. Raises ApiError."""
+    """An account's credentials, clock, servers and snapshots. listed: all servers of the account.
+    Raises ApiError."""
     provider, clock = turn.provider, turn.world.clock
     account = account_name(servers)
     yield "ok", account, "the credentials may read; whether they may write, only a run shows", ""
@@ -8370,11 +8425,11 @@ def check_account(
     if abs(off) > 60:
         words = f"this machine's clock is {span(abs(off))} {'ahead' if off > 0 else 'behind'}"
         yield "warning", account, words, "have it set by NTP"
-    present = [server.id for server in servers if server.id in called]
+    present = [server.id for server in servers if server.id in listed]
     listing = provider.list_snapshots(present) if present else ()
     for server in servers:
-        names = called.get(server.id)
-        if names is None:
+        names = listed[server.id].names if server.id in listed else ()
+        if not names:
             missing = f"there is no server {server.id} for these credentials"
             yield "error", server.name, missing, "correct id, or take its project's token"
             continue
@@ -8791,6 +8846,651 @@ def write_report(path: Path, view: View) -> None:
         ) from None
 
 
+# === Setup ====================================================================================
+# --setup asks, looks, and writes what people would write by hand after the README. Each file is
+# whole or not there, and what is there already stays.
+
+CREDENTIAL_TRIES = 3  # more wrong ones in a row could lock an account
+ANSWER_TRIES = 20
+ANSWER_LIMIT = 10_000  # characters
+REFUSALS = (Outcome.UNAUTHORIZED, Outcome.FORBIDDEN, Outcome.REJECTED)
+WHERE_CREDENTIALS_ARE: Mapping[str, str] = MappingProxyType(
+    {
+        "digitalocean": "control panel, API (README.md names the scopes)",
+        "hetzner": "console, the project, Security, API tokens: Read & Write",
+        "contabo": "https://my.contabo.com/api/details",
+    }
+)
+# The slots of Contabo's plans, by the beginning of their names, as its documentation had it in
+# September 2026. The API tells no plan's own.
+CONTABO_SLOTS: tuple[tuple[str, int], ...] = (
+    (r"Cloud VPS 4\b", 1),
+    (r"Cloud VPS 6\b", 2),
+    (r"Cloud VPS (8|12|16|18)\b", 3),
+    (r"Cloud VPS Plus|GPU VPS", 5),
+    (r"Storage VPS|VDS", 0),
+)
+CONTABO_PLANS = """\
+A Contabo plan has so many slots for snapshots (September 2026): 1 with Cloud
+VPS 4, 2 with Cloud VPS 6, 3 with Cloud VPS 8 to 18, 5 with Cloud VPS Plus and
+GPU VPS, none with Storage VPS and VDS. Keep one less than the slots, for the
+new one is made before the oldest goes. With one slot the oldest must go first.
+Contabo itself deletes a snapshot after 30 days.
+"""
+RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+
+
+@contextlib.contextmanager
+def signals_end_waiting() -> Iterator[None]:
+    """In here a stop signal raises InterruptedRunError at once: nothing else would end a read from
+    the terminal. Only where nothing is being changed."""
+
+    def end(number: int, _frame: object) -> NoReturn:
+        raise InterruptedRunError(f"interrupted by {signal.Signals(number).name}")
+
+    before: dict[int, Any] = {}
+    try:
+        for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and callable(signal.getsignal(number)):
+                before[number] = signal.signal(number, end)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Dialogue:
+    """Questions, and answers from a terminal or a pipe."""
+
+    def __init__(self, world: Runtime) -> None:
+        self.world, self.say = world, world.screen.out
+        self.on_terminal = is_terminal(sys.stdin)
+
+    def line(self, question: str, hidden: bool = False) -> str:
+        """One answer. hidden: it does not show. Raises SnapshotsError where none comes."""
+        self.world.check()
+        self.world.screen.prompt(f"{question} ")
+        line, is_hidden = "", hidden and self.on_terminal
+        try:
+            with signals_end_waiting():
+                if is_hidden:
+                    line = getpass.getpass("") + "\n"
+                elif sys.stdin is not None:
+                    line = sys.stdin.readline(ANSWER_LIMIT)
+        except EOFError:
+            pass
+        except (OSError, ValueError) as error:
+            raise SnapshotsError(f"an answer cannot be read: {reason_of(error)}") from None
+        finally:
+            if not (self.on_terminal and line):  # the next line must not go on with this one
+                self.say("")
+        if not line:
+            raise SnapshotsError("the answers ended too early")
+        return line.strip()
+
+    def ask(
+        self,
+        question: str,
+        read: Callable[[str], T],
+        default: Optional[str] = None,
+        hidden: bool = False,
+    ) -> T:
+        """An answer as read(text) takes it, which raises ValueError with what is wrong; then it is
+        asked for again. default: what an empty one stands for, if it may be empty."""
+        shown = f"{question} [{default}]:" if default else f"{question}:"
+        for _ in range(ANSWER_TRIES):
+            text = self.line(shown, hidden) or default
+            try:
+                if text is None:
+                    raise ValueError("must not be empty")
+                return read(text)
+            except ValueError as error:
+                self.say(f"The answer {error}.")
+        raise SnapshotsError(f"no usable answer in {ANSWER_TRIES} to: {question}")
+
+    def choose(self, question: str, words: Sequence[str], default: Optional[str] = None) -> str:
+        """One of the words, of which a beginning is enough."""
+
+        def read(text: str) -> str:
+            found = [word for word in words if word.startswith(text.lower())]
+            if text not in words and len(found) != 1:
+                raise ValueError(f"must be one of {', '.join(words)}")
+            return text if text in words else found[0]
+
+        return self.ask(f"{question} ({', '.join(words)})", read, default)
+
+    def agrees(self, question: str, default: str = "yes") -> bool:
+        """Yes or no."""
+        return self.choose(question, ("yes", "no"), default) == "yes"
+
+    def refused(self, reason: str, attempt: int) -> None:
+        """A credential is no good: told, and to be asked for again, if somebody is there. attempt:
+        from 1. Raises SnapshotsError."""
+        if not self.on_terminal or attempt >= CREDENTIAL_TRIES:
+            raise SnapshotsError(reason)
+        self.say(f"{reason}. Try again.")
+
+
+def read_rows(text: str, count: int) -> list[int]:
+    """The rows of a table that "all", "none", "1,3-5" or "2-" names, from 1. Raises ValueError."""
+    if text.lower() in ("all", "none"):
+        return list(range(1, count + 1)) if text.lower() == "all" else []
+    rows: set[int] = set()
+    for part in re.split(r"[,\s]+", re.sub(r"\s*-\s*", "-", text).strip(", ")):
+        extent = re.fullmatch(r"([0-9]{1,6})(-([0-9]{1,6})?)?", part)
+        if not extent:
+            raise ValueError("must be all, none, or numbers as in 1,3-5 or 2-")
+        first = int(extent[1])
+        last = int(extent[3] or count) if extent[2] else first
+        if not 1 <= first <= count or not 1 <= last <= count:
+            raise ValueError(f"must keep to the numbers of the table, 1 to {count}")
+        if first > last:
+            raise ValueError(f"must begin with the smaller number (write {last}-{first})")
+        rows.update(range(first, last + 1))
+    return sorted(rows)
+
+
+def file_stem(name: str, server_id: str) -> str:
+    """A server's name as that of a file, which every system takes."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode("ascii")
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:100].strip("-._")
+    if not stem:
+        return f"server-{server_id}"
+    return f"server-{stem}" if RESERVED_ON_WINDOWS.fullmatch(stem) else stem
+
+
+def write_whole(path: Path, text: str, is_new: bool) -> None:
+    """Write a file, 0600: as a whole or not at all. Raises FileExistsError where is_new and there
+    is one, SnapshotsError for other trouble."""
+    try:
+        os.makedirs(path.parent, mode=0o700, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(".tmp", f".{path.name[:100]}-", path.parent)
+        try:
+            with open(descriptor, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(descriptor)
+            if not is_new:
+                with contextlib.suppress(OSError, AttributeError):  # root, for somebody else
+                    os.chown(name, path.stat().st_uid, path.stat().st_gid)
+                os.replace(name, path)
+            else:
+                try:
+                    os.link(name, path)  # which, unlike a move, never takes another's place
+                except OSError:  # it is there, or the file system knows no links
+                    if os.path.lexists(path):
+                        raise FileExistsError from None
+                    os.rename(name, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise SnapshotsError(f"{path}: cannot be written: {reason_of(error)}") from None
+
+
+def with_values(text: str, section: str, values: Mapping[str, str]) -> str:
+    """The text of a snapshots.config with these values in a section, every other line as it is."""
+    end = "\r\n" if "\r\n" in text else "\n"
+    for key, value in reversed(list(values.items())):  # each one in front of those before
+        new = f"{key} = {value}".rstrip()
+        entries = [entry for entry in parse_ini(text) if entry.section == section]
+        found = next((entry for entry in entries if entry.key == key), None)
+        if not entries:
+            text += end if text and not text.endswith("\n") else ""
+            text += f"{end if text else ''}[{section}]{end}{new}{end}"
+            continue
+        lines = text.split("\n")
+        if found is None:
+            lines.insert(entries[0].line, new + end[:-1])
+        else:
+            at, rest = found.line - 1, (found.value or "").count("\n")
+            lines[at] = new + end[:-1] if lines[at].endswith("\r") or at + 1 < len(lines) else new
+            while rest:  # what the old value has in further lines, between which comments may be
+                at += 1
+                if not lines[at].lstrip().startswith(("#", ";")):
+                    del lines[at]
+                    at, rest = at - 1, rest - 1
+        text = "\n".join(lines)
+    return text
+
+
+def chats_of(updates: Sequence[Any]) -> list[tuple[str, str, str]]:
+    """(kind, name, chat_id) of the chats in a bot's updates that it can write to, newest first.
+
+    Source: https://core.telegram.org/bots/api#update (Bot API 10.1, read 2026-11). A business_...
+    is somebody else's chat, which the bot only reads.
+    """
+    found: dict[str, tuple[str, str, str]] = {}
+    for update in updates:
+        for kind, part in update.items() if isinstance(update, dict) else ():
+            if not isinstance(part, dict) or "business" in kind:
+                continue
+            part = part["message"] if isinstance(part.get("message"), dict) else part
+            chat = part.get("chat")
+            if not isinstance(chat, dict) or type(chat.get("id")) is not int:
+                continue
+            found.pop(str(chat["id"]), None)  # the newest one counts
+            member, moved_to = part.get("new_chat_member"), part.get("migrate_to_chat_id")
+            status = member.get("status") if isinstance(member, dict) else ""
+            if kind == "my_chat_member" and status in ("left", "kicked"):
+                continue
+            words = [name_of(chat, key) for key in ("title", "first_name", "last_name")]
+            words += [f"@{user}" for user in [name_of(chat, "username")] if user]
+            name, number = " ".join(filter(None, words)), str(chat["id"])
+            kind_of_chat = name_of(chat, "type") or "unknown"
+            if type(moved_to) is int:
+                number, kind_of_chat = str(moved_to), "supergroup"
+            found[number] = (kind_of_chat, name, number)
+    return list(found.values())[::-1]
+
+
+class Setup:
+    """One --setup: what it knows, and what it has made so far."""
+
+    def __init__(
+        self, settings: Settings, path: Path, named: Optional[str], world: Runtime, hostname: str
+    ) -> None:
+        """path: of snapshots.config, there or not; named: as --config has it, if it is given."""
+        self.settings, self.path, self.world, self.hostname = settings, path, world, hostname
+        self.job = cron_job(named, settings)
+        self.dialogue = Dialogue(world)
+        self.say, self.ask = self.dialogue.say, self.dialogue.ask
+        self.made: list[str] = []
+        self.covered: dict[tuple[str, str], Path] = {}  # server files by provider and id
+        self.known: dict[str, tuple[str, dict[str, str]]] = {}  # where credentials are, and which
+
+    def run(self) -> int:
+        """All steps. Raises SnapshotsError with what was made so far."""
+        self.world.max_retry_seconds = LOOK_RETRY_SECONDS
+        self.say(
+            "A few questions; an empty answer takes what stands in [brackets], Ctrl-C ends it."
+        )
+        try:
+            self.look_around()
+            self.cover_servers()
+            self.connect_channels()
+            scheduled = self.have_it_run()
+            status = self.try_out()
+        except SnapshotsError as error:
+            made = f"made so far: {', '.join(self.made)}" if self.made else "nothing was made"
+            raise SnapshotsError(f"setup: {error}; {made} (write --setup again to go on)") from None
+        return status or (ExitStatus.OK if scheduled else ExitStatus.FAILED)
+
+    def look_around(self) -> None:
+        """What there is already, and whether files can be written."""
+        for folder in {self.path.parent, self.settings.configs_dir}:
+            place = folder
+            while not os.path.lexists(place):
+                place = place.parent
+            if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
+                raise SnapshotsError(f"{place}: cannot be written to (run it as its owner)")
+        with contextlib.suppress(ConfigError):  # there is none so far
+            for path in files_in(self.settings.configs_dir)[0]:
+                try:
+                    top, content = top_key_and_content(path)
+                except ConfigError as error:
+                    self.world.screen.problem(f"warning: {path}: {error}")
+                    continue
+                provider, keys = TOP_KEYS[top], CREDENTIAL_KEYS[TOP_KEYS[top]]
+                self.covered[provider, number_text(content.get("id"))] = path
+                raw = {key: str(content.get(key) or "") for key in keys}
+                if all(raw.values()) and not any(is_placeholder(*pair) for pair in raw.items()):
+                    self.known.setdefault(provider, (path.name, raw))
+            collect_secrets(self.settings, load_servers([], self.settings)[0], self.world)
+
+    # --- an account, its servers, and a file for each ---
+
+    def credential(self, key: str, read: Reader, known_in: str = "") -> tuple[str, str]:
+        """As it is to be written, and what it stands for; two empty texts for the one known."""
+
+        def resolve(text: str) -> tuple[str, str]:
+            if not text:
+                return "", ""
+            value = read(text, self.settings.base)
+            if is_placeholder(key, text):
+                raise ValueError("is still the sample's text")
+            if key not in USER_NAMES:
+                self.world.redact.add(value, unquote(value))
+                self.world.redact.add(*(secrets_of_url(value) if key == "url" else ()))
+            return text, value
+
+        hidden = key not in USER_NAMES
+        notes = ["does not show"] if hidden and self.dialogue.on_terminal else []
+        notes += [f"Enter: the one in {known_in}"] if known_in else []
+        question = f"{key} ({', '.join(notes)})" if notes else key
+        return self.ask(question, resolve, "" if known_in else None, hidden)
+
+    def log_in(self, provider: str) -> tuple[dict[str, str], dict[str, Listed], dict[str, str]]:
+        """Credentials that may read, as they are to be written; the account's servers by their
+        ids, and how many snapshots each has. Wrong ones are sent once, and a few at the most."""
+        known_in, known = self.known.get(provider, ("", {}))
+        refused: list[list[str]] = []
+        for attempt in itertools.count(1):
+            raw: dict[str, str] = {}
+            values: list[str] = []
+            for key, read in CREDENTIAL_KEYS[provider].items():
+                text, value = self.credential(key, read, "" if raw else known_in)
+                if not text:
+                    raw = known
+                    break
+                raw[key] = text
+                values.append(value)
+            try:
+                if raw is known:
+                    readers = CREDENTIAL_KEYS[provider].items()
+                    values = [read(known[key], self.settings.base) for key, read in readers]
+                if values in refused:
+                    raise ValueError("these have just been refused")
+                account = Account(self.world, provider, values, self.settings)
+                self.say("reading the account ...")
+                with signals_end_waiting():
+                    listed = account.provider.list_servers()
+                    return raw, listed, self.count_snapshots(account, list(listed))
+            except ApiError as error:
+                if error.outcome in REFUSALS:
+                    refused.append(values)
+                else:  # they may be good
+                    known_in, known = "your last answer", raw
+                reason = str(error)
+            except (GarbledError, ValueError) as error:
+                reason = f"the credentials cannot be used: {error}"
+            self.dialogue.refused(reason, attempt)
+        raise AssertionError("not reached")
+
+    def count_snapshots(self, account: Account, server_ids: Sequence[str]) -> dict[str, str]:
+        """How many each server has, whoever made them; "?" where one's cannot be listed."""
+        if account.provider.lists_account:
+            listing = account.provider.list_snapshots(server_ids) if server_ids else ()
+            found = collections.Counter(snapshot.server_id for snapshot in listing)
+            return {server_id: str(found[server_id]) for server_id in server_ids}
+        counts = dict.fromkeys(server_ids, "?")
+        for server_id in server_ids:
+            with contextlib.suppress(ApiError):
+                counts[server_id] = str(len(account.provider.list_snapshots([server_id])))
+        return counts
+
+    def cover_servers(self) -> None:
+        """Steps 1 to 3: an account, which of its servers, and a file for each of them."""
+        default = next(iter(self.known)) if len(self.known) == 1 else None
+        provider = self.dialogue.choose("Which provider", tuple(PROVIDERS), default)
+        self.say(f"Its credentials are here: {WHERE_CREDENTIALS_ARE[provider]}.")
+        self.say("They are checked at once. Each may also be given as env:NAME or file:PATH.")
+        raw, listed, counts = self.log_in(provider)
+        rows = sorted(listed.items(), key=lambda item: (item[1].names[0].casefold(), int(item[0])))
+        table = [("NO", "SERVER ID", "NAME", "SIZE", "SNAPSHOTS", "COVERED")]
+        for number, (server_id, server) in enumerate(rows, 1):
+            name, size = one_line(server.names[0], 20), one_line(server.size, 22)
+            covered = "yes" if (provider, server_id) in self.covered else "no"
+            table.append((str(number), server_id, name, size, counts[server_id], covered))
+        for line in aligned(table, None, right="014"):
+            self.say(line)
+        left = [(i, server) for i, server in rows if (provider, i) not in self.covered]
+        if not left:
+            self.say("All servers of this account are covered." if rows else "It has no servers.")
+            return
+        answer = self.ask(
+            "Which of them (all, none, or numbers as in 1,3-5 or 2-)",
+            lambda text: read_rows(text, len(rows)),
+            "all" if left == rows else "none",
+        )
+        chosen = [row for row in (rows[number - 1] for number in answer) if row in left]
+        if len(chosen) < len(answer):
+            self.say("Those that are covered stay as they are.")
+        if chosen:
+            policy = self.how_many(provider, [server for _, server in chosen])
+        for server_id, server in chosen:
+            self.write_server(provider, server_id, server, {**raw, **policy})
+
+    def how_many(self, provider: str, servers: Sequence[Listed]) -> dict[str, Any]:
+        """How many snapshots stay, and what follows of that at Contabo."""
+        slots = {n for s in servers for words, n in CONTABO_SLOTS if re.match(words, s.size) and n}
+        least = min(slots) if slots and provider == "contabo" else 0  # 0: not known, or no limit
+
+        def read(text: str) -> Optional[int]:
+            number = read_retain(text, self.settings.base)
+            if least and (number is None or number > least):
+                raise ValueError(f"must be at most {least}, for so many slots the plan has")
+            return number
+
+        if provider == "contabo":
+            for line in CONTABO_PLANS.splitlines():
+                self.say(line)
+        default = max(1, least - 1) if provider == "contabo" else 3
+        keep = self.ask("How many snapshots of each are to stay", read, str(default))
+        policy: dict[str, Any] = {"retain_last_snapshots": "all" if keep is None else keep}
+        if provider == "contabo" and (keep is None or keep >= least):
+            question = "If all slots are full, may the oldest be deleted before the new one is made"
+            policy["replace_when_full"] = self.dialogue.agrees(question, "no")
+        return policy
+
+    def write_server(
+        self, provider: str, server_id: str, server: Listed, keys: Mapping[str, Any]
+    ) -> None:
+        """A file named after the server; never in the place of another, whatever its case."""
+        try:
+            name = read_name(server.names[0], self.settings.base)
+            if is_placeholder("name", name):
+                raise ValueError
+        except ValueError:
+            name = f"server-{server_id}"
+        top = next(top for top, key in TOP_KEYS.items() if key == provider)
+        content = {top: {"id": int(server_id), "name": name, **keys}}
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        folder, stem = self.settings.configs_dir, file_stem(name, server_id)
+        taken: set[str] = set()
+        with contextlib.suppress(OSError):  # it is not there yet
+            taken = {entry.casefold() for entry in os.listdir(folder)}
+        others = (f"-{server_id}-{number}" for number in range(2, 100))
+        for suffix in ("", f"-{server_id}", *others):
+            path = folder / f"{stem}{suffix}.json"
+            with contextlib.suppress(FileExistsError):
+                if path.name.casefold() not in taken:
+                    write_whole(path, text, is_new=True)
+                    break
+        else:
+            raise SnapshotsError(f"{path}: there is one already, under every name that would do")
+        self.covered[provider, server_id] = path
+        self.note(path)
+
+    def note(self, path: Path) -> None:
+        """A file has been made or changed."""
+        if str(path) not in self.made:
+            self.made.append(str(path))
+        self.say(f"written: {path}")
+
+    # --- channels ---
+
+    def connect_channels(self) -> None:
+        """Step 4: one channel after the other, each kept once its test message has arrived."""
+        ways = {"telegram": self.telegram, "webhook": self.webhook, "mail": self.mail}
+        while True:
+            channels = [destination.channel for destination in default_channels(self.settings)]
+            question = "How shall it tell you of failures"
+            if channels:
+                self.say(f"Notifications go over {', '.join(channels)}.")
+                question = "Over what else"
+            default = "nothing" if channels else None
+            kind = self.dialogue.choose(question, (*ways, "nothing"), default)
+            if kind == "nothing":
+                break
+            section, values = ways[kind]()
+            if self.arrives(section, values):
+                self.change_config(section, values)
+        telegram = self.settings.telegram
+        if telegram.enabled and not (telegram.bot_token or telegram.chat_id):
+            self.change_config("TELEGRAM", {"enabled": "false"})
+
+    def telegram(self) -> tuple[str, dict[str, str]]:
+        """A bot, and one of the chats that have written to it."""
+        section = self.settings.telegram
+        self.say("Make a bot: write /newbot to @BotFather in Telegram, and take its token.")
+        for attempt in itertools.count(1):
+            text, token = self.credential("bot_token", read_token)
+            try:
+                chat_id = self.chat_of(dataclasses.replace(section, bot_token=SecretText(token)))
+                topic = {"message_thread_id": "0"} if section.message_thread_id else {}
+                values = {"enabled": "true", "bot_token": text, "chat_id": chat_id, **topic}
+                return "TELEGRAM", values
+            except DeliveryError as error:
+                self.dialogue.refused(f"Telegram cannot be asked about this bot: {error}", attempt)
+        raise AssertionError("not reached")
+
+    def chat_of(self, section: TelegramSection) -> str:
+        """The chat_id of one of a bot's chats. Raises DeliveryError."""
+        sender = Sender(self.world, self.settings, self.hostname)
+        for _ in range(ANSWER_TRIES):
+            chats: list[tuple[str, str, str]] = []
+            try:
+                with signals_end_waiting():
+                    chats = chats_of(sender.updates(section))
+            except RefusedError as error:
+                if error.status != 409:
+                    raise
+                self.say(f"Another program reads what is written to this bot: {error}.")
+                self.say("Take another bot, or give the chat's number yourself.")
+            else:
+                rows = [("NO", "KIND", "NAME", "CHAT_ID")]
+                rows += [(str(n), k, name[:40], i) for n, (k, name, i) in enumerate(chats, 1)]
+                for line in aligned(rows, None, right="03") if chats else ():
+                    self.say(line)
+            if not chats:
+                self.say("Nobody has written to this bot: write anything to it now, or in a group")
+                self.say("or channel that it has been added to, and look again.")
+            found = self.ask(
+                "Which chat (a number above, a chat_id, or Enter to look again)",
+                lambda text, chats=chats: (  # type: ignore[misc]
+                    chats[int(text) - 1][2]
+                    if re.fullmatch("[1-9][0-9]{0,2}", text) and int(text) <= len(chats)
+                    else text and read_chat_id(text, self.settings.base)
+                ),
+                "",
+            )
+            if found:
+                return found
+        raise DeliveryError("nobody has written to it")
+
+    def webhook(self) -> tuple[str, dict[str, str]]:
+        """A URL."""
+        text, _ = self.credential("url", read_hook_url)
+        return "WEBHOOK", {"enabled": "true", "url": text}
+
+    def mail(self) -> tuple[str, dict[str, str]]:
+        """A mail server, and who writes to whom."""
+        base, readers = self.settings.base, readers_of(SmtpSection)
+
+        def ask(question: str, key: str, default: Optional[str] = None) -> str:
+            def read(text: str) -> str:
+                readers[key](IniText(text), base)
+                return text
+
+            return self.ask(question, read, default)
+
+        values = {"enabled": "true", "server": ask("The mail server's name", "server")}
+        values["port"] = port = ask("Its port (587 for starttls, 465 for tls)", "port", "587")
+        is_plain = port == "25" and is_loopback(values["server"])
+        values["security"] = "none" if is_plain else "tls" if port == "465" else "starttls"
+        values["user"] = user = ask("User (Enter: none)", "user", "")
+        if user:
+            values["password"] = self.credential("password", read_password)[0]
+        sender = user if "@" in user else None
+        values["from_email"] = ask("The sender's address", "from_email", sender)
+        values["to_emails"] = ask("Addresses to write to, with commas between", "to_emails")
+        return "SMTP", values
+
+    def arrives(self, section: str, values: Mapping[str, str]) -> bool:
+        """Send a test message over a channel that has these values, and ask whether it came."""
+        readers, base = readers_of(SECTIONS[section]), self.settings.base
+        destination = dataclasses.replace(
+            getattr(self.settings, section.lower()),
+            **{key: readers[key](IniText(text), base) for key, text in values.items()},
+        )
+        nobody = BadServer("TEST", "", "", provider="none", id="none")
+        report = Report(nobody, success=True, ended=self.world.clock.now())
+        try:
+            with signals_end_waiting():
+                Sender(self.world, self.settings, self.hostname).deliver(destination, report, 1, 60)
+        except DeliveryError as error:
+            self.dialogue.refused(f"the test message was not delivered: {error}", 1)
+            return False
+        if self.dialogue.agrees("A test message went out. Did it arrive"):
+            return True
+        self.say("Then nothing is written; look at what you have given, and try again.")
+        return False
+
+    def change_config(self, section: str, values: Mapping[str, str]) -> None:
+        """Put values into snapshots.config, made after the sample where there is none."""
+        sample = Path(os.path.realpath(__file__)).parent / "snapshots.config.sample"
+        try:
+            source = self.path if os.path.lexists(self.path) else sample
+            text = read_text_file(source) if os.path.lexists(source) else ""
+        except (OSError, ValueError) as error:
+            raise SnapshotsError(f"{source}: cannot be read: {reason_of(error)}") from None
+        real_path = Path(os.path.realpath(self.path))  # a link stays one
+        write_whole(real_path, with_values(text, section, values), is_new=False)
+        self.note(self.path)
+        self.settings = load_settings(self.path, required=True)
+        collect_secrets(self.settings, [], self.world)
+        if self.settings.problems:
+            raise ConfigError(self.settings.problems)
+
+    # --- when, and what then ---
+
+    def have_it_run(self) -> bool:
+        """Step 5: an entry in the crontab, unless there is one. Is all as it should be?"""
+        entries: list[CronEntry] = []
+        if os.name != "nt":
+            with contextlib.suppress(CrontabError):  # which is told when it is to be changed
+                entries = entries_in(read_crontab(), self.job)
+        for entry in entries:
+            self.say(f"{entry.where}, which stays: {entry.line}")
+        if entries:
+            return True
+
+        def read(text: str) -> Optional[Schedule]:
+            try:
+                return None if text == "none" else parse_schedule(text.strip("'\""))
+            except ValueError as error:
+                raise ValueError(f"cannot be used: {error}") from None
+
+        words = ", ".join(word for word in PRESETS if not word.startswith("@"))
+        self.say(f"When is it to run? {words},")
+        self.say("a time such as 04:30, cron's five fields as in 15 3 * * 1-5, or none.")
+        while True:
+            schedule = self.ask("When", read, "nightly")
+            if schedule is None:
+                return True
+            show_schedule(schedule, self.world)
+            if self.dialogue.agrees("Is that right"):
+                break
+        if os.name == "nt":
+            for line in scheduled_task(self.job, schedule, looks=False).split("\n"):
+                self.say(line)
+            return True
+        try:
+            schedule_runs(self.job, schedule, self.settings, self.world)
+        except CrontabError as error:
+            self.world.screen.problem(str(error))
+            return False
+        return True
+
+    def try_out(self) -> ExitStatus:
+        """Step 6: a dry run, and what comes next."""
+        entries, remarks = load_servers([], self.settings)
+        remarks = [*remarks, *collect_secrets(self.settings, entries, self.world)]
+        for warning in remark_lines(remarks, Level.WARNING):
+            self.world.screen.problem(f"warning: {warning}")
+        self.say("What a run would do now:")
+        status = dry_run(self.settings, entries, self.world, prunes_only=False)
+        command = shlex.join(self.job.command)
+        self.say(f"The first snapshots, now:  {command} -v")
+        self.say(f"Is all ready for a night?  {command} --check")
+        self.say(f"How did the nights go?     {command} --status")
+        return status
+
+
 # === Command line =============================================================================
 
 EXAMPLES = """\
@@ -8878,6 +9578,9 @@ def parser() -> Parser:
         "--show-cron", action="store_true", help="show the crontab's entry and its next runs"
     )
     instead.add_argument("--remove-cron", action="store_true", help="take that entry out")
+    instead.add_argument(
+        "--setup", action="store_true", help="ask what is needed, and set everything up"
+    )
     group.add_argument("--json", action="store_true", help="--list, --status or --check as JSON")
     group.add_argument("--nagios", action="store_true", help="--list or --status for monitoring")
     result.add_argument("--version", action="version", version=f"snapshots {__version__}")
@@ -8890,6 +9593,10 @@ MIN_URL_PART = 16  # characters; shorter parts of a path are words such as "webh
 def check_flags(args: argparse.Namespace) -> None:
     """Raise SnapshotsError where flags do not go together."""
     looks = [f"--{kind}" for kind in LOOKS if getattr(args, kind)]
+    if args.setup:
+        looks.append("--setup")
+    if args.setup and (args.files or args.quiet):
+        raise SnapshotsError("--setup asks, and is for all servers: leave out FILE and -q")
     others = (
         "--install-cron",
         "--show-cron",
@@ -9136,10 +9843,21 @@ def cron_command(
     elif args.show_cron:
         show_cron(job, settings, world)
     else:
-        changed = change_cron(job, schedule, args.dry_run, world)
-        problem = History(settings.history_path, 0, world).entry_is_new() if changed else ""
-        if problem and schedule:
-            world.warn(f"{settings.history_path}: cannot be written: {problem}")
+        schedule_runs(job, schedule, settings, world, args.dry_run)
+
+
+def schedule_runs(
+    job: CronJob,
+    schedule: Optional[Schedule],
+    settings: Settings,
+    world: Runtime,
+    dry_run: bool = False,
+) -> None:
+    """Put the block into the crontab, or take it out, and have the history remember when."""
+    changed = change_cron(job, schedule, dry_run, world)
+    problem = History(settings.history_path, 0, world).entry_is_new() if changed else ""
+    if problem and schedule:
+        world.warn(f"{settings.history_path}: cannot be written: {problem}")
 
 
 def show_schedule(schedule: Schedule, world: Runtime) -> None:
@@ -9256,11 +9974,11 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
     screen, hostname = world.screen, one_line(socket.gethostname(), 200)
     path = Path(os.path.expanduser(args.config or home_directory() / "snapshots.config")).absolute()
     is_look = any(getattr(args, kind) for kind in LOOKS)
-    looks = args.install_cron or args.show_cron or args.remove_cron
+    looks = args.install_cron or args.show_cron or args.remove_cron or args.setup
     if not (args.dry_run or is_look or looks):
         screen.wait_for_nobody()
     open_log(Settings(base=path.parent), world, verbose=False, to_file=False)
-    settings = load_settings(path, required=bool(args.config))
+    settings = load_settings(path, required=bool(args.config) and not args.setup)
     collect_secrets(settings, [], world)  # before anything can be said
     on_screen = (args.dry_run or is_look) and not (args.json or args.nagios)
     open_log(settings, world, args.verbose and on_screen, to_file=False)
@@ -9269,11 +9987,13 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
     error_text = ""
     redact: Optional[Redactor] = None  # until it knows every credential
     try:
-        if looks:
+        if looks and not args.setup:
             cron_command(args, settings, path, world)
             return ExitStatus.OK
         if settings.problems:
             raise ConfigError(settings.problems)
+        if args.setup:
+            return Setup(settings, path, args.config, world, hostname).run()
         entries, remarks = load_servers(args.files, settings)
         if args.now:
             entries = [

@@ -248,6 +248,8 @@ class Bot:
     migrated: dict[str, int] = field(default_factory=dict)  # groups that became supergroups
     topics: dict[str, dict[int, str]] = field(default_factory=dict)  # of a chat: "open", "closed"
     refusals: dict[str, str] = field(default_factory=dict)  # what a chat answers instead
+    updates: list[Json] = field(default_factory=list)  # what people have written, oldest first
+    conflict: str = ""  # why it has no updates for us
     sent: dict[str, deque[float]] = field(default_factory=dict)  # when, to each chat
 
 

@@ -294,7 +294,10 @@ class Telegram(Api):
     )
 
     def make_routes(self) -> list[Route]:
-        return [self.route("POST /tg/sendMessage", self.send, path="/bot{token}/sendMessage")]
+        return [
+            self.route("POST /tg/sendMessage", self.send, path="/bot{token}/sendMessage"),
+            self.route("POST /tg/getUpdates", self.updates, path="/bot{token}/getUpdates"),
+        ]
 
     def error_body(self, code: int, message: Any, word: str = "") -> Any:
         return {"ok": False, "error_code": code, "description": str(message)}
@@ -320,6 +323,19 @@ class Telegram(Api):
         for name in set(fields) - self.FIELDS:
             self.wrong(request, f"unknown field {name!r}")
         return fields
+
+    def updates(self, request: Request, token: str) -> Response:
+        """The oldest hundred. An offset would take them from other readers, and allowed_updates
+        stay in force: https://core.telegram.org/bots/api#getupdates"""
+        bot = self.cloud.bots.get(unquote(token))
+        if bot is None:
+            raise self.refuse(401, "Unauthorized")
+        if request.json:
+            raise self.fail(request, 400, f"Bad Request: fields with effects: {request.json}")
+        if bot.conflict:
+            raise self.refuse(409, f"Conflict: {bot.conflict}")
+        numbered = [{"update_id": n, **update} for n, update in enumerate(bot.updates, 70001)]
+        return Response(200, {"ok": True, "result": numbered[:100]})
 
     def send(self, request: Request, token: str) -> Response:
         bot = self.cloud.bots.get(unquote(token))
