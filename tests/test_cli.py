@@ -1034,7 +1034,7 @@ def test_a_lock_file_that_somebody_deletes_lets_two_run_but_not_make_two_at_once
     assert never_two_at_once(server)
 
 
-@pytest.mark.proves("I13", "L10")
+@pytest.mark.proves("I13", "L10", "hosts-4")
 def test_two_machines_with_the_same_servers_never_make_two_snapshots_at_once(
     tmp_path: Path,
 ) -> None:

@@ -137,6 +137,9 @@ LOADED = {
     "sh": "test_readme.py::test_commands_of_the_readme_run_as_they_stand",
     "ini": "test_docs.py::test_every_ini_block_in_the_readme_loads",
     "json": "test_docs.py::test_every_server_file_in_the_readme_loads",
+    "dockerfile": "test_hosts.py::test_the_image_runs_with_a_read_only_root",
+    "systemd": "test_hosts.py::test_the_units_shown_are_those_that_are_printed",
+    "yaml": "test_hosts.py::test_kubernetes_takes_the_manifests",
     "crontab": "test_docs.py::test_crontab_lines_have_absolute_paths_and_no_bare_percent_sign",
 }
 

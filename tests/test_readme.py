@@ -34,7 +34,7 @@ import snapshots
 PROGRAMS = Path(__file__).parent / "fakes" / "programs.py"
 
 # Found on every machine, and as they are there.
-REAL = ("cat", "chmod", "cp", "ls", "mkdir", "mv", "rm", "sync", "uuidgen")
+REAL = ("cat", "chmod", "cp", "id", "ls", "mkdir", "mv", "rm", "sync", "uuidgen")
 FAKED = (*GRAMMAR, "ssh", "pip", "python3", "vi")
 
 # What runs elsewhere: the command, and where.
@@ -82,6 +82,23 @@ CALLS: dict[str, list[str]] = {
         "cntb rollback snapshot 201234567 snap1628603855",
         "curl -X POST https://api.contabo.com/v1/compute/instances/201234567/snapshots"
         "/snap1628603855/rollback",
+    ],
+    "In a container": [
+        "docker build -t snapshots .",
+        f"docker run --rm --read-only --stop-timeout 120 --user {os.getuid()}:{os.getgid()}"
+        " -e TZ=Europe/Berlin -v /opt/snapshots:/etc/snapshots:ro"
+        " -v /opt/snapshots/logs:/var/lib/snapshots snapshots -n",
+    ],
+    "With a systemd timer": [
+        "systemctl enable --now snapshots.timer",
+        "systemctl list-timers snapshots.timer",
+        "journalctl -u snapshots.service",
+    ],
+    "As a Kubernetes CronJob": [
+        "kubectl create secret generic snapshots --from-file=snapshots.config --from-file=configs/",
+        "kubectl apply -f cronjob.yaml",
+        "kubectl create job --from=cronjob/snapshots snapshots-by-hand",
+        "kubectl logs job/snapshots-by-hand",
     ],
     "Migrating from drhdev/snapshots 0.3": ["crontab -e"],
 }
@@ -323,7 +340,7 @@ def test_what_is_named_as_run_elsewhere_is_in_the_readme_and_run_there() -> None
 
 
 @pytest.mark.proves("parties-6")
-@pytest.mark.parametrize("text", ["docker build .", "hcloud server destroy web", "vi", "kubectl"])
+@pytest.mark.parametrize("text", ["podman build .", "hcloud server destroy web", "vi", "kubectl"])
 def test_a_command_that_nobody_here_knows_fails(machine: Machine, text: str) -> None:
     machine.put_the_files()
     assert machine.run(text).returncode != 0

@@ -60,6 +60,23 @@ GRAMMAR: dict[str, dict[str, dict[str, bool]]] = {
     "fsfreeze": {"": {"--freeze": False, "--unfreeze": False}},
     "curl": {"": {"-s": False, "-X": True, "-H": True, "-d": True}},
     "crontab": {"": {"-e": False}},
+    # https://docs.docker.com/reference/cli/docker/ (read 2026-11)
+    "docker": {
+        "build": {"-t": True},
+        "run": {
+            **dict.fromkeys(("--rm", "--read-only"), False),
+            **dict.fromkeys(("--stop-timeout", "--user", "-e", "-v"), True),
+        },
+    },
+    # https://kubernetes.io/docs/reference/kubectl/generated/ (read 2026-11)
+    "kubectl": {
+        "apply": {"-f": True},
+        "create job": {"--from": True},
+        "create secret generic": {"--from-file": True},
+        "logs": {},
+    },
+    "journalctl": {"": {"-u": True}},
+    "systemctl": {"enable": {"--now": False}, "list-timers": {}},
     "uv": {"run": {}},
 }
 
@@ -78,6 +95,8 @@ def parsed(name: str, arguments: list[str]) -> tuple[str, dict[str, list[str]], 
         option, equals, value = word.partition("=")
         if name == "uv" or not word.startswith("-"):
             left.append(word)
+            if command == "run":  # what follows is for the program that is run
+                left += rest
         elif option not in known or (equals and not known[option]):
             sys.exit(f"{name} {command}: no such option: {word}")
         else:
@@ -125,6 +144,7 @@ class Machine:
 
     def pip(self, *arguments: str) -> int:
         """As if all had been downloaded already, which it has."""
+        arguments = tuple(word for word in arguments if word != "--no-cache-dir")
         if arguments[:2] != ("install", "-r") or len(arguments) != 3:
             sys.exit(f"pip: what is {arguments}?")
         for line in Path(arguments[2]).read_text(encoding="utf-8").split():

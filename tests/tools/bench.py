@@ -9,7 +9,7 @@ three, so its turn is a create, a wait, a listing, a deletion and a listing.
     python tests/tools/bench.py                  all cases but the longest, some 12 minutes
     python tests/tools/bench.py hetzner-100      one of them
     python tests/tools/bench.py --list
-    python tests/tools/bench.py --readme         all cases, and the table goes into the README
+    python tests/tools/bench.py --readme         all cases, and the tables go into the README
 
 It measures, it is no test: on a busy machine the times are worth little. Exit status 1 if a
 case misses what it is to reach.
@@ -36,7 +36,6 @@ from typing import Any, Callable, Optional
 HERE = Path(__file__).resolve().parent.parent  # tests/
 SCRIPT = HERE.parent / "snapshots.py"
 README = HERE.parent / "README.md"
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 LATENCY_SECONDS = 0.05
 NIGHTS = 3  # snapshots that each server has, and keeps
 LIMIT_SECONDS = 3600.0  # a run that takes longer is ended
@@ -536,12 +535,42 @@ def machine() -> str:
     )
 
 
-def write_readme(text: str) -> None:
+# provider -> (what has a rate limit of its own, the case that tells the requests of a server)
+LIMITED = {
+    "hetzner": ("Hetzner, a project", "defaults-hetzner"),
+    "digitalocean": ("DigitalOcean, a token", "defaults-digitalocean"),
+    "contabo": ("Contabo, an API user", "contabo-50"),
+}
+
+
+def capacity_of(table: str) -> str:
+    """How many servers an hour each provider's rate limit allows, by the table of all cases."""
+    sys.path.insert(0, str(SCRIPT.parent))
+    import snapshots
+
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    requests = {row[0]: float(row[HEAD.index("all")].split()[0]) for row in rows[2:]}
+    titles = {case.name: case.title for case in CASES}
+    lines = ["| rate limit | requests an hour | requests per server | servers an hour |"]
+    lines.append("| --- | ---: | ---: | ---: |")
+    for provider, (title, case) in LIMITED.items():
+        an_hour = min(
+            3600 / limit.seconds * (1 if limit.one_by_one else limit.count)
+            for limit in snapshots.PROVIDERS[provider].limits()
+        )
+        each = requests[titles[case]]
+        lines.append(f"| {title} | {an_hour:,.0f} | {each:.2f} | {int(an_hour / each):,} |")
+    return "\n".join(lines)
+
+
+def write_readme(name: str, text: str) -> None:
+    """Put a text between the lines that begin and end it."""
     content = README.read_text(encoding="utf-8")
-    head, begin, rest = content.partition(BEGIN + "\n")
-    _, end, tail = rest.partition(END)
+    begins, ends = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    head, begin, rest = content.partition(begins)
+    _, end, tail = rest.partition(ends)
     if not begin or not end:
-        raise SystemExit(f"{README.name} has no lines {BEGIN} and {END}")
+        raise SystemExit(f"{README.name} has no lines {begins.strip()} and {ends}")
     README.write_text(head + begin + text + "\n" + end + tail, encoding="utf-8")
 
 
@@ -571,10 +600,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f"  {' | '.join(row_of(result)[1:-2])}", file=sys.stderr, flush=True)
         for missed in result.missed:
             print(f"  missed: {missed}", file=sys.stderr, flush=True)
-    text = f"{table_of(list(results.values()))}\n\n{machine()}"
-    print(text)
+    table = table_of(list(results.values()))
+    print(f"{table}\n\n{machine()}")
     if args.readme:
-        write_readme(text)
+        write_readme("bench", f"{table}\n\n{machine()}")
+        write_readme("capacity", capacity_of(table))
     return int(any(result.missed for result in results.values()))
 
 
