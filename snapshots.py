@@ -7374,6 +7374,7 @@ def in_words(schedule: Schedule) -> str:
 # === Crontab ==================================================================================
 # One marked block for each configuration; every other line is somebody else's and stays.
 
+ON_WINDOWS = fcntl is None  # there is no crontab, but the Task Scheduler
 CRONTAB_SECONDS = 60  # how long `crontab` may take
 CRON_LINE_BYTES = 900  # Debian's cron refuses a command of 999 characters
 LOCALTIME = "/etc/localtime"
@@ -9441,8 +9442,8 @@ class Setup:
     def have_it_run(self) -> bool:
         """Step 5: an entry in the crontab, unless there is one. Is all as it should be?"""
         entries: list[CronEntry] = []
-        if os.name != "nt":
-            with contextlib.suppress(CrontabError):  # which is told when it is to be changed
+        if not ON_WINDOWS:
+            with contextlib.suppress(CrontabError):  # which is reported when it is to be changed
                 entries = entries_in(read_crontab(), self.job)
         for entry in entries:
             self.say(f"{entry.where}, which stays: {entry.line}")
@@ -9465,7 +9466,7 @@ class Setup:
             show_schedule(schedule, self.world)
             if self.dialogue.agrees("Is that right"):
                 break
-        if os.name == "nt":
+        if ON_WINDOWS:
             for line in scheduled_task(self.job, schedule, looks=False).split("\n"):
                 self.say(line)
             return True
@@ -9837,7 +9838,7 @@ def cron_command(
     job = cron_job(args.config, settings)
     if schedule:
         show_schedule(schedule, world)
-    if os.name == "nt":
+    if ON_WINDOWS:
         for line in scheduled_task(job, schedule, looks=args.show_cron).split("\n"):
             world.screen.out(line)
     elif args.show_cron:

@@ -1791,6 +1791,32 @@ def test_it_runs_locks_and_stops_where_there_is_no_unix(place: Place) -> None:
     assert "web: interrupted by SIGTERM; Hetzner may still finish it" in err
 
 
+def test_without_unix_a_schedule_is_a_text_for_powershell(place: Place) -> None:
+    process = without_unix(place, "--install-cron", "03:15")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert out.startswith("at 03:15 every day\nnext run: ")
+    assert "$action = New-ScheduledTaskAction -Execute '" in out
+    assert "\n  New-ScheduledTaskTrigger -Daily -At '03:15'\n" in out
+    for option, command in (("--show-cron", "Get-"), ("--remove-cron", "Unregister-")):
+        process = without_unix(place, option)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, err, out.count("\n")) == (0, "", 1)
+        assert out.startswith(f"{command}ScheduledTask -TaskName 'snapshots.py ")
+
+
+@pytest.mark.parametrize("look", ["--status", "--check", "--list", "--report"])
+def test_without_unix_looks_see_what_they_see_elsewhere(place: Place, look: str) -> None:
+    place.server(retain=1, duration_seconds=0)
+    assert without_unix(place).communicate(timeout=60)[1] == ""
+    page = [str(place.folder / "page.html")] if look == "--report" else []
+    process = without_unix(place, look, *page)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert "web" in (Path(page[0]).read_text() if page else out)
+    assert "crontab" not in out
+
+
 # --- started through a link ---
 
 
