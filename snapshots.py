@@ -7972,6 +7972,14 @@ class View:
         if self.document["result"] != "problem":
             self.document["result"] = result
 
+    def finding(self, level: str, subject: str, finding: str, fix: str = "") -> None:
+        """A line of --check."""
+        entry = {"level": level, "subject": subject, "finding": finding, "fix": fix}
+        self.document["findings"].append(entry)
+        if level in ("error", "unknown"):
+            result = "unknown" if level == "unknown" else "problem"
+            self.problem(f"{subject}: {finding}", result)
+
     def add_server(
         self, entry: Union[Server, BadServer], newest: Optional[datetime], looked: bool, error: str
     ) -> Document:
@@ -8068,6 +8076,8 @@ def cron_findings(view: View) -> Iterator[tuple[str, str]]:
     cron = view.cron
     if view.cron_problem:
         yield "unknown", view.cron_problem
+    elif ON_WINDOWS:
+        yield "ok", "the Task Scheduler starts runs (--show-cron prints how to ask it)"
     elif cron is None:
         way_out = "write --install-cron nightly, unless something else starts runs"
         yield "ok", f"no entry for this configuration ({way_out})"
@@ -8340,12 +8350,8 @@ HOPELESS = (
 
 def view_check(view: View, names: Sequence[str]) -> None:
     """Fill in findings about everything that tonight's run needs."""
-    for level, subject, finding, fix in every_finding(view, names):
-        entry = {"level": level, "subject": subject, "finding": finding, "fix": fix}
-        view.document["findings"].append(entry)
-        if level in ("error", "unknown"):
-            result = "unknown" if level == "unknown" else "problem"
-            view.problem(f"{subject}: {finding}", result)
+    for finding in every_finding(view, names):
+        view.finding(*finding)
 
 
 def every_finding(view: View, names: Sequence[str]) -> Iterator[Finding]:
@@ -8470,7 +8476,7 @@ def check_files(settings: Settings) -> Iterator[Finding]:
             yield level, path.name, f"{path} is not a regular file of its own", "remove it"
         elif not os.access(path, os.W_OK):
             yield level, path.name, f"{path} cannot be written", "run it as its owner"
-        elif os.name == "posix" and status.st_uid != os.geteuid():
+        elif not ON_WINDOWS and status.st_uid != os.geteuid():
             yield "warning", path.name, f"{path} is another user's", "run it as one user only"
 
 
@@ -8576,9 +8582,11 @@ def look(args: argparse.Namespace, settings: Settings, world: Runtime, hostname:
     except Exception as error:  # noqa: BLE001  (as in run_command)
         view.saw_nothing = True
         log_traceback(error)
-        view.problem(
-            str(error) if isinstance(error, SnapshotsError) else unexpected(error, world.redact)
-        )
+        text = str(error) if isinstance(error, SnapshotsError) else unexpected(error, world.redact)
+        if kind == "check":
+            view.finding("error", "check", text)
+        else:
+            view.problem(text)
     document, screen = view.document, world.screen
     if args.nagios:
         status, line = nagios_of(document)

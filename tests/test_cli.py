@@ -1814,7 +1814,7 @@ def test_without_unix_looks_see_what_they_see_elsewhere(place: Place, look: str)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     assert "web" in (Path(page[0]).read_text() if page else out)
-    assert "crontab" not in out
+    assert ("Task Scheduler" in out) is (look in ("--status", "--check"))
 
 
 # --- started through a link ---

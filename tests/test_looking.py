@@ -632,6 +632,17 @@ def test_nagios_has_its_own_statuses(project: Project) -> None:
     assert result.out.startswith("SNAPSHOTS UNKNOWN - ")
 
 
+def test_check_that_meets_a_bug_is_not_all_well(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.server("hetzner", 31, "web")
+    monkeypatch.setattr("os.access", lambda path, mode: 1 / 0)
+    result = project.run("--check")
+    assert result.code == 1
+    assert "unexpected ZeroDivisionError" in result.out.splitlines()[-2]
+    assert result.out.splitlines()[-1] == "RESULT: 1 error"
+
+
 @pytest.mark.proves("looking-10")
 def test_nagios_turns_a_bug_into_unknown(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.server("hetzner", 11, "web")
