@@ -1407,16 +1407,16 @@ def load_settings(path: Path, required: bool) -> Settings:
     if smtp.user and smtp.security == "none" and not is_loopback(smtp.server):
         key = "security" if ("SMTP", "security") in first_lines else "user"
         problem("SMTP", key, "a password would travel in the clear (use starttls or tls)")
-    log_file, lock_file, history_file = map(
-        os.path.normpath, (settings.log_path, settings.lock_path, settings.history_path)
-    )
-    if log_file == lock_file:
-        key = "lock_file" if ("FILES", "lock_file") in first_lines else "log_file"
-        problem("FILES", key, "log and lock must be two files")
-    if history_file in (log_file, lock_file):
-        key = "file" if ("HISTORY", "file") in first_lines else "log_file"
-        section = "HISTORY" if key == "file" else "FILES"
-        problem(section, key, "the history must be a file of its own")
+    used: dict[str, str] = {}  # paths, and what for
+    for section, key, path_there in (
+        ("FILES", "log_file", settings.log_path),
+        ("FILES", "lock_file", settings.lock_path),
+        ("HISTORY", "file", settings.history_path),
+    ):
+        other = used.setdefault(os.path.normpath(path_there), key)
+        if other != key:
+            here = (section, key) if (section, key) in first_lines else ("FILES", other)
+            problem(*here, "log, lock and history must be three files")
     found.sort(key=lambda item: item[0])
     remarks = [*(remark for _, remark in found), *settings_notes(settings)]
     if any(value.literal for value in secrets_of(settings.telegram, settings.webhook, smtp)):
@@ -3819,16 +3819,27 @@ def by_number(item: Any) -> str:
     return take_number(item, "id")
 
 
+def every_entry(
+    page: Callable[..., Page],
+    path: str,
+    doing: str,
+    key: str,
+    params: Mapping[str, str] = MappingProxyType({}),
+    id_of: Callable[[Any], str] = by_number,
+) -> list[Item]:
+    """All entries under a key of a listing at DigitalOcean or Hetzner; see `every_page`."""
+    return every_page(
+        lambda number: page(path, doing, key, {**params, "page": number}), doing, id_of
+    )
+
+
 def listed_servers(
     page: Callable[..., Page],
     key: str,
     plan_and_disk: Callable[[Mapping[str, Any]], tuple[Any, Any]],
 ) -> dict[str, Listed]:
     """A listing of servers, as DigitalOcean and Hetzner have it."""
-    doing = f"list the account's {key}"
-    items = every_page(
-        lambda number: page(f"/{key}", doing, key, {"page": number}), doing, by_number
-    )
+    items = every_entry(page, f"/{key}", f"list the account's {key}", key)
     return {
         item_id: Listed((name_of(item, "name") or item_id,), size_text(*plan_and_disk(item)))
         for item_id, item in items
@@ -4041,9 +4052,7 @@ class DigitalOcean:
     def _list_droplet(self, server_id: str) -> list[Snapshot]:
         """Items have integer ids, a `type` of snapshot or backup, and no owner but the URL."""
         path, doing = f"/droplets/{server_id}/snapshots", f"list snapshots of droplet {server_id}"
-        items = every_page(
-            lambda number: self._page(path, doing, "snapshots", {"page": number}), doing, by_number
-        )
+        items = every_entry(self._page, path, doing, "snapshots")
         return [
             self._snapshot(item_id, item, server_id if item.get("type") == "snapshot" else None)
             for item_id, item in items
@@ -4051,13 +4060,8 @@ class DigitalOcean:
 
     def _list_account(self) -> tuple[Snapshot, ...]:
         """Items have text ids, resource_id and resource_type."""
-        doing = "list the account's snapshots"
-        params = {"resource_type": "droplet"}
-        items = every_page(
-            lambda number: self._page("/snapshots", doing, "snapshots", {**params, "page": number}),
-            doing,
-            by_number_or_volume,
-        )
+        doing, more = "list the account's snapshots", {"resource_type": "droplet"}
+        items = every_entry(self._page, "/snapshots", doing, "snapshots", more, by_number_or_volume)
         self.account_pages = max(1, math.ceil(len(items) / self.PER_PAGE))
         return tuple(
             self._snapshot(
@@ -4097,13 +4101,8 @@ class DigitalOcean:
     ) -> Optional[Ticket]:
         """A snapshot action of this droplet since then; its name shows only when it is done."""
         path, doing = f"/droplets/{server_id}/actions", f"list actions of droplet {server_id}"
-        actions = every_page(
-            lambda number: self._page(path, doing, "actions", {"page": number}),
-            doing,
-            by_number,
-        )
         undated = False
-        for action_id, action in actions:
+        for action_id, action in every_entry(self._page, path, doing, "actions"):
             if action.get("type") != "snapshot":
                 continue
             started = moment_of(action.get("started_at"))
@@ -4238,14 +4237,8 @@ class Hetzner:
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
         """The whole project, for there is no filter by server; oldest id first, so that a
         snapshot made meanwhile comes at the end and shifts nothing."""
-        doing = "list the project's snapshots"
-
-        params = {"type": "snapshot", "sort": "id:asc"}
-        items = every_page(
-            lambda number: self._page("/images", doing, "images", {**params, "page": number}),
-            doing,
-            by_number,
-        )
+        doing, more = "list the project's snapshots", {"type": "snapshot", "sort": "id:asc"}
+        items = every_entry(self._page, "/images", doing, "images", more)
         return tuple(self._snapshot(i, item) for i, item in items if item.get("type") == "snapshot")
 
     @staticmethod
@@ -4297,17 +4290,8 @@ class Hetzner:
                 if snapshot.server_id and snapshot.created and snapshot.created >= since:
                     return Ticket(server_id, snapshot_id=snapshot.id)
                 same_name = True
-        doing = f"list running actions of server {server_id}"
-        actions = every_page(
-            lambda number: self._page(
-                f"/servers/{server_id}/actions",
-                doing,
-                "actions",
-                {"status": "running", "page": number},
-            ),
-            doing,
-            by_number,
-        )
+        path, doing = f"/servers/{server_id}/actions", f"list running actions of server {server_id}"
+        actions = every_entry(self._page, path, doing, "actions", {"status": "running"})
         if any(
             a.get("command") == "create_image" and a.get("status") == "running" for _, a in actions
         ):

@@ -107,11 +107,15 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> Non
         ),
         (
             "[FILES]\nlock_file = snapshots.log\n",
-            "line 2: [FILES] 'lock_file': log and lock must be two files",
+            "line 2: [FILES] 'lock_file': log, lock and history must be three files",
         ),
         (
             "[FILES]\nlog_file = ./snapshots.lock\n",
-            "line 2: [FILES] 'log_file': log and lock must be two files",
+            "line 2: [FILES] 'log_file': log, lock and history must be three files",
+        ),
+        (
+            "[FILES]\nlock_file = history.db\n",
+            "line 2: [FILES] 'lock_file': log, lock and history must be three files",
         ),
     ],
 )

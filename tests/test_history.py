@@ -331,7 +331,7 @@ def test_the_history_is_a_file_of_its_own(project: Project, name: str) -> None:
     project.server("hetzner", 31, "web")
     result = project.run()
     assert result.code == 1
-    assert "[HISTORY] 'file': the history must be a file of its own" in result.err
+    assert "[HISTORY] 'file': log, lock and history must be three files" in result.err
 
 
 @pytest.mark.proves("history-8")
