@@ -911,7 +911,7 @@ def read_address(value: Any, _base: Path) -> str:
     try:
         return text.replace(f"@{domain}", f"@{idna.encode(domain, uts46=True).decode()}")
     except idna.IDNAError:
-        raise ValueError("holds a mail address whose domain cannot be") from None
+        raise ValueError("holds a mail address whose domain is not valid") from None
 
 
 def read_addresses(value: Any, base: Path) -> tuple[str, ...]:
@@ -1467,7 +1467,7 @@ def finite_number(word: str) -> float:
     """For json: 1e400 would become infinity, which JSON cannot say."""
     number = float(word)
     if math.isinf(number):
-        raise ValueError("not valid JSON: it holds a number beyond all bounds")
+        raise ValueError("not valid JSON: a number in it is too large")
     return number
 
 
@@ -2359,7 +2359,7 @@ def run_holds_lock(path: Path) -> Optional[int]:
         found = re.match("[0-9]{1,9} since ", lock_holder(descriptor))
         return int(found[0].split()[0]) if found else 0
     except OSError as error:
-        raise LockError(f"{path}: cannot be asked: {reason_of(error)}") from None
+        raise LockError(f"{path}: cannot be checked: {reason_of(error)}") from None
     finally:
         os.close(descriptor)
     return None
@@ -3026,7 +3026,7 @@ class NoResponse:
 UNUSABLE: tuple[tuple[Union[type, tuple[type, ...]], str], ...] = (
     (requests.exceptions.InvalidJSONError, "its payload holds a number that JSON cannot hold"),
     (RecursionError, "its payload is nested too deeply"),
-    (requests.exceptions.InvalidHeader, "a header holds a character that none may hold"),
+    (requests.exceptions.InvalidHeader, "a header holds a character that is not allowed there"),
     (
         (
             requests.exceptions.InvalidURL,
@@ -3188,7 +3188,7 @@ def trouble_of(error: Exception, url: str) -> NoResponse:
         if ca_variable():
             reason += f" by the certificates of {ca_variable()}"
         elif os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
-            reason += " (only mail heeds SSL_CERT_FILE, all else REQUESTS_CA_BUNDLE)"
+            reason += " (SSL_CERT_FILE counts for mail only; for all else set REQUESTS_CA_BUNDLE)"
         return NoResponse(Outcome.UNTRUSTED, reason)
     return NoResponse(Outcome.NOT_SENT, reason)
 
@@ -3796,7 +3796,7 @@ def every_page(fetch: Callable[[int], Page], doing: str, id_of: Callable[[Any], 
                 for item in page.items:
                     item_id = id_of(item)
                     if item_id in found:
-                        raise IncompleteError("the listing has an entry twice")
+                        raise IncompleteError("the listing has a duplicate entry")
                     found[item_id] = item
                 if not page.more:
                     if page.total is not None and page.total != len(found):
@@ -4399,7 +4399,7 @@ class Contabo:
 
     key = "contabo"
     title = "Contabo"
-    duration_rule = "Contabo names no usual time"
+    duration_rule = "Contabo publishes no usual duration"
     limit_is_shared = False
     has_slots = True
     lists_account = False
@@ -5131,10 +5131,10 @@ def where_to(answer: Response, url: str) -> str:
     try:
         parts, own = urlsplit(urljoin(url, answer.headers.get("location", ""))), urlsplit(url)
         if not parts.hostname or "location" not in answer.headers:
-            return "an address that is none"
+            return "an address that is not valid"
         place = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
     except ValueError:
-        return "an address that is none"
+        return "an address that is not valid"
     is_own = (parts.scheme, parts.netloc) == (own.scheme, own.netloc)
     return "another path of the same host" if is_own else place
 
@@ -5933,7 +5933,9 @@ class History:
                     with contextlib.suppress(FileNotFoundError):
                         os.replace(f"{self.path}{suffix}", aside + suffix)
                 self._commit([*self._written, *batch])
-                self.world.warn(f"{self.path}: was damaged; put aside as {aside}, and begun anew")
+                self.world.warn(
+                    f"{self.path}: was damaged; renamed to {aside}, and a new one begun"
+                )
         except HISTORY_ERRORS as error:
             return reason_of(error)
         return ""
@@ -6224,7 +6226,7 @@ def prune_only(turn: Turn) -> None:
     newest = newest_usable(turn, turn.listing())
     listing = turn.listing(turn.batch_wait())
     if newest not in listing:
-        raise TurnError(f"snapshot {newest.name} (id {newest.id}) is there no more, or has changed")
+        raise TurnError(f"snapshot {newest.name} (id {newest.id}) no longer exists, or has changed")
     turn.name, turn.verified = newest.name or "", newest
     turn.info("verified snapshot %s (id %s), the newest one", newest.name, newest.id)
     prune(turn, listing)
@@ -6338,7 +6340,7 @@ def answer_lost(turn: Turn, error: ApiError) -> Optional[Ticket]:
     turn.info("%s; looking whether it was carried out", error)
     found = find_lost_create(turn, error)
     if found is None and again:
-        raise TurnError(f"{error}; it was not carried out, twice") from None
+        raise TurnError(f"{error}; both times it was not carried out") from None
     if found is None:
         turn.info("it was not carried out; asking once more")
     return found
@@ -7555,7 +7557,9 @@ def change_crontab(change: Callable[[str], str], job: CronJob, clock: Clock) -> 
             break
         backup.unlink()
     else:
-        raise CrontabError("somebody changes the crontab all the time; nothing was changed")
+        raise CrontabError(
+            "the crontab keeps changing while it is being written; nothing was changed"
+        )
     refusal = write_crontab(new, job)
     hint = f" (as it was before: {backup})"
     now = read_crontab(hint)
@@ -7564,7 +7568,7 @@ def change_crontab(change: Callable[[str], str], job: CronJob, clock: Clock) -> 
     if set(now.split("\n")) - set(old.split("\n")) - set(new.split("\n")):
         problem = "somebody else has changed the crontab just now: it was left as it is"
     elif now == old:
-        problem = f"crontab does not take the new text{refusal}; nothing was changed"
+        problem = f"crontab refuses the new text{refusal}; nothing was changed"
     else:
         refusal = write_crontab(old, job)
         restored = read_crontab(hint) == old
@@ -7702,7 +7706,7 @@ def crowding(
         if gap < max(run_seconds or 0, 0 if where == there else 600):
             return [
                 f"the starts of {second:%Y-%m-%d} at {first:%H:%M} ({where}) and {second:%H:%M}"
-                f" ({there}) are too near to each other: while one run goes on, another ends with"
+                f" ({there}) are too close together: while one run goes on, another ends with"
                 " exit status 3"
             ]
     return []
@@ -8415,7 +8419,7 @@ def check_account(
     off = (clock.now() - there).total_seconds() if there else 0.0
     if abs(off) > 60:
         words = f"this machine's clock is {span(abs(off))} {'ahead' if off > 0 else 'behind'}"
-        yield "warning", account, words, "have it set by NTP"
+        yield "warning", account, words, "synchronise it, with NTP for example"
     present = [server.id for server in servers if server.id in listed]
     listing = provider.list_snapshots(present) if present else ()
     for server in servers:
@@ -8425,7 +8429,7 @@ def check_account(
             yield "error", server.name, missing, "correct id, or take its project's token"
             continue
         if server.name in names:
-            yield "ok", server.name, f"is there, and called so at {provider.title}", ""
+            yield "ok", server.name, f"exists under this name at {provider.title}", ""
         else:
             words = f"is called {names[0]} at {provider.title}"
             yield "warning", server.name, words, f"right if {server.id} is the server you mean"
@@ -8461,7 +8465,7 @@ def check_files(settings: Settings) -> Iterator[Finding]:
         elif not os.access(path, os.W_OK):
             yield level, path.name, f"{path} cannot be written", "run it as its owner"
         elif not ON_WINDOWS and status.st_uid != os.geteuid():
-            yield "warning", path.name, f"{path} is another user's", "run it as one user only"
+            yield "warning", path.name, f"{path} belongs to another user", "run it as one user only"
 
 
 def check_environment(settings: Settings, servers: Sequence[Server]) -> Iterator[Finding]:
@@ -8940,7 +8944,7 @@ class Dialogue:
                 return read(text)
             except ValueError as error:
                 self.say(f"The answer {error}.")
-        raise SnapshotsError(f"no usable answer in {ANSWER_TRIES} to: {question}")
+        raise SnapshotsError(f"no usable answer in {ANSWER_TRIES} tries to: {question}")
 
     def choose(self, question: str, words: Sequence[str], default: Optional[str] = None) -> str:
         """One of the words, of which a beginning is enough."""
@@ -8977,7 +8981,7 @@ def read_rows(text: str, count: int) -> list[int]:
         first = int(extent[1])
         last = int(extent[3] or count) if extent[2] else first
         if not 1 <= first <= count or not 1 <= last <= count:
-            raise ValueError(f"must keep to the numbers of the table, 1 to {count}")
+            raise ValueError(f"must be numbers from the table, 1 to {count}")
         if first > last:
             raise ValueError(f"must begin with the smaller number (write {last}-{first})")
         rows.update(range(first, last + 1))
@@ -9151,7 +9155,7 @@ class Setup:
             return text, value
 
         hidden = key not in USER_NAMES
-        notes = ["does not show"] if hidden and self.dialogue.on_terminal else []
+        notes = ["is not shown"] if hidden and self.dialogue.on_terminal else []
         notes += [f"Enter: the one in {known_in}"] if known_in else []
         question = f"{key} ({', '.join(notes)})" if notes else key
         return self.ask(question, resolve, "" if known_in else None, hidden)
@@ -9284,7 +9288,9 @@ class Setup:
                     write_whole(path, text, is_new=True)
                     break
         else:
-            raise SnapshotsError(f"{path}: there is one already, under every name that would do")
+            raise SnapshotsError(
+                f"{path}: exists already, as do the other names that it could have"
+            )
         self.covered[provider, server_id] = path
         self.note(path)
 
@@ -9301,10 +9307,10 @@ class Setup:
         ways = {"telegram": self.telegram, "webhook": self.webhook, "mail": self.mail}
         while True:
             channels = [destination.channel for destination in default_channels(self.settings)]
-            question = "How shall it tell you of failures"
+            question = "How do you want to be notified of failures"
             if channels:
                 self.say(f"Notifications go over {', '.join(channels)}.")
-                question = "Over what else"
+                question = "Another way, besides"
             default = "nothing" if channels else None
             kind = self.dialogue.choose(question, (*ways, "nothing"), default)
             if kind == "nothing":

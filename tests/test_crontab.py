@@ -300,7 +300,7 @@ def test_a_crontab_that_changes_all_the_time_is_left_alone(tab: Tab) -> None:
     tab.mischief = {"-l": {"*": ["edit # again"]}}
     result = tab.run("--install-cron", "nightly")
     assert result.code == 1
-    assert "somebody changes the crontab all the time; nothing was changed" in result.err
+    assert "the crontab keeps changing while it is being written; nothing was changed" in result.err
     assert "write" not in tab.calls
     assert tab.backups == []
 
@@ -311,7 +311,7 @@ def test_a_crontab_that_changes_all_the_time_is_left_alone(tab: Tab) -> None:
     ("mischief", "told", "restored"),
     [
         ({"write": {"*": ["refuse"]}}, "errors in crontab file, can't install.; nothing was", True),
-        ({"write": {"*": ["ignore"]}}, "crontab does not take the new text; nothing was", True),
+        ({"write": {"*": ["ignore"]}}, "crontab refuses the new text; nothing was", True),
         ({"write": {"1": ["lose 1"]}}, "it is as before again", True),
         ({"write": {"1": ["lose 99"]}}, "it is as before again", True),
         ({"write": {"1": ["lose 2", "complain"]}}, "it is as before again", True),
@@ -715,7 +715,7 @@ def test_starts_that_come_sooner_than_a_run_ends_are_warned_about(tab: Tab) -> N
     tab.project.server("contabo", 1, "web", duration_seconds=7200)
     assert tab.run().code == 0
     tab.run("--install-cron", "@hourly")
-    assert "are too near to each other" in tab.run("--show-cron").err
+    assert "are too close together" in tab.run("--show-cron").err
     tab.run("--install-cron", "nightly")
     assert tab.run("--show-cron").err == ""
 
@@ -726,7 +726,7 @@ def test_two_entries_for_one_configuration_are_warned_about(tab: Tab) -> None:
     tab.set(tab.text + f"20 3 * * * {sys.executable} {SCRIPT} --config {tab.config}\n")
     result = tab.run("--show-cron")
     assert result.code == 0
-    assert "are too near to each other" in result.err
+    assert "are too close together" in result.err
     assert "line 2" in result.err
     assert "line 4" in result.err
 
@@ -1036,7 +1036,7 @@ def test_check_tells_what_is_wrong_with_an_entry(scheduled: Tab) -> None:
     by_hand = findings(good + f"17 3 * * * cd {SCRIPT.parent} && {sys.executable} snapshots.py\n")
     assert ", line 4, by hand: at 03:17 every day" in by_hand[1][1]
     assert by_hand[-1][0] == "warning"
-    assert "are too near to each other" in by_hand[-1][1]
+    assert "are too close together" in by_hand[-1][1]
 
 
 @pytest.mark.proves("cron-14")

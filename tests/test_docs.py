@@ -462,6 +462,7 @@ def is_a_text_of_the_code(words: str) -> bool:
     return not re.search("[A-Za-z]", words) or any(words in text for text in TEXTS)
 
 
+@pytest.mark.proves("parties-8")
 def test_every_message_under_trouble_is_one_that_the_code_writes() -> None:
     rows = table(part("## Trouble"))
     assert len(rows) > 30

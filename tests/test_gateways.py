@@ -404,7 +404,7 @@ def test_a_create_that_met_nobody_twice_is_a_failure(
     assert result.code == 1
     assert sorted(result.err.splitlines()) == [
         f"snapshots: {provider}: cannot create a snapshot of {what}:"
-        " HTTP 502; it was not carried out, twice; nothing was pruned"
+        " HTTP 502; both times it was not carried out; nothing was pruned"
         for provider, what in sorted(WHAT.items())
     ]
     night.assert_untouched()
@@ -464,7 +464,7 @@ def test_a_gateway_that_dies_once_the_create_is_done_is_no_obstacle(
 
 LOGIN_STAYS = "location /cb-auth/ { proxy_pass http://cloud; }"
 GIF = "if ($request_method = POST) { rewrite ^/(do|hz|cb)/ /gif; }"
-TWICE = "; it was not carried out, twice; nothing was pruned"
+TWICE = "; both times it was not carried out; nothing was pruned"
 REFUSALS: dict[str, tuple[dict[str, str], str]] = {
     "a body too large": (
         {"server": "location ~ ^/(do|hz|cb)/ { client_max_body_size 1; proxy_pass http://cloud; }"},

@@ -175,7 +175,7 @@ def test_a_damaged_file_is_put_aside_and_begun_anew(
     result = project.run()
     assert result.code == 0
     (line,) = result.err.splitlines()
-    assert "history.db: was damaged; put aside as " in line
+    assert "history.db: was damaged; renamed to " in line
     (aside,) = path.parent.glob("history.db.damaged-*")
     assert aside.read_bytes()[:4096] == broken[:4096]
     assert len(rows(project, "SELECT * FROM run WHERE exit_status = 0")) == 1

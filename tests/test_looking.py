@@ -452,7 +452,7 @@ def test_check_tells_what_is_well_and_what_is_not(
     ]
     told = [(f["level"], f["subject"], f["finding"]) for f in found["findings"]]
     for level, subject, words in [
-        ("ok", "web", "is there"),
+        ("ok", "web", "exists under this name"),
         ("ok", "web", "has 1 snapshot not made"),
         ("ok", "Contabo account of mail", "may read; whether they may write"),
         ("error", "DigitalOcean account of blog", "HTTP 403"),

@@ -427,9 +427,9 @@ def test_a_redirect_of_apps_script_says_where_it_leads_and_no_secret(project: Pr
         ("https://new.example.org:8443/x?token=abcdefgh", "https://new.example.org:8443)"),
         ("//robot:secret-word@other.example/x", "http://other.example)"),
         ("/elsewhere", "another path of the same host)"),
-        ("http://[broken", "an address that is none)"),
-        ("mailto:ops@example.org", "an address that is none)"),
-        (None, "an address that is none)"),
+        ("http://[broken", "an address that is not valid)"),
+        ("mailto:ops@example.org", "an address that is not valid)"),
+        (None, "an address that is not valid)"),
         ("", "another path of the same host)"),
     ],
 )

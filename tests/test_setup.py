@@ -228,7 +228,7 @@ def test_wrong_answers_are_explained_and_asked_for_again(guide: Guide) -> None:
     assert said == [
         "The answer must be one of digitalocean, hetzner, contabo.",
         "The answer must not be empty.",
-        "The answer must keep to the numbers of the table, 1 to 3.",
+        "The answer must be numbers from the table, 1 to 3.",
         "The answer must begin with the smaller number (write 1-3).",
         'The answer must be a whole number from 1 to 100000, or "all".',
         'The answer must be a whole number from 1 to 100000, or "all".',
@@ -246,7 +246,7 @@ def test_endless_wrong_answers_come_to_an_end(guide: Guide) -> None:
     guide.account("hetzner", a=1)
     result = guide.run(*["what?"] * 1000)
     assert result.code == 1
-    assert "no usable answer in 20 to: Which provider" in result.err
+    assert "no usable answer in 20 tries to: Which provider" in result.err
 
 
 # --- the files ---

@@ -842,7 +842,7 @@ def test_a_host_that_cannot_be_is_said_and_not_tried_again(project: Project, hos
     ("options", "reason"),
     [
         ({"json": {"a": float("inf")}}, "its payload holds a number that JSON cannot hold"),
-        ({"headers": {"X": "a\nb"}}, "a header holds a character that none may hold"),
+        ({"headers": {"X": "a\nb"}}, "a header holds a character that is not allowed there"),
     ],
 )
 def test_what_cannot_be_written_is_said(
