@@ -450,6 +450,13 @@ def total_gb(sizes: Iterable[Optional[float]]) -> str:
     return f"{'' if len(known) == len(every) else 'at least '}{sum(known):.1f}"
 
 
+def total_or_none(sizes: Iterable[Optional[float]]) -> Optional[float]:
+    """The sum in GB, or None if one of them is unknown."""
+    every = list(sizes)
+    known = [size for size in every if size is not None]
+    return round(sum(known, 0.0), 3) if len(known) == len(every) else None
+
+
 SLOT_OF: Mapping[str, Callable[[datetime], tuple[int, ...]]] = MappingProxyType(
     {
         "daily": lambda at: (at.year, at.month, at.day),
@@ -979,6 +986,11 @@ def check_url(text: str) -> tuple[str, str]:
     return parts.scheme, host
 
 
+def host_of(url: str) -> str:
+    """Where a URL leads, without what may be secret."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
 def read_endpoint(value: Any, _base: Path) -> str:
     """The base URL of an API: https, unless the host is this machine."""
     text = text_of(value)
@@ -1132,10 +1144,19 @@ class StatusSection:
 
 
 @dataclass(frozen=True)
+class NotificationsSection:
+    """[NOTIFICATIONS]"""
+
+    mode: str = option("per_server", read_choice("per_server", "summary", "failures"))
+
+
+@dataclass(frozen=True)
 class Channel:
     """What [TELEGRAM], [WEBHOOK] and [SMTP] have in common."""
 
     enabled: bool = option(False, read_flag, override=True)
+    notify_on_success: bool = option(True, read_flag, override=True)
+    notify_on_failure: bool = option(True, read_flag, override=True)
     timeout: float = option(10, read_number(1, 300))
     retries: int = option(3, read_count(0, 20))
     base_delay_between_retries: float = option(2, read_number(0, 300))
@@ -1160,6 +1181,12 @@ class TelegramSection(Channel):
         """Where messages end up; the same for all servers that share it."""
         return (self.channel, self.bot_token, self.chat_id, str(self.message_thread_id))
 
+    @property
+    def shown(self) -> str:
+        """The address for people, without its secrets."""
+        topic = f", topic {self.message_thread_id}" if self.message_thread_id else ""
+        return f"Telegram chat {self.chat_id}{topic}"
+
 
 @dataclass(frozen=True)
 class WebhookSection(Channel):
@@ -1176,6 +1203,11 @@ class WebhookSection(Channel):
         """Where messages end up; the same for all servers that share it."""
         return (self.channel, self.url)
 
+    @property
+    def shown(self) -> str:
+        """The address for people, without its secrets."""
+        return f"webhook at {host_of(self.url)}"
+
 
 @dataclass(frozen=True)
 class SmtpSection(Channel):
@@ -1191,7 +1223,6 @@ class SmtpSection(Channel):
     from_email: str = option("", read_address)
     to_emails: tuple[str, ...] = option((), read_addresses, override=True)
     notify_on_success: bool = option(False, read_flag, override=True)
-    notify_on_failure: bool = option(True, read_flag, override=True)
     subject_success: str = option(BUILT_IN, read_text, override=True)
     subject_failure: str = option(BUILT_IN, read_text, override=True)
     message_success: str = option(BUILT_IN, read_template, override=True)
@@ -1206,6 +1237,11 @@ class SmtpSection(Channel):
     def address(self) -> tuple[str, ...]:
         """Where messages end up; the same for all servers that share it."""
         return (self.channel, self.server, *self.to_emails)
+
+    @property
+    def shown(self) -> str:
+        """The address for people."""
+        return f"e-mail to {', '.join(self.to_emails)}"
 
 
 Destination = Union[TelegramSection, WebhookSection, SmtpSection]  # a channel and all it needs
@@ -1234,6 +1270,7 @@ SECTIONS: Mapping[str, Any] = {
     "HISTORY": HistorySection,
     "STATUS": StatusSection,
     "REPORT": ReportSection,
+    "NOTIFICATIONS": NotificationsSection,
     "TELEGRAM": TelegramSection,
     "WEBHOOK": WebhookSection,
     "SMTP": SmtpSection,
@@ -1257,6 +1294,7 @@ class Settings:
     history: HistorySection = HistorySection()
     status: StatusSection = StatusSection()
     report: ReportSection = ReportSection()
+    notifications: NotificationsSection = NotificationsSection()
     telegram: TelegramSection = TelegramSection()
     webhook: WebhookSection = WebhookSection()
     smtp: SmtpSection = SmtpSection()
@@ -4739,18 +4777,90 @@ TEXT_LIMITS: Mapping[str, int] = MappingProxyType(
     {"title": 250, "name": 250, "value": 1000, "username": 80}
 )
 TEXT_SHORT = 120
-JOINED_LIMIT = 1000  # characters of errors, and of warnings, in a message about many servers
+SUMMARY_SHORT = 10  # servers in a summary's payload that is tried where the whole was refused
 CUT = "… (cut)"
+MIN_ITEM = 150  # characters that each of many texts has at the least
 GIVE_UP_AFTER = 3  # messages lost in a row; each further one gets one try
 JOIN_OVER = 20  # waiting messages for one channel
 DRAIN_SECONDS = 600.0  # how long the queue has after the last turn
 DRAIN_STOPPED_SECONDS = 10.0  # the same after a stop signal
 
 
+def result_line(report: Report) -> str:
+    """How a turn ended, for people."""
+    if report.success:
+        return f"{report.server.name}: SUCCESS: {report.snapshot_name}, {report.snapshot_info}"
+    return f"{report.server.name}: FAILURE: {report.error}"
+
+
+def summary_line(reports: Sequence[Report], undelivered: int, not_due: int = 0) -> str:
+    """The last line of a run."""
+    failed = sum(not report.success for report in reports)
+    line = (
+        f"SUMMARY: {len(reports) - failed} succeeded, {failed} failed out of {len(reports)} total"
+    )
+    if not_due:
+        line += f"; {not_due} not due"
+    if undelivered:
+        line += f"; {counted(undelivered, 'notification')} not delivered"
+    return line
+
+
+@dataclass(frozen=True)
+class Summary(Report):
+    """The reports of many servers as one."""
+
+    reports: tuple[Report, ...] = ()  # failures first
+    not_due: int = 0
+    next_run: str = ""  # in words; empty where nobody knows
+
+
+def summary_of(reports: Sequence[Report], not_due: int = 0, next_run: str = "") -> Summary:
+    """Sum up: for a run, or where so many messages wait that one by one they would never arrive."""
+    failed = sum(not report.success for report in reports)
+    totals = [report.total_snapshots for report in reports]
+    title = f"{counted(len(reports), 'server')} ({failed} failed)"
+    return Summary(
+        BadServer(title, reports[-1].server.source, "", provider="several", id="several"),
+        success=not failed,
+        snapshot_name="several",
+        snapshot_id="several",
+        total_snapshots=None if None in totals else sum(filter(None, totals)),
+        kept=tuple(kept for report in reports for kept in report.kept),
+        deleted=tuple(snapshot for report in reports for snapshot in report.deleted),
+        seconds=max(report.seconds for report in reports),
+        ended=max(report.ended for report in reports),
+        reports=tuple(sorted(reports, key=lambda report: (report.success, report.server.name))),
+        not_due=not_due,
+        next_run=next_run,
+    )
+
+
+def summary_values(summary: Summary) -> dict[str, str]:
+    """The template variables that stand for more than one text."""
+    reports = summary.reports
+    texts = [clean("; warning: ".join([result_line(r), *r.warnings])) for r in reports]
+    listed = sum(bool(report.kept) for report in reports)
+    stored = f"stored {total_gb(s.size_gb for s, _ in summary.kept)} GB"
+    stored += f" for {counted(listed, 'server')}" if listed < len(reports) else ""
+    end = [
+        summary_line(reports, 0, summary.not_due),
+        f"freed {total_gb(s.size_gb for s in summary.deleted)} GB, {stored}",
+        *([f"next run: {summary.next_run}"] if summary.next_run else []),
+    ]
+    errors = [clean(f"{r.server.name}: {r.error}") for r in reports if not r.success]
+    warnings = [clean(f"{r.server.name}: {w}") for r in reports for w in r.warnings]
+    return {
+        "error": Items(errors, "; "),
+        "warnings": Items(warnings or ["none"], "; "),
+        "summary": Items(texts, "\n", "\n" + "\n".join(end)),
+    }
+
+
 def values_of(report: Report, hostname: str) -> dict[str, str]:
     """What the template variables stand for."""
     total = "unknown" if report.total_snapshots is None else str(report.total_snapshots)
-    return {
+    values = {
         "script": SCRIPT,
         "provider": report.server.provider,
         "server_name": report.server.name,
@@ -4771,11 +4881,17 @@ def values_of(report: Report, hostname: str) -> dict[str, str]:
         "kept_reasons": "; ".join(f"{s.name}: {', '.join(why)}" for s, why in report.kept)
         or "none",
         "warnings": "; ".join(report.warnings) or "none",
+        "summary": result_line(report),
     }
+    values = {name: clean(value) for name, value in values.items()}
+    return {**values, **summary_values(report)} if isinstance(report, Summary) else values
 
 
 def built_in_text(report: Report) -> str:
     """The message where no template is set; HTML."""
+    if isinstance(report, Summary):
+        title = "Snapshot Success" if report.success else "Snapshot Failed"
+        return f"<b>{title}: {{server_name}}</b>\n{{summary}}\n{{timestamp}}, on {{hostname}}"
     lines = ["<b>Snapshot Success</b>" if report.success else "<b>Snapshot Failed</b>"]
     lines += ["Server: <code>{server_name}</code> ({provider} {server_id})"]
     lines += ["Snapshot: <code>{snapshot_name}</code>", "Total: {snapshot_info}"]
@@ -4788,9 +4904,13 @@ def built_in_text(report: Report) -> str:
     return "\n".join([*lines, "{timestamp}, took {duration}, on {hostname}"])
 
 
-def with_error(template: str, report: Report) -> str:
-    """A failure template that does not say why gets a last line that does."""
-    if report.success or "{error}" in template:
+def own_template(section: Union[TelegramSection, SmtpSection], report: Report) -> str:
+    """The user's template for this report, or ''. One for failures that does not say why gets a
+    last line that does; one that knows nothing of summaries is none for a summary."""
+    template = section.message_success if report.success else section.message_failure
+    if isinstance(report, Summary) and "{summary}" not in template:
+        return ""
+    if not template or report.success or re.search(r"\{(error|summary)\}", template):
         return template
     return template + "\nError: {error}"
 
@@ -4800,7 +4920,7 @@ def with_error(template: str, report: Report) -> str:
 
 def utf16_length(text: str) -> int:
     """Length in UTF-16 code units, as Telegram counts."""
-    return len(text) + sum(ord(character) > 0xFFFF for character in text)
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def utf16_cut(text: str, limit: int) -> str:
@@ -4816,13 +4936,45 @@ def utf16_cut(text: str, limit: int) -> str:
     return "".join(kept) + CUT
 
 
+class Items(str):
+    """Texts in a row, and perhaps an end. Cut, it holds the first ones and says how many more there
+    are."""
+
+    items: Sequence[str]
+    separator: str
+    end: str
+
+    def __new__(cls, items: Sequence[str], separator: str, end: str = "") -> Items:
+        made = super().__new__(cls, separator.join(items) + end)
+        made.items, made.separator, made.end = items, separator, end
+        return made
+
+    def cut(self, limit: int) -> str:
+        """At most limit units of it, if at least the end and the words about the rest fit."""
+        if utf16_length(self) <= limit or not self.items:
+            return self
+        room = limit - utf16_length(f"{self.separator}... and {len(self.items)} more{self.end}")
+        longest = max(MIN_ITEM, room // len(self.items))
+        items = [utf16_cut(item, longest) for item in self.items]
+        ends = itertools.accumulate(utf16_length(item + self.separator) for item in items)
+        items = items[: sum(end <= room for end in ends)]
+        left = len(self.items) - len(items)
+        more = [f"... and {left} more"] if left else []
+        return self.separator.join([*items, *more]) + self.end
+
+
+def cut(value: str, limit: int) -> str:
+    """A value, cut in its own way."""
+    return value.cut(limit) if isinstance(value, Items) else utf16_cut(value, limit)
+
+
 def fitted(values: Mapping[str, str], limit: int, render: Callable[..., str]) -> Mapping[str, str]:
     """The values, long ones cut so far that the text rendered from them fits; if it can fit."""
-    share = limit
-    while share > 40 and utf16_length(render(values)) > limit:
-        share = share * 3 // 4
-        values = {name: utf16_cut(value, share) for name, value in values.items()}
-    return values
+    share, result = limit, values
+    while share > 40 and utf16_length(render(result)) > limit:
+        share = share * 7 // 8
+        result = {name: cut(value, share) for name, value in values.items()}
+    return result
 
 
 def text_within(limit: int, values: Mapping[str, str], render: Callable[..., str]) -> str:
@@ -4913,10 +5065,9 @@ def telegram_bodies(
 ) -> list[dict[str, Any]]:
     """What to send: the message, then simpler versions for where Telegram refuses the one before:
     without formatting, and short."""
-    values = {name: clean(value) for name, value in values_of(report, hostname).items()}
-    template = section.message_success if report.success else section.message_failure
+    values, template = values_of(report, hostname), own_template(section, report)
     mode = section.parse_mode if template else "HTML"
-    template = with_error(template, report) if template else built_in_text(report)
+    template = template or built_in_text(report)
     if mode == "Markdown":
         template, mode = html_from_markdown(template), "HTML"
 
@@ -4959,13 +5110,25 @@ BUILT_IN_PAYLOAD: Mapping[str, str] = MappingProxyType(
 )
 
 
+BUILT_IN_SUMMARY: Mapping[str, str] = MappingProxyType(
+    {
+        "script": "{script}",
+        "status": "{status}",
+        "hostname": "{hostname}",
+        "timestamp": "{timestamp}",
+        "summary": "{summary}",
+    }
+)
+
+
 def webhook_payloads(
     section: WebhookSection, report: Report, hostname: str
 ) -> list[dict[str, Any]]:
     """The JSON to post, and a much shorter version for where that is refused."""
-    values = {name: clean(value) for name, value in values_of(report, hostname).items()}
+    values = values_of(report, hostname)
     own = section.payload_success if report.success else section.payload_failure
-    template = dict(own or BUILT_IN_PAYLOAD)
+    built_in = BUILT_IN_SUMMARY if isinstance(report, Summary) else BUILT_IN_PAYLOAD
+    template = dict(own or built_in)
     if not report.success and change_texts(template, without_error) == template:
         template.setdefault("error", "{error}")
 
@@ -4979,6 +5142,8 @@ def webhook_payloads(
             return text_within(limit, values, functools.partial(fill, text))
 
         payload: dict[str, Any] = change_texts(template, filled)
+        if not own and isinstance(report, Summary):
+            return {**payload, **summary_numbers(report, hostname, is_short)}
         if not own and report.total_snapshots is not None:
             payload["total_snapshots"] = report.total_snapshots
         if not own and report.warnings:
@@ -4992,22 +5157,34 @@ def webhook_payloads(
 
 
 def without_error(text: str, _key: str) -> str:
-    """The text without its place for the error."""
-    return text.replace("{error}", "")
+    """The text without its places for the error."""
+    return text.replace("{error}", "").replace("{summary}", "")
+
+
+def summary_numbers(summary: Summary, hostname: str, is_short: bool) -> dict[str, Any]:
+    """What the built-in payload of a summary holds beside its texts."""
+    reports, failed = summary.reports, sum(not report.success for report in summary.reports)
+    reports = reports[:SUMMARY_SHORT] if is_short else reports
+    return {
+        "succeeded": len(summary.reports) - failed,
+        "failed": failed,
+        "not_due": summary.not_due,
+        "freed_gb": total_or_none(snapshot.size_gb for snapshot in summary.deleted),
+        "stored_gb": total_or_none(snapshot.size_gb for snapshot, _ in summary.kept),
+        "next_run": summary.next_run or None,
+        "servers": [webhook_payloads(WebhookSection(), r, hostname)[-is_short] for r in reports],
+        "servers_left_out": len(summary.reports) - len(reports),
+    }
 
 
 def mail_of(
     section: SmtpSection, report: Report, hostname: str, now: datetime
 ) -> email.message.EmailMessage:
     """The mail: plain text and the same as HTML."""
-    values = {name: clean(value) for name, value in values_of(report, hostname).items()}
+    values, template = values_of(report, hostname), own_template(section, report)
     subject = section.subject_success if report.success else section.subject_failure
-    template = section.message_success if report.success else section.message_failure
-    text = (
-        fill(with_error(template, report), values)
-        if template
-        else unformatted(built_in_text(report), "HTML", values)
-    )
+    built_in = unformatted(built_in_text(report), "HTML", values)
+    text = fill(template, values) if template else built_in
     # nothing but ASCII travels, whatever the server can take
     message = email.message.EmailMessage(policy=email.policy.SMTP.clone(cte_type="7bit"))
     message["Subject"] = one_line(fill(subject or "Snapshot {status}: {server_name}", values), 200)
@@ -5427,6 +5604,17 @@ class Sender:
             functools.partial(self._mail, destination, message)
         ]
 
+    def shown(self, destination: Destination, report: Report) -> str:
+        """The message as it would be sent, for people."""
+        if isinstance(destination, TelegramSection):
+            return str(telegram_bodies(destination, report, self.hostname)[0]["text"])
+        if isinstance(destination, WebhookSection):
+            payload = webhook_payloads(destination, report, self.hostname)[0]
+            return json.dumps(payload, ensure_ascii=False, indent=2)
+        message = mail_of(destination, report, self.hostname, self.world.clock.now())
+        body = message.get_body(("plain",))
+        return f"Subject: {message['Subject']}\n{body.get_content() if body else ''}"
+
     def _shown(self, text: str, *secrets: str) -> str:
         """One line of what a receiver says, without credentials, its own short ones included."""
         for secret_text in secrets:
@@ -5535,41 +5723,20 @@ class Sender:
 
 
 def wants(destination: Destination, report: Report) -> bool:
-    """Does this destination want to hear of this outcome? (Mail: see notify_on_...)"""
-    if isinstance(destination, SmtpSection):
-        return destination.notify_on_success if report.success else destination.notify_on_failure
-    return True
+    """Does this destination want to hear of this outcome?"""
+    return destination.notify_on_success if report.success else destination.notify_on_failure
 
 
-def joined(reports: Sequence[Report], limit: float = JOINED_LIMIT) -> Report:
-    """Many reports as one: when so many wait that one by one they would never arrive. It names
-    the first failures and counts the rest; `limit`: characters for that."""
-    failed = [report for report in reports if not report.success]
-    line = ERROR_LIMIT if limit == math.inf else 150
-    lines = [utf16_cut(f"{r.server.name}: {r.error}", line) for r in failed]
-    warnings = [utf16_cut(f"{r.server.name}: {w}", line) for r in reports for w in r.warnings]
-    names = [report.server.name for report in reports]
-    title = f"{counted(len(reports), 'server')} ({len(failed)} failed)"
-    return dataclasses.replace(
-        reports[-1],
-        server=BadServer(title, reports[-1].server.source, "", provider="several", id="several"),
-        success=not failed,
-        snapshot_name="several",
-        snapshot_id="several",
-        total_snapshots=None,
-        kept=tuple(kept for report in reports for kept in report.kept),
-        deleted=tuple(snapshot for report in reports for snapshot in report.deleted),
-        warnings=first_of(warnings, limit),
-        error="; ".join(first_of(lines, limit)) or f"servers: {', '.join(first_of(names, limit))}",
-        seconds=max(report.seconds for report in reports),
-    )
+OnOutcome = Callable[[Report, str], None]  # called with why it was not delivered, or ""
 
 
 class Queue:
     """The queue of one channel and the thread that empties it."""
 
-    def __init__(self, name: str, world: Runtime, sender: Sender) -> None:
-        self.name, self.world, self.sender = name, world, sender
+    def __init__(
+        self, name: str, world: Runtime, sender: Sender, on_outcome: Optional[OnOutcome]
+    ) -> None:
+        self.name, self.world, self.sender, self.on_outcome = name, world, sender, on_outcome
         self.lost = 0  # messages not delivered
         self._changed = world.condition()
         self._queue: collections.deque[tuple[Destination, Report]] = collections.deque()
@@ -5630,8 +5797,7 @@ class Queue:
                     others = (x for x in self._queue if x[0].address != address)
                     self._queue = collections.deque(others)
                     many = len(same) + 1
-                    limit = math.inf if isinstance(destination, SmtpSection) else JOINED_LIMIT
-                    report = joined([report, *same], limit)
+                    report = summary_of([report, *same])
                 self._busy = many
             self._send(destination, report, many)
 
@@ -5665,7 +5831,9 @@ class Queue:
         """How it went with a message; `problem` is why it was not delivered."""
         lost_before = self._lost_in_a_row.get(destination.address, 0)
         self._lost_in_a_row[destination.address] = lost_before + 1 if problem else 0
-        if problem:
+        if self.on_outcome:
+            self.on_outcome(report, problem)
+        elif problem:
             self.world.warn(
                 f"{report.server.name}: {self.name} notification not delivered: {problem}"
             )
@@ -5689,28 +5857,119 @@ class Queue:
 
 
 class Notifier:
-    """Takes reports as turns end and gets them to their destinations."""
+    """Takes reports as turns end and gets them to their destinations, as [NOTIFICATIONS] mode has
+    it."""
 
-    def __init__(self, world: Runtime, settings: Settings, hostname: str) -> None:
-        self.world = world
+    def __init__(
+        self,
+        world: Runtime,
+        settings: Settings,
+        hostname: str,
+        on_outcome: Optional[OnOutcome] = None,
+    ) -> None:
+        self.world, self.mode = world, settings.notifications.mode
         self.sender = Sender(world, settings, hostname)
         self.channels = {
-            name: Queue(name, world, self.sender) for name in ("Telegram", "webhook", "e-mail")
+            name: Queue(name, world, self.sender, on_outcome)
+            for name in ("Telegram", "webhook", "e-mail")
         }
+        self._globals = {channel.address: channel for channel in default_channels(settings)}
+        self._to_sum_up: dict[tuple[str, ...], list[tuple[Destination, Report]]] = {}
 
     def tell(self, report: Report) -> None:
-        """Queue a report on all its channels; returns at once."""
+        """Queue a report on all its channels, or keep it for the summary; returns at once."""
         for destination in report.server.destinations:
-            if wants(destination, report):
+            if self.mode == "summary":
+                kept = self._to_sum_up.setdefault(destination.address, [])
+                kept.append((destination, report))
+            elif wants(destination, report) and not (self.mode == "failures" and report.success):
                 self.channels[destination.channel].put(destination, report)
 
-    def finish(self) -> int:
-        """Wait for the queues, within limits; returns how many messages were not delivered."""
+    def finish(
+        self,
+        not_due: Iterable[Union[Server, BadServer]] = (),
+        next_run: Callable[[], str] = str,
+    ) -> int:
+        """Send the summaries, if there are any, and wait for the queues, within limits; returns
+        how many messages were not delivered. A summary goes to who wants to hear of any of it."""
+        waiting = [d.address for server in not_due for d in server.destinations]
+        coming = next_run() if self._to_sum_up and not self.world.stopping else ""
+        for address, told in self._to_sum_up.items():
+            if any(wants(destination, report) for destination, report in told):
+                destination = self._globals.get(address, told[0][0])
+                summary = summary_of([r for _, r in told], waiting.count(address), coming)
+                self.channels[destination.channel].put(destination, summary)
         limit = DRAIN_STOPPED_SECONDS if self.world.stopping else DRAIN_SECONDS
         deadline = self.world.clock.monotonic() + limit
         for channel in self.channels.values():
             deadline = channel.close(deadline)
         return sum(channel.lost for channel in self.channels.values())
+
+
+def send_test_messages(
+    settings: Settings,
+    entries: Sequence[Union[Server, BadServer]],
+    world: Runtime,
+    hostname: str,
+    dry_run: bool = False,
+) -> bool:
+    """Send what a run would send, marked TEST, once to each destination of snapshots.config and of
+    the server files; a line for each tells what came of it. dry_run: show the messages instead.
+    Returns whether there is a destination, and all went well."""
+    out, mode = world.screen.out, settings.notifications.mode
+    outcomes: dict[int, str] = {}
+    notifier = Notifier(
+        world, settings, hostname, lambda report, problem: outcomes.update({id(report): problem})
+    )
+    places = [("snapshots.config", channel) for channel in default_channels(settings)]
+    places += [(entry.source, channel) for entry in entries for channel in entry.destinations]
+    messages: list[tuple[str, Destination, Report]] = []
+    for address in dict.fromkeys(channel.address for _, channel in places):
+        source, channel = next(place for place in places if place[1].address == address)
+        users = [entry for entry in entries if address in [d.address for d in entry.destinations]]
+        good, bad = reports_for_test(users[0] if users else None, world.clock.now(), mode)
+        messages.append((f"{channel.shown} ({source}): failure message", channel, bad))
+        if wants(channel, good) and mode != "failures":
+            messages.append((f"{channel.shown} ({source}): success message", channel, good))
+    _, remarks = channels_of([settings.telegram, settings.webhook, settings.smtp])
+    problems = remark_lines(remarks, Level.WARNING)
+    for _, channel, report in messages:
+        if not dry_run:
+            notifier.channels[channel.channel].put(channel, report)
+    notifier.finish()
+    for line, channel, report in messages:
+        if dry_run:
+            text = notifier.sender.shown(channel, report)
+            for shown in (f"{line} would be:", *text.splitlines()):
+                out(shown)
+        elif outcomes.setdefault(id(report), "not sent in time"):
+            problems.append(f"{line} not delivered: {outcomes[id(report)]}")
+        else:
+            out(f"{line} delivered")
+    if not messages:
+        problems.append("no channel is set up: nobody is notified of anything")
+    elif not dry_run:
+        out("sent with the environment of this shell; cron's may differ (see --check)")
+    for problem in problems:
+        world.screen.problem(problem)
+    return not problems
+
+
+def reports_for_test(
+    entry: Union[Server, BadServer, None], now: datetime, mode: str
+) -> tuple[Report, Report]:
+    """A success and a failure that nobody can take for real ones."""
+    server = entry or BadServer("server", "", "", provider="none", id="none")
+    server = dataclasses.replace(server, name=f"TEST {server.name}")
+    name = snapshot_name("TEST", now)
+    good = Report(server, True, name, "TEST", total_snapshots=1, ended=now)
+    bad = Report(server, False, error="TEST: this is a test, nothing has failed", ended=now)
+    if mode != "summary":
+        return good, bad
+    sums = [summary_of([good]), summary_of([good, bad])]
+    titles = [dataclasses.replace(s.server, name=f"TEST {s.server.name}") for s in sums]
+    sums = [dataclasses.replace(s, server=title) for s, title in zip(sums, titles)]
+    return sums[0], sums[1]
 
 
 # === History ==================================================================================
@@ -5748,13 +6007,6 @@ def utc_text(moment: Optional[datetime]) -> Optional[str]:
     if moment is None:
         return None
     return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def total_or_none(sizes: Iterable[Optional[float]]) -> Optional[float]:
-    """The sum in GB, or None if one of them is unknown."""
-    every = list(sizes)
-    known = [size for size in every if size is not None]
-    return round(sum(known, 0.0), 3) if len(known) == len(every) else None
 
 
 def newest_of(ours: Iterable[Snapshot], now: datetime) -> Optional[datetime]:
@@ -7102,26 +7354,6 @@ def final_status_line(report: Report, hostname: str) -> str:
     return " | ".join(cell.replace("|", "/") for cell in cells)
 
 
-def result_line(report: Report) -> str:
-    """How a turn ended, for people."""
-    if report.success:
-        return f"{report.server.name}: SUCCESS: {report.snapshot_name}, {report.snapshot_info}"
-    return f"{report.server.name}: FAILURE: {report.error}"
-
-
-def summary_line(reports: Sequence[Report], undelivered: int, not_due: int = 0) -> str:
-    """The last line of a run."""
-    failed = sum(not report.success for report in reports)
-    line = (
-        f"SUMMARY: {len(reports) - failed} succeeded, {failed} failed out of {len(reports)} total"
-    )
-    if not_due:
-        line += f"; {not_due} not due"
-    if undelivered:
-        line += f"; {counted(undelivered, 'notification')} not delivered"
-    return line
-
-
 def progress_line(fleet: Fleet) -> str:
     """done / running / waiting / failed, the slowest server, elapsed time."""
     turns = list(fleet.running.values())
@@ -7362,6 +7594,7 @@ def in_words(schedule: Schedule) -> str:
 
 ON_WINDOWS = fcntl is None  # there is no crontab, but the Task Scheduler
 CRONTAB_SECONDS = 60  # how long `crontab` may take
+NEXT_RUN_SECONDS = 5  # the same where it is asked for a line of a summary
 CRON_LINE_BYTES = 900  # Debian's cron refuses a command of 999 characters
 LOCALTIME = "/etc/localtime"
 BLOCK_NOTE = " (by --install-cron; --remove-cron takes it out)"
@@ -7371,7 +7604,10 @@ CRONTAB_HEADER = re.compile(  # what some versions of `crontab -l` show and `cro
 )
 CRON_LINE = re.compile(r"\s*(@\w+|(?:[^\s#]\S*\s+){4}\S+)\s+(.+)", re.DOTALL)
 CRON_ASSIGNMENT = re.compile(r"""\s*("[^"]*"|'[^']*'|[^\s=]+)\s*=""")
-ONLY_LOOKS = {"-n", "--dry-run", "--list", "--status", "--check", "--report", "--show-cron"}
+ONLY_LOOKS = {
+    *("-n", "--dry-run", "--list", "--status", "--check", "--report", "--show-cron"),
+    "--test-notifications",
+}
 
 
 class CrontabError(SnapshotsError):
@@ -7467,32 +7703,33 @@ def whose_crontab() -> str:
         return f"crontab of user {os.geteuid()}"
 
 
-def run_crontab(argument: str) -> tuple[int, bytes, str]:
-    """Exit status, stdout and stderr of `crontab`. Raises UnreadableCrontabError without them."""
+def run_crontab(argument: str, timeout: float = 0) -> tuple[int, bytes, str]:
+    """Exit status, stdout and stderr of `crontab`. Raises UnreadableCrontabError without them.
+    timeout: in seconds; 0: the usual one."""
     try:
         done = subprocess.run(  # noqa: S603
             ["crontab", argument],  # noqa: S607  (where it is differs)
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env={**os.environ, "LC_ALL": "C"},
-            timeout=CRONTAB_SECONDS,
+            timeout=timeout or CRONTAB_SECONDS,
             check=False,
         )
-    except subprocess.TimeoutExpired:
-        raise UnreadableCrontabError(f"crontab: no answer within {CRONTAB_SECONDS} s") from None
+    except subprocess.TimeoutExpired as error:
+        raise UnreadableCrontabError(f"crontab: no answer within {error.timeout:g} s") from None
     except OSError as error:
         raise UnreadableCrontabError(f"crontab: cannot be run: {reason_of(error)}") from None
     said = one_line(done.stderr.decode("utf-8", "backslashreplace").strip(), 300)
     return done.returncode, done.stdout, said
 
 
-def read_crontab(hint: str = "") -> str:
+def read_crontab(hint: str = "", timeout: float = 0) -> str:
     """The user's crontab without cron's own header, every byte kept ("surrogateescape").
 
     Only the known "no crontab for" counts as empty: to take another failure for that has cost
     people all their entries (https://github.com/acmesh-official/acme.sh/issues/3079).
     """
-    status, content, said = run_crontab("-l")
+    status, content, said = run_crontab("-l", timeout)
     if status == 0 and not said:
         text = content.decode("utf-8", "surrogateescape")
         header = CRONTAB_HEADER.match(text)
@@ -7770,6 +8007,21 @@ def cron_state(
         problems,
         [*warnings, *crowding(entries, run_seconds, now, zone)],
     )
+
+
+def next_run_in_words(job: CronJob, clock: Clock) -> str:
+    """When cron starts the next run, or '' where that cannot be told at once; it is advice."""
+    with contextlib.suppress(SnapshotsError, OSError, ValueError, ImportError):
+        entries = entries_in(read_crontab(timeout=NEXT_RUN_SECONDS), job)
+        now, zone = clock.now(), machine_zone()
+        starts = [next(starts_after(e.schedule, now, zone)) for e in entries if e.schedule]
+        return moment_ahead(min(starts), now) if starts else ""
+    return ""
+
+
+def moment_ahead(moment: datetime, now: datetime) -> str:
+    """'2026-11-26 03:15 CET, in 9 h 42 min'."""
+    return f"{moment:%Y-%m-%d %H:%M %Z}, in {span((moment - now).total_seconds())}"
 
 
 SYSTEMD_UNITS = """\
@@ -8074,8 +8326,7 @@ def cron_findings(view: View) -> Iterator[tuple[str, str]]:
             words = in_words(entry.schedule) if entry.schedule else entry.line
             yield "ok", f"{entry.where}{', by hand' if entry.by_hand else ''}: {words}"
         if cron.next_run_at:
-            wait = span((cron.next_run_at - view.now).total_seconds())
-            yield "ok", f"next run: {cron.next_run_at:%Y-%m-%d %H:%M %Z}, in {wait}"
+            yield "ok", f"next run: {moment_ahead(cron.next_run_at, view.now)}"
         yield from (("error", problem) for problem in cron.problems)
         yield from (("warning", warning) for warning in cron.warnings)
 
@@ -9580,6 +9831,11 @@ def parser() -> Parser:
     instead.add_argument(
         "--setup", action="store_true", help="ask what is needed, and set everything up"
     )
+    instead.add_argument(
+        "--test-notifications",
+        action="store_true",
+        help="send a message marked TEST over every channel; with -n only show it",
+    )
     group.add_argument("--json", action="store_true", help="--list, --status or --check as JSON")
     group.add_argument("--nagios", action="store_true", help="--list or --status for monitoring")
     result.add_argument("--version", action="version", version=f"snapshots {__version__}")
@@ -9600,6 +9856,7 @@ def check_flags(args: argparse.Namespace) -> None:
         "--install-cron",
         "--show-cron",
         "--remove-cron",
+        "--test-notifications",
         "--dry-run",
         "--prune-only",
         "--now",
@@ -9610,7 +9867,8 @@ def check_flags(args: argparse.Namespace) -> None:
         raise SnapshotsError(f"{words}: one at a time (write {looks[0]} alone)")
     if args.now and args.prune_only:
         raise SnapshotsError("--now takes snapshots, --prune-only takes none: write one of them")
-    if (args.now or args.prune_only) and (args.install_cron or args.show_cron or args.remove_cron):
+    instead = args.install_cron or args.show_cron or args.remove_cron or args.test_notifications
+    if (args.now or args.prune_only) and instead:
         raise SnapshotsError("--now and --prune-only go with a run or with -n only: leave them out")
     for flag, fits in (("--json", ("list", "status", "check")), ("--nagios", ("list", "status"))):
         if getattr(args, flag[2:]) and not any(getattr(args, kind) for kind in fits):
@@ -9683,9 +9941,28 @@ def notify_run_failure(error: str, settings: Settings, world: Runtime, hostname:
     destinations = tuple(d for d in channels if not invalid & needs[d.channel])
     text = world.redact.line(error, ERROR_LIMIT)
     whole = BadServer("the whole run", "", text, destinations, provider="none", id="none")
-    notifier = Notifier(world, settings, hostname)
+    at_once = dataclasses.replace(settings, notifications=NotificationsSection())
+    notifier = Notifier(world, at_once, hostname)
     notifier.tell(Report(whole, success=False, error=text, ended=world.clock.now()))
     notifier.finish()
+
+
+def test_notifications(
+    args: argparse.Namespace, settings: Settings, world: Runtime, hostname: str
+) -> ExitStatus:
+    """--test-notifications. Raises ConfigError where a FILE is not there."""
+    entries: list[Union[Server, BadServer]] = []
+    try:
+        entries, remarks = load_servers(args.files, settings)
+    except ConfigError:  # no server file so far
+        if args.files:
+            raise
+        remarks = []
+    remarks += collect_secrets(settings, entries, world)
+    for warning in remark_lines(remarks, Level.WARNING):
+        world.screen.problem(f"warning: {warning}")
+    good = send_test_messages(settings, entries, world, hostname, args.dry_run)
+    return ExitStatus.OK if good else ExitStatus.FAILED
 
 
 def run(
@@ -9693,6 +9970,7 @@ def run(
     entries: Sequence[Union[Server, BadServer]],
     world: Runtime,
     hostname: str,
+    job: CronJob,
     verbose: bool,
     prunes_only: bool = False,
 ) -> ExitStatus:
@@ -9718,10 +9996,14 @@ def run(
     fleet.history = history
     history.begin(len(entries))
     steps = prune_only if prunes_only else rotate
-    reports = fleet.run(entries, lambda turn: take_turn(turn, steps))
-    if show is not None and every == LIVE_SECONDS:
-        world.screen.live("")
-    undelivered = notifier.finish()
+    try:
+        reports = fleet.run(entries, lambda turn: take_turn(turn, steps))
+    finally:  # what was kept for a summary is sent, whatever happened
+        if show is not None and every == LIVE_SECONDS:
+            world.screen.live("")
+        not_due = [e for i, e in enumerate(entries) if i in fleet.not_due]
+        next_run = functools.partial(next_run_in_words, job, world.clock)
+        undelivered = notifier.finish(not_due, next_run)
     history.end(exit_status(reports))
     if settings.report.file:
         report_after_run(settings, entries, world, hostname)
@@ -9864,8 +10146,7 @@ def show_schedule(schedule: Schedule, world: Runtime) -> None:
     now = world.clock.now()
     world.screen.out(in_words(schedule))
     for start in itertools.islice(starts_after(schedule, now, machine_zone()), 3):
-        wait = span((start - now).total_seconds())
-        world.screen.out(f"next run: {start:%Y-%m-%d %H:%M %Z}, in {wait}")
+        world.screen.out(f"next run: {moment_ahead(start, now)}")
 
 
 def show_cron(job: CronJob, settings: Settings, world: Runtime) -> None:
@@ -9973,7 +10254,8 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
     screen, hostname = world.screen, one_line(socket.gethostname(), 200)
     path = Path(os.path.expanduser(args.config or home_directory() / "snapshots.config")).absolute()
     is_look = any(getattr(args, kind) for kind in LOOKS)
-    looks = args.install_cron or args.show_cron or args.remove_cron or args.setup
+    asks_or_tells = args.setup or args.test_notifications
+    looks = args.install_cron or args.show_cron or args.remove_cron or asks_or_tells
     if not (args.dry_run or is_look or looks):
         screen.wait_for_nobody()
     open_log(Settings(base=path.parent), world, verbose=False, to_file=False)
@@ -9986,13 +10268,15 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
     error_text = ""
     redact: Optional[Redactor] = None  # until it knows every credential
     try:
-        if looks and not args.setup:
+        if looks and not asks_or_tells:
             cron_command(args, settings, path, world)
             return ExitStatus.OK
         if settings.problems:
             raise ConfigError(settings.problems)
         if args.setup:
             return Setup(settings, path, args.config, world, hostname).run()
+        if args.test_notifications:
+            return test_notifications(args, settings, world, hostname)
         entries, remarks = load_servers(args.files, settings)
         if args.now:
             entries = [
@@ -10014,7 +10298,8 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
                 world.warn(warning)
             for note in remark_lines(remarks, Level.NOTE):
                 log.warning("%s", note)
-            return run(settings, entries, world, hostname, args.verbose, args.prune_only)
+            job = cron_job(args.config, settings)
+            return run(settings, entries, world, hostname, job, args.verbose, args.prune_only)
     except LockHeldError as error:
         screen.problem(str(error))
         return ExitStatus.LOCKED

@@ -126,6 +126,7 @@ PRINTED = {
     "web: would create ": "test_readme.py::test_a_dry_run_prints_what_the_readme_shows",
     "at 03:15 every day": "test_docs.py::test_cron_example_is_what_the_code_prints",
     "FINAL_STATUS | ": "test_docs.py::test_final_status_and_summary_examples_are_as_the_code_writes_them",
+    "Snapshot Failed: ": "test_docs.py::test_the_example_of_a_summary_is_what_the_code_makes_of_such_a_run",
     "SUMMARY: ": "test_docs.py::test_final_status_and_summary_examples_are_as_the_code_writes_them",
     "mail (contabo ": "test_looking.py::test_readme_shows_what_looks_print",
     "no run is under way": "test_looking.py::test_readme_shows_what_looks_print",
@@ -260,6 +261,7 @@ def test_readme_mentions_no_key_that_does_not_exist() -> None:
     known |= set(snapshots.TOP_KEYS) | set(snapshots.values_of(report(), "backup1"))
     known |= {"retain_last_snapshots", "replace_when_full", "former_names"}
     known |= {"droplet_", "your_", "keep_"}  # beginnings of words, called so
+    known |= {"per_server", "stored_gb"}  # a value, and a key of a payload
     of_json = README[README.index("**For programs:**") :].partition("\n## ")[0]
     text = re.sub(r"```.*?```", "", README.replace(of_json, ""), flags=re.DOTALL)
     mentioned = set(re.findall(r"`(?:[a-z]+\.)?([a-z]+_[a-z_]*)`", text))
@@ -341,6 +343,36 @@ def test_built_in_payload_is_as_the_code_makes_it() -> None:
     assert payload in [json.loads(block) for block in code_blocks("json")]
 
 
+def holding(report: snapshots.Report, deleted: int = 0, **more: Any) -> snapshots.Report:
+    """The report with three snapshots kept, of 6.9 GB each, and so many deleted."""
+    snapshot = snapshots.Snapshot("1", "s", report.ended, "1", size_gb=6.9)
+    kept = ((snapshot, ("last",)),) * 3
+    return dataclasses.replace(report, kept=kept, deleted=(snapshot,) * deleted, **more)
+
+
+def test_the_payload_of_a_summary_is_as_the_code_makes_it() -> None:
+    summary = snapshots.summary_of(
+        [holding(report(), 1)], 0, "2026-03-02 03:15 CET, in 23 h 54 min"
+    )
+    payload = snapshots.webhook_payloads(snapshots.WebhookSection(), summary, "backup1")[0]
+    assert payload in [json.loads(block) for block in code_blocks("json")]
+
+
+def test_the_example_of_a_summary_is_what_the_code_makes_of_such_a_run() -> None:
+    web = holding(report(), 1, warnings=("its listing came late",))
+    mail = holding(report(), server=a_server("mail", "3"), snapshot_name="mail-20260301031500")
+    db = dataclasses.replace(
+        report(False),
+        server=a_server("db", "2"),
+        error="cannot create a snapshot of server 12345679: HTTP 403: the token may only read",
+        ended=report().ended + timedelta(seconds=181),
+    )
+    summary = snapshots.summary_of([web, db, mail], 1, "2026-03-02 03:15 CET, in 23 h 51 min")
+    (body, *_) = snapshots.telegram_bodies(snapshots.TelegramSection(), summary, "backup1")
+    text = re.sub("<[^>]+>", "", body["text"])
+    assert text in code_blocks("text")
+
+
 def test_dry_run_example_uses_the_words_of_the_code() -> None:
     block = next(block for block in code_blocks("text") if "would create" in block)
     for line in block.splitlines():
@@ -364,7 +396,7 @@ def test_every_server_file_in_the_readme_loads(tmp_path: Path) -> None:
         else:
             others += 1
     assert set(providers) == set(PROVIDERS)
-    assert others == 1  # the built-in payload, see above
+    assert others == 2  # the built-in payloads, see above
 
 
 def test_every_ini_block_in_the_readme_loads(tmp_path: Path) -> None:

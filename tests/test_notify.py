@@ -413,6 +413,7 @@ def test_every_variable_has_its_value() -> None:
         "freed_gb": "3.0",
         "kept_reasons": "none",
         "warnings": "the brake; open file",
+        "summary": "my_server: FAILURE: it broke",
     }
     unknown = snapshots.values_of(a_report(total_snapshots=None), "host")
     assert (unknown["total_snapshots"], unknown["snapshot_info"]) == (
@@ -429,13 +430,15 @@ def test_every_variable_has_its_value() -> None:
         ("x {error}", True, "x {error}"),
         ("x", False, "x\nError: {error}"),
         ("x {error} y", False, "x {error} y"),
+        ("x {summary} y", False, "x {summary} y"),
         ("{error_text}", False, "{error_text}\nError: {error}"),
     ],
 )
 def test_a_failure_template_gets_a_line_with_the_error(
     template: str, success: bool, filled: str
 ) -> None:
-    assert snapshots.with_error(template, a_report(success)) == filled
+    section = TelegramSection(message_success=template, message_failure=template)
+    assert snapshots.own_template(section, a_report(success)) == filled
 
 
 VISIBLE_TEXT = ANY_TEXT.filter(lambda text: snapshots.clean(text) != "")
@@ -499,19 +502,12 @@ def test_the_built_in_text_arrives_whatever_it_holds(
 @pytest.mark.proves("N3")
 def test_a_thousand_failures_in_one_message_are_cut_but_counted() -> None:
     reports = [a_report(False, server_name=f"s_{n}", error="x" * 50) for n in range(1000)]
-    (body, *_) = snapshots.telegram_bodies(telegram_section(), snapshots.joined(reports), "host")
+    summary = snapshots.summary_of(reports)
+    (body, *_) = snapshots.telegram_bodies(telegram_section(), summary, "host")
     text = displayed(body)
     assert "1000 servers (1000 failed)" in text
-    assert "s_0: xxx" in text
-    assert re.search(r"; and 9[0-9]{2} more\n", text)
-
-
-def test_joined_messages_name_the_servers_that_failed() -> None:
-    reports = [a_report(server_name="good"), a_report(False, server_name="bad", error="no room")]
-    joined = snapshots.joined([*reports, a_report(server_name="fine", warnings=("the brake",))])
-    assert (joined.success, joined.server.name) == (False, "3 servers (1 failed)")
-    assert joined.error == "bad: no room"
-    assert joined.warnings == ("fine: the brake",)
+    assert "s_0: FAILURE: xxx" in text
+    assert re.search(r"\n\.\.\. and 9[0-9]{2} more\nSUMMARY: 0 succeeded, 1000 failed", text)
 
 
 # --- rendering: webhook and e-mail -------------------------------------------------------------------
@@ -1630,7 +1626,7 @@ def pile_up(project: Project, count: int, **more: Any) -> Result:
     project.cloud.page_size = None
     project.config["TIMING"]["max_parallel"] = count + 1
     fleet(project, count, **more)
-    telegram(project, message_success="{server_name} {status}")
+    telegram(project, message_success="{server_name} {status}: {summary}")
     project.cloud.fault(SEND, too_many(300))
     return project.run()
 
