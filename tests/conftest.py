@@ -6,6 +6,7 @@ printed, logged, written or sent is searched for it, in every form it could take
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,8 +30,12 @@ from tools.leak_scan import forms_of as forms_of
 
 import snapshots
 
+SOAK = os.environ.get("SNAPSHOTS_PROFILE") == "soak"
+EXAMPLES = int(os.environ.get("SNAPSHOTS_EXAMPLES", "0"))  # of each random thing; 0: as written
+
 settings.register_profile(
     "default",
+    max_examples=EXAMPLES or 100,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -38,8 +43,31 @@ settings.register_profile(
 settings.register_profile(
     "soak", settings.get_profile("default"), derandomize=False, print_blob=True
 )
-settings.register_profile("quick", settings.get_profile("default"), max_examples=15)
-settings.load_profile(os.environ.get("SNAPSHOTS_PROFILE", "default"))
+settings.load_profile("soak" if SOAK else "default")
+
+
+def examples(count: int) -> settings:
+    """So many examples of a random thing, if SNAPSHOTS_EXAMPLES does not say otherwise."""
+    return settings(max_examples=EXAMPLES or count)
+
+
+def pairwise(**values: Iterable[Any]) -> pytest.MarkDecorator:
+    """Parameters of which any two values meet in some case; tools/soak.sh tries every case.
+
+    For tests whose parameters each lead into a branch of its own: what three of them do together
+    is what two of them do.
+    """
+    lists = list(map(list, values.values()))
+    cases = list(itertools.product(*(range(len(found)) for found in lists)))
+    pairs = {case: set(itertools.combinations(enumerate(case), 2)) for case in cases}
+    missing = set().union(*pairs.values())
+    chosen = cases if SOAK else []
+    while missing and not SOAK:
+        chosen.append(max(cases, key=lambda case: len(pairs[case] & missing)))
+        missing -= pairs[chosen[-1]]
+    shown = [tuple(found[at] for found, at in zip(lists, case)) for case in sorted(chosen)]
+    return pytest.mark.parametrize(list(values), shown)
+
 
 for number in (signal.SIGHUP, signal.SIGINT):  # nohup, or a shell's background job, ignores them
     if signal.getsignal(number) is signal.SIG_IGN:  # and what we start would inherit that

@@ -4,6 +4,7 @@
 # usage: tests/run.sh [arguments for pytest]
 set -euo pipefail
 cd "$(dirname "$0")/.."
+unset PYTHONDONTWRITEBYTECODE # each of pytest's processes would compile everything for itself
 
 if [ ! -x .venv/bin/python ]; then
   "${PYTHON:-python3}" -m venv .venv
@@ -14,8 +15,11 @@ if [ ! -e "$stamp" ] || [ requirements.txt -nt "$stamp" ] || [ tests/requirement
   touch "$stamp"
 fi
 
+.venv/bin/mypy --config-file tests/pyproject.toml --no-error-summary snapshots.py tests &
+types=$!
 .venv/bin/ruff check --quiet --config tests/pyproject.toml snapshots.py tests
 .venv/bin/ruff format --quiet --check --config tests/pyproject.toml snapshots.py tests
-.venv/bin/mypy --config-file tests/pyproject.toml --no-error-summary snapshots.py tests
 .venv/bin/vermin --quiet --no-tips --violations --eval-annotations --backport argparse --target=3.9- snapshots.py
-.venv/bin/python -m pytest tests -n 4 --dist worksteal "$@"  # most of them wait most of the time
+.venv/bin/python -m pytest tests --collect-only "$@" >/dev/null || true # compiles them once
+wait "$types"
+.venv/bin/python -m pytest tests -n 6 --dist worksteal "$@" # most of them wait most of the time

@@ -1287,10 +1287,13 @@ def assert_put_right(config: Path, cloud: FakeCloud, servers: Sequence[Server], 
 
 
 @pytest.mark.proves("I19", "D-5", "S3")
-@pytest.mark.parametrize("twice", [False, True])
 @pytest.mark.parametrize(
-    ("number", "request_number"),
-    list(zip([signal.SIGTERM, signal.SIGINT, signal.SIGHUP] * 2, (1, 4, 8, 12, 16, 20))),
+    ("number", "request_number", "twice"),
+    zip(
+        [signal.SIGTERM, signal.SIGINT, signal.SIGHUP] * 2,
+        (1, 4, 8, 12, 16, 20),
+        [False, True] * 3,
+    ),
 )
 def test_a_signal_at_any_request_ends_the_run_in_order(
     tmp_path: Path, number: signal.Signals, request_number: int, twice: bool

@@ -14,8 +14,8 @@ from typing import Any
 
 import fakes as fake
 import pytest
-from conftest import Project
-from hypothesis import given, settings
+from conftest import Project, examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 import snapshots
@@ -927,7 +927,7 @@ INI_TEXTS = st.lists(INI_LINES, max_size=12).map("\n".join) | st.text(
 
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="its names of sections held no bracket")
 @pytest.mark.proves("wild-11.2")
-@settings(max_examples=5000)
+@examples(800)
 @given(INI_TEXTS)
 def test_an_ini_text_is_read_as_configparser_reads_it(text: str) -> None:
     """Wherever both find it sound; that is, but for what configparser knows nothing of: lines."""

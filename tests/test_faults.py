@@ -8,7 +8,7 @@ from typing import Any
 
 import fakes as fake
 import pytest
-from conftest import Project
+from conftest import Project, pairwise
 from fakes import Fault
 from fakes.clock import KilledError, Shifted
 
@@ -375,9 +375,7 @@ BROKEN_LISTS: dict[str, Fault] = {
 
 
 @pytest.mark.proves("I6", "G1", "G2", "G13", "G14", "G16")
-@each_provider
-@pytest.mark.parametrize("how", BROKEN_LISTS)
-@pytest.mark.parametrize("page", ["1", "2"])
+@pairwise(page=["1", "2"], how=BROKEN_LISTS, provider=PROVIDERS)
 def test_a_listing_that_is_not_complete_prunes_nothing(
     project: Project, provider: str, how: str, page: str
 ) -> None:

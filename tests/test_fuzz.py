@@ -1,7 +1,7 @@
 """Whatever stands in a file, an answer, an argument or the environment: a clear end, and no harm.
 
 Good input is taken and spoilt in a few places, for pure noise is refused at the first gate. How
-many examples are tried is in SNAPSHOTS_EXAMPLES; tests/soak.sh tries many thousands.
+many examples are tried is in SNAPSHOTS_EXAMPLES; tests/tools/soak.sh tries many thousands.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Callable
 
 import fakes as fake
 import pytest
-from conftest import Project
+from conftest import EXAMPLES, Project, examples
 from fakes import FakeCloud, Server
 from fakes.clock import FakeClock
 from hypothesis import assume, given, settings
@@ -32,8 +32,7 @@ from test_stateful import Output
 
 import snapshots
 
-EXAMPLES = int(os.environ.get("SNAPSHOTS_EXAMPLES", "40"))
-many = settings(max_examples=EXAMPLES)
+many = examples(30)
 
 PROVIDERS = ("digitalocean", "hetzner", "contabo")
 RETAIN, NIGHTS = 2, 3

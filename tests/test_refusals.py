@@ -9,7 +9,7 @@ from typing import Any
 
 import fakes as fake
 import pytest
-from conftest import TOKEN, Project
+from conftest import PROVIDERS, TOKEN, Project, pairwise
 from fakes import Fault, Request
 from test_faults import CREATE, DELETE, LIST, LOOK, POLL, each_provider, small_instance
 from test_turn import told
@@ -330,9 +330,7 @@ PROOFLESS: dict[str, Callable[[str], Fault]] = {
 }
 
 
-@each_provider
-@pytest.mark.parametrize("lies", [False, True])
-@pytest.mark.parametrize("who", PROOFLESS)
+@pairwise(who=PROOFLESS, lies=[False, True], provider=PROVIDERS)
 def test_where_reads_do_not_find_what_is_there_a_listing_decides(
     project: Project, provider: str, lies: bool, who: str
 ) -> None:
@@ -348,9 +346,9 @@ def test_where_reads_do_not_find_what_is_there_a_listing_decides(
     assert project.own(server)[:-1] == (old if lies else [])
 
 
-@each_provider
-@pytest.mark.parametrize("lies", [False, True])
-@pytest.mark.parametrize("who", [who for who in PROOFLESS if who != "own 404"])
+@pairwise(
+    who=[who for who in PROOFLESS if who != "own 404"], lies=[False, True], provider=PROVIDERS
+)
 def test_what_a_read_does_not_show_to_be_gone_a_listing_decides(
     project: Project, provider: str, lies: bool, who: str
 ) -> None:
@@ -387,9 +385,7 @@ def test_an_action_is_known_as_long_as_the_api_itself_does_not_say_otherwise(
 
 
 @pytest.mark.proves("wild-1")
-@each_provider
-@pytest.mark.parametrize("act", [True, False])
-@pytest.mark.parametrize("who", NOBODYS)
+@pairwise(who=NOBODYS, act=[True, False], provider=PROVIDERS)
 def test_a_create_is_looked_for_after_a_404_that_is_not_the_apis_own(
     project: Project, provider: str, act: bool, who: str
 ) -> None:
@@ -444,10 +440,12 @@ def test_contabos_login_is_tried_again_where_a_gateway_refuses_it(
 
 
 @pytest.mark.proves("wild-8")
-@each_provider
-@pytest.mark.parametrize("code", [400, 405, 418, 451])
-@pytest.mark.parametrize("body", [HTML, b""])
-@pytest.mark.parametrize("step", ["list", "poll", "delete", "create", "create, acted"])
+@pairwise(
+    step=["list", "poll", "delete", "create", "create, acted"],
+    body=[HTML, b""],
+    code=[400, 405, 418, 451],
+    provider=PROVIDERS,
+)
 def test_no_page_of_a_gateway_is_an_answer_of_the_api(
     project: Project, provider: str, code: int, body: bytes, step: str
 ) -> None:
@@ -476,10 +474,12 @@ def test_where_no_poll_is_answered_the_time_is_not_blamed_alone(
 
 
 @pytest.mark.proves("wild-8")
-@each_provider
-@pytest.mark.parametrize("code", [401, 403])
-@pytest.mark.parametrize("body", [HTML, b"", b'{"message": "Forbidden"}'])
-@pytest.mark.parametrize("step", ["list", "poll", "delete"])
+@pairwise(
+    step=["list", "poll", "delete"],
+    body=[HTML, b"", b'{"message": "Forbidden"}'],
+    code=[401, 403],
+    provider=PROVIDERS,
+)
 def test_a_gateways_refusal_is_no_answer_of_the_api(
     project: Project, provider: str, code: int, body: bytes, step: str
 ) -> None:
@@ -492,9 +492,7 @@ def test_a_gateways_refusal_is_no_answer_of_the_api(
 
 
 @pytest.mark.proves("wild-8")
-@each_provider
-@pytest.mark.parametrize("code", [401, 403])
-@pytest.mark.parametrize("act", [True, False])
+@pairwise(act=[True, False], code=[401, 403], provider=PROVIDERS)
 def test_after_a_gateways_refusal_of_a_create_it_is_looked_for(
     project: Project, provider: str, code: int, act: bool
 ) -> None:

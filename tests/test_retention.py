@@ -543,9 +543,9 @@ def in_restics_words(why: Sequence[str], policy: Policy, knows_oldest: bool) -> 
 
 @pytest.mark.proves("tiers-1")
 @pytest.mark.skipif(RESTIC is None, reason="no restic")
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_restic_keeps_the_same(tmp_path: Path, seed: int) -> None:
-    """3,200 random histories under 16 policies. Debian 12's restic 0.14 does not keep the oldest
+    """1,600 random histories under 8 policies. Debian 12's restic 0.14 does not keep the oldest
     while a tier has places left, which came with 0.16: there, ours is its answer and the oldest.
     """
     chance = random.Random(seed)

@@ -220,7 +220,7 @@ def test_starts_are_those_of_cronsim() -> None:
     """Which follows Debian's cron, and calls every difference a bug."""
     chance = random.Random(2)
     compared = 0
-    for text in expressions(2, 2500):
+    for text in expressions(2, 1000):
         schedule = parsed(text)
         if schedule is None:
             continue
@@ -228,7 +228,7 @@ def test_starts_are_those_of_cronsim() -> None:
         mine = list(itertools.islice(snapshots.starts_after(schedule, after, UTC), 4))
         assert mine == list(itertools.islice(CronSim(text, after), 4)), text
         compared += 1
-    assert compared > 2000
+    assert compared > 800
 
 
 CHANGES = [  # zones and days on which their clocks change
@@ -252,7 +252,7 @@ def test_starts_around_a_change_of_the_clock_are_those_of_cronsim(name: str, day
     after = datetime(day.year, day.month, day.day, tzinfo=zone) - timedelta(hours=7)
     compared = 0
     until = (after + timedelta(hours=40)).astimezone(UTC)
-    for text in expressions(day.toordinal(), 200):
+    for text in expressions(day.toordinal(), 80):
         _, _, *days = text.split()
         schedule = parsed(text)
         if schedule is None or days != ["*"] * 3:
@@ -263,7 +263,7 @@ def test_starts_around_a_change_of_the_clock_are_those_of_cronsim(name: str, day
         mine = instants(snapshots.starts_after(schedule, after, zone), until)
         assert mine == instants(CronSim(text, after), until), text
         compared += 1
-    assert compared > 150
+    assert compared > 60
 
 
 def instants(moments: Iterable[datetime], until: datetime) -> list[datetime]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import fakes as fake
 import pytest
-from conftest import Project
+from conftest import Project, examples
 from fakes import FakeCloud, Server
 from fakes.clock import FakeClock, KilledError
 from hypothesis import settings
@@ -204,7 +203,5 @@ class Nights(RuleBasedStateMachine):
         assert self.foreign <= {s.id for s in self.cloud.snapshots()}
 
 
-Nights.TestCase.settings = settings(
-    max_examples=int(os.environ.get("SNAPSHOTS_EXAMPLES", "25")), stateful_step_count=8
-)
+Nights.TestCase.settings = settings(examples(15), stateful_step_count=8)
 test_nights_in_sequence = Nights.TestCase

@@ -13,8 +13,8 @@ from typing import Any, Optional
 import fakes as fake
 import pytest
 import tdjson
-from conftest import a_server
-from hypothesis import assume, given, settings
+from conftest import a_server, examples
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_notify import HTML, MARKDOWN, MARKDOWN_V2, SOME_VALUES, Style, composed, parts
 
@@ -31,7 +31,7 @@ KINDS = {
     "textEntityTypeBlockQuote": "blockquote",
     "textEntityTypeExpandableBlockQuote": "expandable_blockquote",
 }
-thousands = settings(max_examples=3000)
+many = examples(500)
 Entities = list[dict[str, Any]]
 
 
@@ -94,7 +94,7 @@ def assert_shown(
 
 
 @pytest.mark.proves("parties-3")
-@thousands
+@many
 @given(parts(HTML), SOME_VALUES)
 def test_html_arrives_as_it_was_meant(
     stretches: list[tuple[Style, list[str]]], values: dict[str, str]
@@ -103,7 +103,7 @@ def test_html_arrives_as_it_was_meant(
 
 
 @pytest.mark.proves("parties-3")
-@thousands
+@many
 @given(parts(MARKDOWN_V2), SOME_VALUES)
 def test_markdown_v2_arrives_as_it_was_meant(
     stretches: list[tuple[Style, list[str]]], values: dict[str, str]
@@ -112,7 +112,7 @@ def test_markdown_v2_arrives_as_it_was_meant(
 
 
 @pytest.mark.proves("parties-3")
-@thousands
+@many
 @given(parts(MARKDOWN), SOME_VALUES)
 def test_markdown_arrives_as_it_was_meant(
     stretches: list[tuple[Style, list[str]]], values: dict[str, str]
@@ -137,7 +137,7 @@ old_markdown = st.one_of(
 
 
 @pytest.mark.proves("parties-3")
-@thousands
+@many
 @given(old_markdown)
 def test_old_markdown_is_shown_as_telegram_would_have_shown_it(template: str) -> None:
     """It is sent as HTML. What Telegram itself refuses, a mark without its partner, is not asked."""
@@ -162,7 +162,7 @@ tags = st.lists(
 
 
 @pytest.mark.proves("parties-3")
-@thousands
+@many
 @given(
     st.one_of(
         st.tuples(tags, st.just("HTML")),
@@ -188,7 +188,7 @@ def test_the_fake_reads_markup_as_telegram_does(case: tuple[str, str]) -> None:
 
 
 @pytest.mark.proves("parties-3")
-@thousands
+@many
 @given(st.text("ab_*[]()<>&`~|.!\\😀é", max_size=60), st.booleans(), st.sampled_from(["", *MODES]))
 def test_the_built_in_message_arrives_with_any_error(error: str, success: bool, mode: str) -> None:
     section = snapshots.TelegramSection(parse_mode=mode or "HTML")

@@ -114,7 +114,7 @@ def passes(python: Path, folder: Path, chosen: str, *args: str, old: bool) -> tu
     result = subprocess.run(
         [python, "-m", "pytest", "-q", "-x", "-k", chosen, *forgiven, *tests, *args],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(folder), "SNAPSHOTS_PROFILE": "quick"},
+        env={**os.environ, "PYTHONPATH": str(folder), "SNAPSHOTS_EXAMPLES": "15"},
         capture_output=True,
         text=True,
         check=False,

@@ -12,9 +12,9 @@ if [ ! -e .venv/installed-for-tests ]; then
 fi
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-soak() { # kind, examples, what pytest runs
+soak() { # kind, examples (0: as many as in run.sh), what pytest runs
   local began=$SECONDS result=passed printed
-  printed=$(SNAPSHOTS_EXAMPLES=$2 .venv/bin/python -m pytest "$3" 2>&1) || result=FAILED
+  printed=$(SNAPSHOTS_EXAMPLES=$2 .venv/bin/python -m pytest "${@:3}" 2>&1) || result=FAILED
   [[ $printed != *skipped* ]] || result=FAILED # what tries nothing proves nothing
   [ "$result" = passed ] || printf '%s\n' "$printed" >&2
   printf '| %s | %s | %s | %s s |\n' "$1" "$2" "$result" $((SECONDS - began)) >"$folder/$1"
@@ -29,6 +29,9 @@ start "server files" "$inputs" tests/test_fuzz.py::test_any_server_file_is_used_
 start "answers" "$inputs" tests/test_fuzz.py::test_any_answer_is_survived
 start "arguments" "$inputs" tests/test_fuzz.py::test_any_arguments_have_a_clear_answer
 start "environments" "$inputs" tests/test_fuzz.py::test_any_environment_serves
+start "INI texts" "$inputs" tests/test_config.py::test_an_ini_text_is_read_as_configparser_reads_it
+start "formats of Telegram" "$inputs" tests/test_telegram_formats.py
+start "all cases, not only all pairs" 0 tests/test_refusals.py tests/test_faults.py tests/test_http.py
 start "environments of the interpreter, a hundredth of it" "$inputs" \
   tests/test_fuzz.py::test_any_environment_of_the_interpreter_serves
 wait
