@@ -1289,11 +1289,14 @@ def assert_put_right(config: Path, cloud: FakeCloud, servers: Sequence[Server], 
 @pytest.mark.proves("I19", "D-5", "S3")
 @pytest.mark.parametrize(
     ("number", "request_number", "twice"),
-    zip(
-        [signal.SIGTERM, signal.SIGINT, signal.SIGHUP] * 2,
-        (1, 4, 8, 12, 16, 20),
-        [False, True] * 3,
-    ),
+    [
+        (signal.SIGTERM, 1, False),
+        (signal.SIGINT, 4, True),
+        (signal.SIGHUP, 8, False),
+        (signal.SIGTERM, 12, True),
+        (signal.SIGINT, 16, False),
+        (signal.SIGHUP, 20, True),
+    ],
 )
 def test_a_signal_at_any_request_ends_the_run_in_order(
     tmp_path: Path, number: signal.Signals, request_number: int, twice: bool
