@@ -8,8 +8,8 @@
 One run: configuration -> lock -> for each server: create, verify, prune -> notify -> exit status.
 A snapshot is deleted only if this tool made it from this very server, a newer one has been
 verified in this run, and retention drops it. (Two exceptions: `replace_when_full` at Contabo,
-which the user switches on, see `make_room_on_the_plan`; and a turn that only prunes, by
-`--prune-only` or because the last one did not get to its end, see `prune_only`.)
+which the user switches on, see `make_room_on_the_plan`; and pruning without a new snapshot, by
+`--prune-only` or because the last turn did not get to its end, see `prune_without_a_new_one`.)
 
 In this file, in order (each part uses only the parts above it):
     Errors and exit statuses | Text | Model | Names and retention | Configuration |
@@ -6029,7 +6029,7 @@ class History:
         self._problem = ""  # why the last write failed
         self._news = self._closing = False
         self._idle = True
-        self.unpruned: frozenset[tuple[str, str]] = frozenset()  # see `unpruned_servers`
+        self.has_unpruned: Callable[[Server], bool] = lambda server: False  # see `read_unpruned`
         self._progress, self._progress_at = "", -math.inf
 
     def begin(self, total: int) -> None:
@@ -6150,7 +6150,7 @@ class History:
                 self._changed.wait(until - clock.monotonic())
 
     def _work(self) -> None:
-        self.unpruned = unpruned_servers(self.path)
+        self.has_unpruned = read_unpruned(self.path)
         clock, not_before = self.world.clock, -math.inf
         while True:
             with self._changed:
@@ -6212,17 +6212,25 @@ def open_history(path: Path, timeout: float) -> sqlite3.Connection:
     return sqlite3.connect(uri, timeout=timeout, isolation_level=None, uri=True)
 
 
-def unpruned_servers(path: Path) -> frozenset[tuple[str, str]]:
-    """(provider, id) of those whose last turn failed after its snapshot was good; none where the
-    history cannot be read: they are pruned when they are due."""
-    if sqlite3 is None:
-        return frozenset()
-    try:
-        with contextlib.closing(open_history(path, BUSY_SECONDS)) as file:
-            history_version(file)
-            return frozenset(file.execute("SELECT provider, server_id FROM server WHERE unpruned"))
-    except (sqlite3.Error, ValueError):
-        return frozenset()
+NEVER_ENDED = "SELECT max(started_at) FROM run WHERE ended_at IS NULL"
+UNPRUNED = "SELECT provider, server_id, unpruned, success_at FROM server"
+
+
+def read_unpruned(path: Path) -> Callable[[Server], bool]:
+    """Tells whether a server's last turn may have left something to prune: it failed after its
+    snapshot was good, or its run was killed. Where the history cannot be read, none has: they are
+    pruned when they are due. To be asked while no run is under way."""
+    known: dict[tuple[str, str], bool] = {}
+    killed = ""
+    with (
+        contextlib.suppress(*HISTORY_ERRORS),
+        contextlib.closing(open_history(path, BUSY_SECONDS)) as file,
+    ):
+        history_version(file)
+        killed = file.execute(NEVER_ENDED).fetchone()[0] or ""
+        for provider, server_id, unpruned, success_at in file.execute(UNPRUNED):
+            known[provider, server_id] = bool(unpruned) or killed >= (success_at or "-")
+    return lambda server: known.get((server.provider, server.id), killed != "")
 
 
 def history_version(file: sqlite3.Connection) -> int:
@@ -6387,7 +6395,9 @@ class Turn:
         self.doing = "creating"
         self.percent: Optional[int] = None
         self.replaced: Optional[Snapshot] = None  # what had to go to free a slot for the new one
-        self.replaced_at: Optional[float] = None  # monotonic: when it went
+        self.replaces = False  # it was asked to go
+        self.freed_at: Optional[float] = None  # monotonic: when slots were freed for the new one
+        self.freed = 0  # how many; they count for max_deletes_per_run
         self.prunes_only = False  # there is no new snapshot: the newest one takes its place
         self.age_taken = -math.inf  # monotonic: when it was last read that the server is due
         self.lost: Optional[ApiError] = None  # a create that got no answer
@@ -6456,8 +6466,7 @@ def rotate(turn: Turn) -> None:
     try:
         ticket = create(turn)
     except NotDueError as error:
-        key = (turn.server.provider, turn.server.id)
-        if turn.history is None or key not in turn.history.unpruned:
+        if turn.history is None or not turn.history.has_unpruned(turn.server):
             raise
         turn.info("%s, but its last turn failed after that was made", error)
         prune_only(turn)
@@ -6468,18 +6477,23 @@ def rotate(turn: Turn) -> None:
 
 
 def prune_only(turn: Turn) -> None:
-    """Prune without a new snapshot: the newest usable one of ours takes its place, and stays.
+    """A turn without a new snapshot."""
+    turn.info("turn begins (%s %s), without a new snapshot", turn.server.provider, turn.server.id)
+    turn.give_way()
+    prune_without_a_new_one(turn, turn.listing())
+
+
+def prune_without_a_new_one(turn: Turn, listing: Iterable[Snapshot]) -> None:
+    """Prune while the newest usable snapshot of ours takes the new one's place, and stays.
 
     The second place where something is deleted though no successor has just been made.
     """
-    turn.info("turn begins (%s %s), without a new snapshot", turn.server.provider, turn.server.id)
-    turn.give_way()
     turn.prunes_only, turn.doing = True, "verifying"
-    newest = newest_usable(turn, turn.listing())
+    newest = newest_usable(turn, listing)
     listing = turn.listing(turn.batch_wait())
     if newest not in listing:
         raise TurnError(f"snapshot {newest.name} (id {newest.id}) no longer exists, or has changed")
-    turn.name, turn.verified = newest.name or "", newest
+    turn.verified = newest
     turn.info("verified snapshot %s (id %s), the newest one", newest.name, newest.id)
     prune(turn, listing)
 
@@ -6809,9 +6823,7 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
     note_replaced(turn, listing)
     ours = turn.owned(listing)
     max_per_run = turn.settings.retention.max_deletes_per_run
-    may_delete = max_per_run - (
-        turn.replaced is not None
-    )  # a slot freed for the new one counts as well
+    may_delete = max_per_run - turn.freed
     plan = plan_retention(ours, turn.server.policy, may_delete, turn.verified.id)
     turn.total, turn.kept = len(ours), plan.keep
     for snapshot, why in plan.keep:
@@ -6856,7 +6868,8 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
         )
     if failures:
         which = "newest" if turn.prunes_only else "new"
-        raise TurnError(f"the {which} snapshot {turn.name} is good, but " + "; ".join(failures))
+        name = turn.verified.name
+        raise TurnError(f"the {which} snapshot {name} is good, but " + "; ".join(failures))
 
 
 def wait_until_gone(turn: Turn, asked: Sequence[Asked]) -> tuple[Sequence[Asked], str]:
@@ -6978,8 +6991,8 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
     beforehand has been.
     """
     clock = turn.world.clock
-    if turn.replaced_at is not None:  # a freed slot may stay counted for a while
-        if clock.monotonic() + 10 > turn.replaced_at + LAG_SECONDS:
+    if turn.freed_at is not None:  # a freed slot may stay counted for a while
+        if clock.monotonic() + 10 > turn.freed_at + LAG_SECONDS:
             raise TurnError(
                 f"{error}; the slot freed for it is still counted after {span(LAG_SECONDS)}"
             )
@@ -7021,7 +7034,10 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
         )
     oldest = plan.delete[0]
     if not turn.server.replace_when_full:
-        if plan_retention(ours, turn.server.policy, 1).delete:  # as after a run that was killed
+        if plan_retention(ours, turn.server.policy, 1).delete:
+            if turn.history is not None and turn.history.has_unpruned(turn.server):
+                prune_what_was_left(turn, listing)
+                return
             raise TurnError(
                 f"{error}; all slots are full, and {oldest.name} is due for deletion already (write"
                 " --prune-only, then run it again)"
@@ -7042,7 +7058,7 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
         if not error.may_have_acted:
             raise
         unclear = error
-    turn.replaced_at = clock.monotonic()
+    turn.replaces, turn.freed, turn.freed_at = True, 1, clock.monotonic()
     try:
         is_there = unclear is not None and any(one.id == oldest.id for one in turn.listing())
     except ApiError as error:
@@ -7051,6 +7067,15 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
     turn.replaced = oldest
     if unclear is not None and is_there:
         raise unclear
+
+
+def prune_what_was_left(turn: Turn, listing: Iterable[Snapshot]) -> None:
+    """A turn that did not get to its end (its run was killed, say) has left what retention drops,
+    and no slot for the new snapshot: that goes first. Raises TurnError."""
+    turn.info("all slots are full; pruning first what the last turn has left")
+    prune_without_a_new_one(turn, listing)
+    turn.prunes_only, turn.verified = False, None
+    turn.freed, turn.freed_at = len(turn.deleted), turn.world.clock.monotonic()
 
 
 # --- the turn's end ---
@@ -7102,12 +7127,12 @@ def count_what_is_left(turn: Turn, error_text: str, reachable: bool) -> str:
     before did; in capitals where a slot had been freed and nothing is left."""
     if turn.verified is None:
         turn.total = None
-        if reachable or turn.replaced_at is not None:
+        if reachable or turn.replaces:
             with contextlib.suppress(Exception):  # a count is not worth a report
                 listing = turn.listing()
                 turn.total = len(turn.owned(listing))
                 note_replaced(turn, listing)
-    if turn.replaced_at is None or turn.verified is not None:
+    if not turn.replaces or turn.verified is not None:
         return error_text
     if turn.replaced is not None and turn.total is not None and not turn.deleted:
         return f"{error_text}; {turn.replaced.name} has not gone, it is still listed"
@@ -10061,12 +10086,12 @@ def dry_run(
 ) -> ExitStatus:
     """Show what a run would do: reads only; no lock, no notification, no log file."""
     lines: dict[str, list[str]] = {}
-    unpruned = unpruned_servers(settings.history_path)
+    has_unpruned = read_unpruned(settings.history_path)
 
     def describe(turn: Turn) -> None:
-        key = (turn.server.provider, turn.server.id)
+        unpruned = has_unpruned(turn.server)
         try:
-            lines[turn.server.source] = describe_plan(turn, prunes_only, key in unpruned)
+            lines[turn.server.source] = describe_plan(turn, prunes_only, unpruned)
         except NotDueError as error:
             lines[turn.server.source] = [f"{turn}: {error}"]
             raise

@@ -22,7 +22,8 @@ SAMPLE = [(n, "before" if n % 2 else "after") for n in range(1, REQUESTS + 1, 3)
 
 
 def fleet(folder: Path, cloud: FakeCloud) -> tuple[Path, list[Server]]:
-    """A server at each provider with two nights of history and one snapshot made by hand."""
+    """A server at each provider with two nights of history and one snapshot made by hand; at
+    Contabo there is one slot more, for the new one."""
     servers = []
     (folder / "configs").mkdir()
     for number, provider in enumerate(("digitalocean", "hetzner", "contabo"), 1):
@@ -37,7 +38,7 @@ def fleet(folder: Path, cloud: FakeCloud) -> tuple[Path, list[Server]]:
             account = cloud.add_account(provider, **credentials)
         else:
             account = cloud.add_account(provider, token=credentials["api_token"])
-        server = cloud.add_server(account, number, f"s{number}", duration_seconds=0.3, slots=6)
+        server = cloud.add_server(account, number, f"s{number}", duration_seconds=0.3, slots=4)
         for days in (2, 1):
             at = datetime.now(timezone.utc) - timedelta(days=days)
             cloud.add_snapshot(server, snapshots.snapshot_name(server.name, at), at)

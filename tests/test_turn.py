@@ -9,7 +9,7 @@ from typing import Any
 import fakes as fake
 import pytest
 from conftest import POLL_AGAIN, Project, gaps, not_contabo, outside
-from fakes import Request
+from fakes import Request, Server
 from test_faults import CREATE, DELETE, LIST, LOOK, each_provider
 from test_fleet import roomy, timing
 
@@ -229,19 +229,96 @@ def test_contabo_the_risk_is_told_with_what_would_remain(project: Project, slots
     assert f"if the new snapshot then fails, that leaves {remain})" in result.err
 
 
-def test_contabo_a_slot_that_an_earlier_run_should_have_freed_is_freed_by_pruning(
+def test_contabo_a_slot_that_lower_retention_would_free_is_not_freed_before_the_new_one(
     project: Project,
 ) -> None:
-    """Say, because that run was killed when its snapshot was there and nothing was pruned yet."""
+    """Nothing says that an earlier turn did not get to its end: people have to say it."""
     server, old = plan(project, 1, 2, 2, switch=False)
-    result = project.run()
-    assert result.code == 1
-    assert f"all slots are full, and {old[0]} is due for deletion already" in result.err
-    assert "(write --prune-only, then run it again)" in result.err
-    assert project.own(server) == old
+    for _ in range(2):
+        result = project.run()
+        assert result.code == 1
+        assert f"all slots are full, and {old[0]} is due for deletion already" in result.err
+        assert "(write --prune-only, then run it again)" in result.err
+        assert project.own(server) == old
     assert project.run("--prune-only").code == 0
     assert project.own(server) == old[1:]
     assert project.run().code == 0
+
+
+def left_full(project: Project, *, retain: int = 1, held: int = 1) -> tuple[Server, list[str]]:
+    """A plan that the last turn has left full, since it could delete nothing."""
+    server, old = plan(project, retain, held + 1, held, switch=False)
+    project.cloud.fault(DELETE["contabo"], fake.status(403), times=None)
+    assert project.run().code == 1
+    project.cloud.clear_faults()
+    project.clock.advance(86400)
+    left = project.own(server)
+    assert left[:-1] == old
+    return server, left
+
+
+def test_contabo_what_a_failed_turn_has_left_goes_before_the_next_snapshot(
+    project: Project,
+) -> None:
+    server, left = left_full(project)
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    assert "pruning first what the last turn has left" in result.log
+    new = project.cloud.created[-1].name
+    assert project.own(server) == [new]
+    assert len(project.cloud.deleted) == len(left)
+    assert result.final[0][7:] == [new, "1 snapshots exist"]
+
+
+def test_contabo_what_goes_before_the_next_snapshot_counts_for_the_brake(project: Project) -> None:
+    server, left = left_full(project, held=3)
+    project.config["RETENTION"] = {"max_deletes_per_run": 2}
+    result = project.run()
+    assert result.code == 0
+    assert "2 more snapshots due for deletion; at most 2 go per run" in result.err
+    assert len(project.cloud.deleted) == 2
+    assert project.own(server) == [*left[2:], project.cloud.created[-1].name]
+
+
+def test_contabo_nothing_goes_first_where_the_newest_cannot_be_seen_twice(
+    project: Project,
+) -> None:
+    server, left = left_full(project)
+    newest = project.cloud.created[-1]
+
+    def second_listing_lacks_it(answer: Any) -> Any:
+        answer["data"] = [s for s in answer["data"] if s["snapshotId"] != newest.id]
+        answer["_pagination"]["totalElements"] = len(answer["data"])
+        return answer
+
+    refused = project.cloud.count(LIST["contabo"])
+    project.cloud.fault(
+        LIST["contabo"],
+        fake.edit(second_listing_lacks_it),
+        when=lambda r: project.cloud.count(LIST["contabo"]) > refused + 1,
+    )
+    result = project.run()
+    assert result.code == 1
+    assert f"snapshot {newest.name} (id {newest.id}) no longer exists, or has changed" in result.err
+    assert project.own(server) == left
+    assert project.cloud.deleted == []
+
+
+def test_contabo_a_create_that_fails_after_that_leaves_what_retention_keeps(
+    project: Project,
+) -> None:
+    server, left = left_full(project, retain=2, held=2)
+    project.cloud.fault(
+        CREATE["contabo"], fake.status(403), when=lambda r: bool(project.cloud.deleted)
+    )
+    result = project.run()
+    assert result.code == 1
+    assert "HTTP 403" in result.err
+    assert "nothing was pruned" not in result.err
+    assert project.own(server) == left[1:]
+    assert result.final[0][8] == "2 snapshots exist"
+    assert project.run().code == 0
+    assert project.own(server) == [left[2], project.cloud.created[-1].name]
 
 
 @pytest.mark.parametrize("held", [1, 2])
