@@ -9183,14 +9183,14 @@ class Dialogue:
     def line(self, question: str, hidden: bool = False) -> str:
         """One answer. hidden: it does not show. Raises SnapshotsError where none comes."""
         self.world.check()
-        self.world.screen.prompt(f"{question} ")
         line, is_hidden = "", hidden and self.on_terminal
         try:
             with signals_end_waiting():
-                if is_hidden:
-                    line = getpass.getpass("") + "\n"
-                elif sys.stdin is not None:
-                    line = sys.stdin.readline(ANSWER_LIMIT)
+                if is_hidden:  # which switches the echo off before it asks
+                    line = getpass.getpass(f"{question} ") + "\n"
+                else:
+                    self.world.screen.prompt(f"{question} ")
+                    line = sys.stdin.readline(ANSWER_LIMIT) if sys.stdin else ""
         except EOFError:
             pass
         except (OSError, ValueError) as error:
@@ -9219,7 +9219,7 @@ class Dialogue:
                     raise ValueError("must not be empty")
                 return read(text)
             except ValueError as error:
-                self.say(f"The answer {error}.")
+                self.say(f"That cannot be used: {error}.")
         raise SnapshotsError(f"no usable answer in {ANSWER_TRIES} tries to: {question}")
 
     def choose(self, question: str, words: Sequence[str], default: Optional[str] = None) -> str:
@@ -9378,9 +9378,7 @@ class Setup:
     def run(self) -> int:
         """All steps. Raises SnapshotsError with what was made so far."""
         self.world.max_retry_seconds = LOOK_RETRY_SECONDS
-        self.say(
-            "A few questions; an empty answer takes what stands in [brackets], Ctrl-C ends it."
-        )
+        self.say("An empty answer takes what stands in [brackets]; Ctrl-C ends it all.")
         try:
             self.look_around()
             self.cover_servers()
@@ -9495,7 +9493,7 @@ class Setup:
         rows = sorted(listed.items(), key=lambda item: (item[1].names[0].casefold(), int(item[0])))
         table = [("NO", "SERVER ID", "NAME", "SIZE", "SNAPSHOTS", "COVERED")]
         for number, (server_id, server) in enumerate(rows, 1):
-            name, size = one_line(server.names[0], 20), one_line(server.size, 22)
+            name, size = one_line(server.names[0])[:20], one_line(server.size)[:23]
             covered = "yes" if (provider, server_id) in self.covered else "no"
             table.append((str(number), server_id, name, size, counts[server_id], covered))
         for line in aligned(table, None, right="014"):
@@ -9535,7 +9533,7 @@ class Setup:
         keep = self.ask("How many snapshots of each are to stay", read, str(default))
         policy: dict[str, Any] = {"retain_last_snapshots": "all" if keep is None else keep}
         if provider == "contabo" and (keep is None or keep >= least):
-            question = "If all slots are full, may the oldest be deleted before the new one is made"
+            question = "All slots full: may the oldest go before the new one is made"
             policy["replace_when_full"] = self.dialogue.agrees(question, "no")
         return policy
 
@@ -9682,8 +9680,7 @@ class Setup:
             getattr(self.settings, section.lower()),
             **{key: readers[key](IniText(text), base) for key, text in values.items()},
         )
-        nobody = BadServer("TEST", "", "", provider="none", id="none")
-        report = Report(nobody, success=True, ended=self.world.clock.now())
+        _, report = reports_for_test(None, self.world.clock.now(), "per_server")
         try:
             with signals_end_waiting():
                 Sender(self.world, self.settings, self.hostname).deliver(destination, report, 1, 60)
@@ -9725,10 +9722,7 @@ class Setup:
             return True
 
         def read(text: str) -> Optional[Schedule]:
-            try:
-                return None if text == "none" else parse_schedule(text.strip("'\""))
-            except ValueError as error:
-                raise ValueError(f"cannot be used: {error}") from None
+            return None if text == "none" else parse_schedule(text.strip("'\""))
 
         words = ", ".join(word for word in PRESETS if not word.startswith("@"))
         self.say(f"When is it to run? {words},")
@@ -9753,6 +9747,8 @@ class Setup:
 
     def try_out(self) -> ExitStatus:
         """Step 6: a dry run, and what comes next."""
+        if not self.covered:
+            raise SnapshotsError("no server is covered, so that a run would have nothing to do")
         entries, remarks = load_servers([], self.settings)
         remarks = [*remarks, *collect_secrets(self.settings, entries, self.world)]
         for warning in remark_lines(remarks, Level.WARNING):
