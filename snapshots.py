@@ -8603,6 +8603,7 @@ CRON_LACKS = (
     *("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"),
     *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"),
 )
+PAM_OF_CRON, ENVIRONMENT_OF_PAM = Path("/etc/pam.d/cron"), Path("/etc/environment")
 HOPELESS = (
     Outcome.UNAUTHORIZED,
     Outcome.FORBIDDEN,
@@ -8744,14 +8745,30 @@ def check_files(settings: Settings) -> Iterator[Finding]:
             yield "warning", path.name, f"{path} belongs to another user", "run it as one user only"
 
 
+def variables_of_cron() -> set[str]:
+    """What this user's crontab sets; and /etc/environment, where cron has PAM read that, as
+    Debian's has (pam_env(8), read 2026-11)."""
+    texts: list[str] = []
+    with contextlib.suppress(CrontabError):
+        texts.append(read_crontab())
+    with contextlib.suppress(OSError, ValueError):
+        if re.search(
+            r"^session\s.*\bpam_env\.so\s*$", PAM_OF_CRON.read_text("utf-8"), re.MULTILINE
+        ):
+            texts.append(ENVIRONMENT_OF_PAM.read_text("utf-8"))
+    lines = re.compile(r"""^\s*(?:export\s+)?["']?(\w+)["']?\s*=\s*\S""", re.MULTILINE)
+    return {name for text in texts for name in lines.findall(text)}
+
+
 def check_environment(settings: Settings, servers: Sequence[Server]) -> Iterator[Finding]:
     """What this shell has and cron will not."""
     channels = [settings.telegram, settings.webhook, settings.smtp]
     channels += [channel for server in servers for channel in server.destinations]
     secrets = [*secrets_of(*channels), *(s for server in servers for s in server.credentials)]
     names = {s.variable for s in secrets if isinstance(s, SecretText)} - {""}
-    found = [f"env:{name}" for name in sorted(names)]
-    found += [n for n in CRON_LACKS for n in (n, n.lower()) if os.environ.get(n)]
+    given = variables_of_cron()
+    found = [f"env:{name}" for name in sorted(names - given)]
+    found += [n for n in CRON_LACKS for n in (n, n.lower()) if os.environ.get(n) and n not in given]
     for name in found:
         words = f"{name} is set in this shell; cron does not have it by itself"
         fix = "use file:" if name.startswith("env:") else "set it in the crontab"

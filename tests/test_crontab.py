@@ -1040,6 +1040,31 @@ def test_check_tells_what_is_wrong_with_an_entry(scheduled: Tab) -> None:
 
 
 @pytest.mark.proves("cron-14")
+def test_what_cron_is_given_is_not_missing_there(
+    scheduled: Tab, monkeypatch: Any, tmp_path: Path
+) -> None:
+    """By the crontab, or by PAM from /etc/environment."""
+    pam, environment = tmp_path / "cron", tmp_path / "environment"
+    monkeypatch.setattr(snapshots, "PAM_OF_CRON", pam)
+    monkeypatch.setattr(snapshots, "ENVIRONMENT_OF_PAM", environment)
+    for name in ("HTTPS_PROXY", "https_proxy", "SSL_CERT_FILE"):
+        monkeypatch.setenv(name, "/x")
+
+    def warned() -> set[str]:
+        found = document(scheduled, "--check")["findings"]
+        return {f["finding"].split()[0] for f in found if f["subject"] == "environment"}
+
+    assert warned() == {"HTTPS_PROXY", "https_proxy", "SSL_CERT_FILE"}
+    scheduled.set(f"HTTPS_PROXY = http://127.0.0.1:9\n#https_proxy=/x\n{scheduled.text}")
+    environment.write_text('export SSL_CERT_FILE="/x"\nhttps_proxy=\n')
+    assert warned() == {"https_proxy", "SSL_CERT_FILE"}
+    pam.write_text("session required pam_env.so envfile=/etc/default/locale\n")
+    assert warned() == {"https_proxy", "SSL_CERT_FILE"}
+    pam.write_text("session       required   pam_env.so\n")
+    assert warned() == {"https_proxy"}
+
+
+@pytest.mark.proves("cron-14")
 def test_a_crontab_that_cannot_be_read_is_unknown(scheduled: Tab) -> None:
     scheduled.mischief = {"-l": {"*": ["half"]}}
     result = scheduled.run("--status")
