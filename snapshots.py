@@ -2423,11 +2423,14 @@ def take_lock(descriptor: int, path: Path) -> None:
                 ) from None
         raise LockHeldError(f"another run holds the lock ({path})") from None
     except OSError as error:
-        raise LockError(f"{path}: cannot be locked: {reason_of(error)}") from None
+        raise LockError(
+            f"{path}: cannot be locked: {reason_of(error)}"
+            " (set [DIRECTORIES] logs_dir to a disk of this machine)"
+        ) from None
     try:
         current, ours = os.stat(path, follow_symlinks=False), os.fstat(descriptor)
     except OSError as error:
-        raise LockError(f"{path}: the lock file has gone: {reason_of(error)}") from None
+        raise LockError(f"{path}: the lock file has gone: {reason_of(error)} (run again)") from None
     if (current.st_dev, current.st_ino) != (ours.st_dev, ours.st_ino):
         raise LockError(f"{path}: the lock file was replaced while it was locked (run again)")
 
@@ -6237,7 +6240,10 @@ def history_version(file: sqlite3.Connection) -> int:
     """What wrote it; 0: nothing so far. Raises ValueError if it is newer than this tool."""
     version = int(file.execute("PRAGMA user_version").fetchone()[0])
     if version > HISTORY_VERSION:
-        raise ValueError(f"a newer version of this tool has written it (format {version})")
+        raise ValueError(
+            f"a newer version of this tool has written it, in format {version}"
+            " (use that version, or rename the file)"
+        )
     return version
 
 
@@ -8258,7 +8264,7 @@ class View:
         if isinstance(entry, Server) and not error:
             limit = stale_after_hours(entry, self.cron.longest_gap_hours if self.cron else 0)
             if looked and newest is None:
-                state, why = "never", "no snapshot of ours"
+                state, why = "never", "no snapshot of this tool's"
             elif age < -CLOCK_MAY_DIFFER.total_seconds():
                 state, why = "stale", "its newest snapshot is dated in the future"
             elif age > limit * 3600:
@@ -8587,7 +8593,8 @@ def list_lines(document: Document, width: Optional[int]) -> Iterator[str]:
             yield from itertools.islice(rest, len(server["snapshots"]))
     cost = "".join(f", {amount:.2f} {words}" for words, amount in costs.items())
     counts = counted(len(document["servers"]), "server")
-    yield f"TOTAL: {counts}, {counted(len(sizes), 'snapshot')} of ours, {total_gb(sizes)} GB{cost}"
+    counts += f", {counted(len(sizes), 'snapshot')} of this tool's"
+    yield f"TOTAL: {counts}, {total_gb(sizes)} GB{cost}"
 
 
 def cost_text(amount: Optional[float], currency: str, provider: str) -> str:
@@ -9601,7 +9608,7 @@ class Setup:
             question = "How do you want to be notified of failures"
             if channels:
                 self.say(f"Notifications go over {', '.join(channels)}.")
-                question = "Another way, besides"
+                question = "Another channel"
             default = "nothing" if channels else None
             kind = self.dialogue.choose(question, (*ways, "nothing"), default)
             if kind == "nothing":

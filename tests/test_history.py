@@ -228,7 +228,10 @@ def of_another_program(path: Path) -> None:
         (a_link, "Too many levels of symbolic links"),
         (two_names, "not a regular file of its own"),
         (a_fifo, "not a regular file of its own"),
-        (newer, "a newer version of this tool has written it (format 99)"),
+        (
+            newer,
+            "a newer version of this tool has written it, in format 99 (use that version, or rename the file)",
+        ),
         (of_another_program, "no such table: run"),
     ],
 )

@@ -99,7 +99,8 @@ def test_list_shows_what_there_is_and_what_becomes_of_it(project: Project) -> No
     )
     assert "mail (contabo 12)  STALE: newest 4 d old (limit 36 h), 1 kept, unknown GB" in lines
     assert any(
-        line.startswith("shop (digitalocean 13)  NEVER: no snapshot of ours") for line in lines
+        line.startswith("shop (digitalocean 13)  NEVER: no snapshot of this tool's")
+        for line in lines
     )
     assert any(re.match(r"blog \(digitalocean 14\)  UNKNOWN: .*HTTP 403", line) for line in lines)
     start = lines.index(next(line for line in lines if line.startswith("web (")))
@@ -114,7 +115,7 @@ def test_list_shows_what_there_is_and_what_becomes_of_it(project: Project) -> No
         ["40 d", "2.3", "left alone: not named as this tool names them"],
     ]
     assert len({line.index("2.3") for line in lines[start + 2 : start + 8]}) == 1  # aligned
-    assert lines[-2].startswith("TOTAL: 4 servers, 6 snapshots of ours, at least 11.5 GB, ")
+    assert lines[-2].startswith("TOTAL: 4 servers, 6 snapshots of this tool's, at least 11.5 GB, ")
     assert lines[-1] == "RESULT: 1 never: shop; 1 stale: mail; 1 unknown: blog"
     assert result.out.isascii()
     assert "\x1b" not in result.out
@@ -283,7 +284,7 @@ def test_status_knows_a_server_without_any_snapshot(project: Project) -> None:
     assert project.run().code == 1
     found = document(project.run("--status", "--json"))
     assert states(found) == {"web": "never"}
-    assert found["problems"] == ["web: never: no snapshot of ours"]
+    assert found["problems"] == ["web: never: no snapshot of this tool's"]
     server.fails = False
     assert project.run().code == 0
     result = project.run("--status")
