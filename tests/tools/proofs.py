@@ -1,6 +1,7 @@
 """Fills in what the tables of tests/README.md say is proven by which test, from the marks there.
 
-A test says `@pytest.mark.proves("I1", "X3")`; a file of tests may say so as a whole (pytestmark).
+A test says `@pytest.mark.proves("I1", "X3")`; a file of tests may say so as a whole (pytestmark),
+and a tool by a list of the same name in capitals.
 
 usage: python tests/tools/proofs.py       write the third column of the tables anew
 """
@@ -40,6 +41,11 @@ def marks() -> dict[str, list[str]]:
             elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark":
                 for row in rows_named(node.value):
                     found.setdefault(row, []).append(f"`{path.name}`")
+    for path in sorted(TESTS.glob("tools/*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PROVES":
+                for row in ast.literal_eval(node.value):
+                    found.setdefault(row, []).append(f"`tools/{path.name}`")
     return found
 
 

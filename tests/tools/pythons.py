@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+PROVES = ["parties-5"]  # of the tables in tests/README.md
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".venv" / "pythons"
 TESTS = ["test_run", "test_config", "test_retention", "test_http", "test_transport"]
