@@ -445,7 +445,7 @@ def test_a_name_is_one_line_of_text(tmp_path: Path, value: Any) -> None:
         ('{"hetzner_cloud_servr": {}}', "must hold exactly one of "),
         ('{"hetzner_cloud_server": {"id": 1, "id": 2}}', "duplicate key 'id'"),
         ("[" * 100_000, "not valid JSON: nested too deeply"),
-        ('{"hetzner_cloud_server": {"id": 1e400}}', "not valid JSON: it holds a number beyond"),
+        ('{"hetzner_cloud_server": {"id": 1e400}}', "not valid JSON: a number in it is too large"),
     ],
 )
 def test_a_file_that_is_no_server_is_refused_with_the_place(
