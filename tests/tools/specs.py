@@ -84,11 +84,11 @@ def as_sent(request: Request) -> requests.PreparedRequest:
     return prepared
 
 
-def faults_of_request(request: Request) -> Iterator[str]:
-    """Where the request is not as the stricter document has it."""
+def faults_of_request(request: Request, folder: str = "strict/") -> Iterator[str]:
+    """Where the request is not as the stricter document has it; folder "": as the vendor's own."""
     from openapi_core.contrib.requests import RequestsOpenAPIRequest
 
-    name = f"strict/{ORIGINS[origin_of(request)][0]}"
+    name = folder + ORIGINS[origin_of(request)][0]
     sent = as_sent(request)
     for error in loaded(name).iter_request_errors(RequestsOpenAPIRequest(sent)):
         yield f"{request.method} {request.target}: {in_full(error)}"
@@ -167,6 +167,11 @@ def operation_of(document: dict[str, Any], request: Request) -> dict[str, Any]:
             if all(a == b or a.startswith("{") for a, b in zip(wanted, steps)):
                 best = max(best, (same, methods[request.method.lower()]), key=lambda b: b[0])
     return best[1]
+
+
+def is_known(request: Request) -> bool:
+    """Does the vendor's document, which holds little but what the script asks, speak of it?"""
+    return bool(operation_of(plain_document(ORIGINS[origin_of(request)][0]), request))
 
 
 def operation_of_route(document: dict[str, Any], origin: str, route: str) -> dict[str, Any]:
