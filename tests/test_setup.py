@@ -17,6 +17,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class Guide:
     def __init__(self, tab: Tab, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tab, self.project, self.monkeypatch = tab, tab.project, monkeypatch
         self.cloud = self.project.cloud
+        self.terminals: list[subprocess.Popen[Any]] = []
         (tab.folder / "mischief.json").write_text("{}")
         (tab.folder / "calls").write_text("")
         del self.project.config["TELEGRAM"]
@@ -91,8 +93,13 @@ class Guide:
 
 
 @pytest.fixture
-def guide(tab: Tab, monkeypatch: pytest.MonkeyPatch) -> Guide:
-    return Guide(tab, monkeypatch)
+def guide(tab: Tab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guide]:
+    made = Guide(tab, monkeypatch)
+    yield made
+    for process in made.terminals:
+        if process.poll() is None:  # of a test that has failed
+            process.kill()
+            process.wait()
 
 
 def written(chat_id: int, **more: Any) -> dict[str, Any]:
@@ -851,7 +858,7 @@ def test_an_entry_by_hand_stays_too(guide: Guide) -> None:
     [
         (
             {"write": {"*": ["refuse"]}},
-            "crontab does not take the new text: errors in crontab file",
+            "crontab refuses the new text: errors in crontab file",
         ),
         ({"-l": {"*": ["half"]}}, "crontab -l: exit status 1: crontab: read error"),
     ],
@@ -976,20 +983,21 @@ def test_it_is_understood_on_a_terminal_of_80_columns_that_knows_ascii_only(guid
 class Terminal:
     """The script on a terminal of its own."""
 
-    def __init__(self, guide: Guide, *before: str) -> None:
+    def __init__(self, guide: Guide) -> None:
         if not guide.config.exists():
             guide.project.write_config()
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.master, self.shown = master, ""
         self.process = subprocess.Popen(
-            [*before, sys.executable, str(SCRIPT), "--config", str(guide.config), "--setup"],
+            [sys.executable, str(SCRIPT), "--config", str(guide.config), "--setup"],
             stdin=slave,
             stdout=slave,
             stderr=slave,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
+        guide.terminals.append(self.process)
         os.close(slave)
 
     def see(self, words: str, times: int = 1) -> None:
@@ -1024,23 +1032,23 @@ def test_on_a_terminal_credentials_do_not_show(guide: Guide) -> None:
     terminal = Terminal(guide)
     terminal.say("Which provider (digitalocean, hetzner, contabo): ", "contabo")
     terminal.say("client_id: ", account.client_id)
-    terminal.say("client_secret (does not show): ", account.client_secret)
+    terminal.say("client_secret (is not shown): ", account.client_secret)
     terminal.say("api_user: ", account.api_user)
-    terminal.say("api_password (does not show): ", "CANARY-wrong")
+    terminal.say("api_password (is not shown): ", "CANARY-wrong")
     terminal.see("Try again.")
     terminal.say("client_id: ", account.client_id, 2)
-    terminal.say("client_secret (does not show): ", account.client_secret, 2)
+    terminal.say("client_secret (is not shown): ", account.client_secret, 2)
     terminal.say("api_user: ", account.api_user, 2)
-    terminal.say("api_password (does not show): ", account.api_password, 2)
+    terminal.say("api_password (is not shown): ", account.api_password, 2)
     terminal.say("[all]: ", "1")
     terminal.say("are to stay [1]: ", "")
     terminal.say("[no]: ", "y")
     terminal.say("(telegram, webhook, mail, nothing): ", "telegram")
-    terminal.say("bot_token (does not show): ", token)
+    terminal.say("bot_token (is not shown): ", token)
     terminal.say("look again): ", "1")
     terminal.say("Did it arrive (yes, no) [yes]: ", "")
     terminal.say("[nothing]: ", "webhook")
-    terminal.say("url (does not show): ", f"{guide.cloud.url}/hook/CANARY-secret-place")
+    terminal.say("url (is not shown): ", f"{guide.cloud.url}/hook/CANARY-secret-place")
     terminal.say("Did it arrive (yes, no) [yes]: ", "", 2)
     terminal.say("[nothing]: ", "", 2)
     terminal.say("When [nightly]: ", "none")
@@ -1060,9 +1068,9 @@ def test_an_account_is_not_locked_by_wrong_credentials(guide: Guide) -> None:
     terminal.say("Which provider", "contabo")
     for attempt, password in enumerate(["CANARY-1", "CANARY-1", "CANARY-2"], 1):
         terminal.say("client_id: ", account.client_id, attempt)
-        terminal.say("client_secret (does not show): ", account.client_secret, attempt)
+        terminal.say("client_secret (is not shown): ", account.client_secret, attempt)
         terminal.say("api_user: ", account.api_user, attempt)
-        terminal.say("api_password (does not show): ", password, attempt)
+        terminal.say("api_password (is not shown): ", password, attempt)
     assert terminal.end() == 1
     assert "these have just been refused" in terminal.shown
     assert guide.cloud.count("POST /cb-auth/token") == 2
@@ -1077,7 +1085,7 @@ def test_ctrl_c_ctrl_d_and_a_signal_end_it_at_any_question(
     guide.account("hetzner", web=1)
     terminal = Terminal(guide)
     terminal.say("Which provider", "hetzner")
-    terminal.see("api_token (does not show): ")
+    terminal.see("api_token (is not shown): ")
     if not hidden:
         terminal.say("", guide.credentials()[0])
         terminal.say("[all]: ", "1")
@@ -1103,7 +1111,7 @@ def test_ctrl_c_does_not_wait_for_a_cloud_that_is_silent(guide: Guide) -> None:
     guide.cloud.fault("GET /hz/servers", stall(20))
     terminal = Terminal(guide)
     terminal.say("Which provider", "hetzner")
-    terminal.say("api_token (does not show): ", guide.credentials()[0])
+    terminal.say("api_token (is not shown): ", guide.credentials()[0])
     terminal.see("reading the account ...")
     for _ in range(2000):
         if guide.cloud.count("GET /hz/servers"):
