@@ -9687,9 +9687,9 @@ class Setup:
 
         values = {"enabled": "true", "server": ask("The mail server's name", "server")}
         values["port"] = port = ask("Its port (587 for starttls, 465 for tls)", "port", "587")
-        is_plain = port == "25" and is_loopback(values["server"])
-        values["security"] = "none" if is_plain else "tls" if port == "465" else "starttls"
         values["user"] = user = ask("User (Enter: none)", "user", "")
+        is_relay = is_loopback(values["server"]) and not user and port not in ("465", "587")
+        values["security"] = "none" if is_relay else "tls" if port == "465" else "starttls"
         if user:
             values["password"] = self.credential("password", read_password)[0]
         sender = user if "@" in user else None
