@@ -9605,7 +9605,7 @@ class Setup:
         ways = {"telegram": self.telegram, "webhook": self.webhook, "mail": self.mail}
         while True:
             channels = [destination.channel for destination in default_channels(self.settings)]
-            question = "How do you want to be notified of failures"
+            question = "How to notify you of failures"
             if channels:
                 self.say(f"Notifications go over {', '.join(channels)}.")
                 question = "Another channel"

@@ -26,6 +26,7 @@ from conftest import PROVIDERS, TOP_KEYS, PostOffice, Result, Tab, outside
 from fakes import Account, Request, edit, stall, status
 from hypothesis import given
 from hypothesis import strategies as st
+from test_docs import blocks
 
 import snapshots
 
@@ -1139,3 +1140,40 @@ def test_without_anybody_to_answer_it_says_so_at_once(guide: Guide, stdin: Any) 
         "snapshots: setup: the answers ended too early; nothing was made"
         " (write --setup again to go on)\n"
     )
+
+
+# --- the README ---
+
+
+def test_the_readme_shows_what_is_asked_and_answered(guide: Guide) -> None:
+    """The block in the README is this conversation: with what is typed, but for credentials."""
+    zone = Path("/usr/share/zoneinfo/Europe/Berlin")
+    if not zone.exists():
+        pytest.skip("no time zone data")
+    guide.monkeypatch.setattr(snapshots, "LOCALTIME", str(zone))
+    guide.account("hetzner", web=12345678, shop=12345679)
+    (web,) = [s for s in guide.project.account("hetzner").servers.values() if s.name == "web"]
+    guide.cloud.add_snapshot(web, "before-upgrade", guide.project.clock.now())
+    team = {"id": -1001234567890, "type": "supergroup", "title": "Ops"}
+    token = guide.bot(*[update("message", chat) for chat in (ADA, team)], chats=(team["id"],))
+    answers = ["hetzner", *guide.credentials(), "all", "3", "telegram", token, "1", "yes"]
+    answers += ["nothing", "nightly", "yes"]
+    result = guide.run(*answers)
+    assert (result.code, result.err) == (0, "")
+    typed = iter(answers)
+    lines = []
+    for line in result.out.splitlines():
+        answer = next(typed) if line.endswith(": ") else ""
+        lines.append(line + ("" if "CANARY" in answer else answer))
+    shown = "\n".join(line.rstrip() for line in lines)
+    for there, here in (
+        (f" --config {guide.config}", ""),
+        (str(guide.project.folder), "/opt/snapshots"),
+        (sys.executable, "/opt/snapshots/.venv/bin/python"),
+        (str(SCRIPT), "/opt/snapshots/snapshots.py"),
+        (snapshots.whose_crontab(), "crontab of backup"),
+    ):
+        shown = shown.replace(there, here)
+    shown = re.sub(r"(crontab-\d+)-\w+\.bak", r"\1-k3v0x_2a.bak", shown)
+    (block,) = [b.text for b in blocks() if b.text.startswith("An empty answer ")]
+    assert block == f"{shown}\n"
