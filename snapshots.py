@@ -333,6 +333,7 @@ class Server:
     stale_after_hours: int = 0  # how old its newest snapshot may be; 0: by its rhythm
     min_interval_hours: float = 0  # no new snapshot before; 0: whenever a run takes place
     destinations: tuple[Destination, ...] = field(default=(), repr=False)
+    ping_url: str = field(default="", repr=False)  # of a monitor; see `Ping`
 
 
 @dataclass(frozen=True)
@@ -580,7 +581,7 @@ BUILT_IN = ""  # an empty template selects the built-in text
 PLACEHOLDER = re.compile(r"(?:https?://)?your[-_][a-z0-9._/-]*", re.IGNORECASE)
 NAME_PLACEHOLDER = re.compile(r"your[-_](?:[a-z]+[-_])*name(?:[-_][0-9]+)?", re.IGNORECASE)
 PLACEHOLDER_KEYS = re.compile(
-    "id|url|chat_id|password|(api|bot)_token|client_id|client_secret|api_user|api_password"
+    "id|((ping|start|success|failure)_)?url|chat_id|password|(api|bot)_token|client_id|client_secret|api_user|api_password"
 )
 SHORT_SECRET = 8  # characters; a shorter one cannot be masked everywhere without harm
 LOOPBACK_NAMES = ("localhost", "localhost.")
@@ -1012,6 +1013,14 @@ def read_hook_url(value: Any, base: Path) -> SecretText:
     return url
 
 
+def read_ping_url(value: Any, base: Path) -> SecretText:
+    """A URL in the form of Healthchecks: /start and /fail can be put behind its path."""
+    url = read_hook_url(value, base)
+    if "#" in url or re.search(r"(?i)/[0-9a-f-]{36}/\w+/*(\?|$)", url):
+        raise ValueError("must be the ping URL itself, without /start, /fail or #")
+    return url
+
+
 def read_helo_name(value: Any, _base: Path) -> str:
     """A host name, or an address in brackets."""
     text = text_of(value).strip()
@@ -1151,6 +1160,16 @@ class NotificationsSection:
 
 
 @dataclass(frozen=True)
+class PingSection:
+    """[PING] - `url` as Healthchecks has it, or the others as they are."""
+
+    url: SecretText = secret(read_ping_url)
+    start_url: SecretText = secret(read_hook_url)
+    success_url: SecretText = secret(read_hook_url)
+    failure_url: SecretText = secret(read_hook_url)
+
+
+@dataclass(frozen=True)
 class Channel:
     """What [TELEGRAM], [WEBHOOK] and [SMTP] have in common."""
 
@@ -1181,12 +1200,6 @@ class TelegramSection(Channel):
         """Where messages end up; the same for all servers that share it."""
         return (self.channel, self.bot_token, self.chat_id, str(self.message_thread_id))
 
-    @property
-    def shown(self) -> str:
-        """The address for people, without its secrets."""
-        topic = f", topic {self.message_thread_id}" if self.message_thread_id else ""
-        return f"Telegram chat {self.chat_id}{topic}"
-
 
 @dataclass(frozen=True)
 class WebhookSection(Channel):
@@ -1202,11 +1215,6 @@ class WebhookSection(Channel):
     def address(self) -> tuple[str, ...]:
         """Where messages end up; the same for all servers that share it."""
         return (self.channel, self.url)
-
-    @property
-    def shown(self) -> str:
-        """The address for people, without its secrets."""
-        return f"webhook at {host_of(self.url)}"
 
 
 @dataclass(frozen=True)
@@ -1238,13 +1246,67 @@ class SmtpSection(Channel):
         """Where messages end up; the same for all servers that share it."""
         return (self.channel, self.server, *self.to_emails)
 
+
+PING_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Ping(Channel):
+    """A call of a monitor that raises an alarm where calls do not come: a dead man's switch.
+
+    Source: https://healthchecks.io/docs/http_api/ (read 2026-11).
+    """
+
+    SUFFIXES: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"start": "/start", "success": "", "failure": "/fail", "log": "/log"}
+    )
+    channel: ClassVar[str] = "ping"
+    needs: ClassVar[tuple[str, ...]] = ("url",)
+    url: str = field(default="", repr=False)
+    method: str = "POST"
+    body: str = ""
+
+    @staticmethod
+    def address_of(url: str, event: str) -> str:
+        """The URL for an event: its suffix goes before a query, such as ?create=1."""
+        path, mark, query = url.partition("?")
+        return path.rstrip("/") + Ping.SUFFIXES[event] + mark + query
+
     @property
-    def shown(self) -> str:
-        """The address for people."""
-        return f"e-mail to {', '.join(self.to_emails)}"
+    def address(self) -> tuple[str, ...]:
+        """Where it goes."""
+        return (self.channel, self.url)
 
 
-Destination = Union[TelegramSection, WebhookSection, SmtpSection]  # a channel and all it needs
+def ping_of(section: PingSection, event: str, body: str = "") -> Optional[Ping]:
+    """What to call for "start", "success", "failure" or "log"; None: nothing. A start gets one
+    try, for its run does not wait."""
+    retries = 1 if event == "start" else 3
+    url, method = getattr(section, f"{event}_url", ""), "GET"
+    if section.url:
+        url, method = Ping.address_of(section.url, event), "POST"
+    ping = Ping(url=url, method=method, timeout=PING_SECONDS, retries=retries)
+    return dataclasses.replace(ping, body=body if method == "POST" else "") if url else None
+
+
+def monitor_of(entry: Union[Server, BadServer]) -> PingSection:
+    """A server's own monitor, if it has one."""
+    return PingSection(url=SecretText(getattr(entry, "ping_url", "")))
+
+
+Destination = Union[TelegramSection, WebhookSection, SmtpSection, Ping]  # and all that it needs
+
+
+def place_of(destination: Destination) -> str:
+    """Where messages end up, for people: without what is secret."""
+    if isinstance(destination, TelegramSection):
+        topic = destination.message_thread_id
+        return f"Telegram chat {destination.chat_id}" + (f", topic {topic}" if topic else "")
+    if isinstance(destination, SmtpSection):
+        return f"e-mail to {', '.join(destination.to_emails)}"
+    return f"{destination.channel} at {host_of(destination.url)}"
+
+
 ChannelSection = TypeVar("ChannelSection", TelegramSection, WebhookSection, SmtpSection)
 
 
@@ -1271,6 +1333,7 @@ SECTIONS: Mapping[str, Any] = {
     "STATUS": StatusSection,
     "REPORT": ReportSection,
     "NOTIFICATIONS": NotificationsSection,
+    "PING": PingSection,
     "TELEGRAM": TelegramSection,
     "WEBHOOK": WebhookSection,
     "SMTP": SmtpSection,
@@ -1295,6 +1358,7 @@ class Settings:
     status: StatusSection = StatusSection()
     report: ReportSection = ReportSection()
     notifications: NotificationsSection = NotificationsSection()
+    ping: PingSection = PingSection()
     telegram: TelegramSection = TelegramSection()
     webhook: WebhookSection = WebhookSection()
     smtp: SmtpSection = SmtpSection()
@@ -1441,7 +1505,9 @@ def load_settings(path: Path, required: bool) -> Settings:
             section != "DEFAULT" or values
         ):  # the predecessor's sample has a bare one
             problem(section, "", f"unknown section{did_you_mean(section.upper(), SECTIONS)}")
-    smtp = settings.smtp
+    smtp, ping = settings.smtp, settings.ping
+    if ping.url and (ping.start_url or ping.success_url or ping.failure_url):
+        problem("PING", "url", "takes the place of the other three (leave it or them out)")
     if smtp.user and smtp.security == "none" and not is_loopback(smtp.server):
         key = "security" if ("SMTP", "security") in first_lines else "user"
         problem("SMTP", key, "a password would travel in the clear (use starttls or tls)")
@@ -1457,7 +1523,7 @@ def load_settings(path: Path, required: bool) -> Settings:
             problem(*here, "log, lock and history must be three files")
     found.sort(key=lambda item: item[0])
     remarks = [*(remark for _, remark in found), *settings_notes(settings)]
-    if any(value.literal for value in secrets_of(settings.telegram, settings.webhook, smtp)):
+    if any(value.literal for value in secrets_of(settings.telegram, settings.webhook, smtp, ping)):
         remarks += open_to_others(path)
     return dataclasses.replace(settings, remarks=tuple(remarks))
 
@@ -1474,9 +1540,15 @@ def secrets_of(*sections: Any) -> list[SecretText]:
 
 def settings_notes(settings: Settings) -> Iterator[Remark]:
     """What is allowed in snapshots.config, but not wise."""
-    webhook, timing = settings.webhook, settings.timing
+    webhook, timing, ping = settings.webhook, settings.timing, settings.ping
     if webhook.enabled and in_the_clear(webhook.url):
         yield Remark(Level.NOTE, f"[WEBHOOK] url: {IN_THE_CLEAR}")
+    for key in readers_of(ping):
+        if in_the_clear(getattr(ping, key)):
+            yield Remark(Level.NOTE, f"[PING] {key}: {IN_THE_CLEAR}")
+    if (ping.start_url or ping.failure_url) and not ping.success_url:
+        text = "[PING] success_url is not set: nobody is alarmed where runs do not come"
+        yield Remark(Level.WARNING, text)
     if timing.snapshot_creation_timeout < 3600:
         text = (
             f"[TIMING] snapshot_creation_timeout: {timing.snapshot_creation_timeout:g} s is short:"
@@ -1564,6 +1636,7 @@ def server_readers(provider: str) -> dict[str, Reader]:
     readers.update(readers_of(StatusSection, override=True))
     readers.update(readers_of(Timing, override=True))
     readers["former_names"] = read_names
+    readers["ping_url"] = read_ping_url
     readers.update(CREDENTIAL_KEYS[provider])
     if provider == "contabo":
         readers["replace_when_full"] = read_flag
@@ -1701,13 +1774,16 @@ def load_server(path: Path, settings: Settings) -> tuple[Union[Server, BadServer
         stale_after_hours=values.get("stale_after_hours", settings.status.stale_after_hours),
         min_interval_hours=values.get("min_interval_hours", settings.timing.min_interval_hours),
         destinations=destinations,
+        ping_url=values.get("ping_url", ""),
     )
+    if in_the_clear(server.ping_url):
+        remarks.append(Remark(Level.NOTE, f"ping_url {IN_THE_CLEAR}"))
     webhook = channels["webhook"]
     if webhook.enabled and webhook.url != settings.webhook.url and in_the_clear(webhook.url):
         remarks.append(Remark(Level.NOTE, f"webhook.url {IN_THE_CLEAR}"))
     inherited_secrets = secrets_of(settings.telegram, settings.webhook, settings.smtp)
     own = [value for value in secrets_of(*channels.values()) if value not in inherited_secrets]
-    own += [values[key] for key in CREDENTIAL_KEYS[provider]]
+    own += [values[key] for key in (*CREDENTIAL_KEYS[provider], "ping_url") if key in values]
     remarks = [dataclasses.replace(remark, where=server.name) for remark in remarks]
     remarks += [
         Remark(Level.WARNING, f"{path}: {text}") for text in ineffective_rules(policy, provider)
@@ -1775,25 +1851,39 @@ def load_servers(
 ) -> tuple[list[Union[Server, BadServer]], list[Remark]]:
     """Every server of this run in order, bad ones included, and the remarks about them.
 
-    Two files for the same server are both refused: nobody knows whose retention would hold.
+    Two files for the same server are both refused: nobody knows whose retention would hold. So
+    are two with the same ping_url: a success of one would hide that the other fails.
     Raises ConfigError if there is no file at all.
     """
     files, remarks = server_files(names, settings)
     loaded: list[Union[Server, BadServer]] = []
-    sources: dict[tuple[str, str], list[str]] = {}
+
+    def check_of(ping_url: str) -> tuple[str, str]:
+        return "ping", Ping.address_of(ping_url.replace("?create=1", ""), "success").lower()
+
+    sources: dict[tuple[str, str], list[str]] = {check_of(settings.ping.url): ["[PING]"]}
+
+    def unique_keys_of(entry: Union[Server, BadServer]) -> Iterator[tuple[tuple[str, str], str]]:
+        yield (entry.provider, entry.id), f"are for the same server {entry.id} (keep one of them)"
+        if isinstance(entry, Server) and entry.ping_url:
+            yield check_of(entry.ping_url), "have the same ping URL (give each a check of its own)"
+
     for path in files:
         entry, about = load_server(path, settings)
         loaded.append(entry)
         remarks += about
         if isinstance(entry, Server):
-            sources.setdefault((entry.provider, entry.id), []).append(entry.source)
+            for key, _ in unique_keys_of(entry):
+                sources.setdefault(key, []).append(entry.source)
     for index, entry in enumerate(loaded):
-        same = sources.get((entry.provider, entry.id), [])
-        if len(same) > 1:
-            reason = f"{' and '.join(same)}: are for the same server {entry.id} (keep one of them)"
-            loaded[index] = BadServer(
-                entry.name, entry.source, reason, entry.destinations, entry.provider, entry.id
-            )
+        for key, reason in unique_keys_of(entry):
+            same = sources.get(key, [])
+            if len(same) > 1:
+                text = f"{' and '.join(same)}: {reason}"
+                loaded[index] = BadServer(
+                    entry.name, entry.source, text, entry.destinations, entry.provider, entry.id
+                )
+                break
     return loaded, remarks
 
 
@@ -4785,6 +4875,8 @@ CUT = "… (cut)"
 MIN_ITEM = 150  # characters that each of many texts has at the least
 GIVE_UP_AFTER = 3  # messages lost in a row; each further one gets one try
 JOIN_OVER = 20  # waiting messages for one channel
+PING_BODY_BYTES = 10_000  # what a Healthchecks of one's own keeps of a ping's body
+RUN = "the whole run"  # the server's name in messages that are about no server
 DRAIN_SECONDS = 600.0  # how long the queue has after the last turn
 DRAIN_STOPPED_SECONDS = 10.0  # the same after a stop signal
 
@@ -5276,6 +5368,11 @@ def words_of(answer: Response) -> str:
     return next((line.strip() for line in html.unescape(text).splitlines() if line.strip()), "")
 
 
+# What hc-ping.com says to a UUID that it does not know, and to more than five calls a minute; see
+# https://github.com/bdd/runitor/issues/66 (read 2026-11).
+HEALTHCHECKS_REFUSALS = {b"OK (not found)": 404, b"OK (rate limited)": 429}
+
+
 def real_status(answer: Response) -> int:
     """The status of an answer; of a 2xx that is known to hide a refusal, what it stands for.
 
@@ -5289,6 +5386,8 @@ def real_status(answer: Response) -> int:
     """
     if not 200 <= answer.status < 300:
         return answer.status
+    if answer.body.strip() in HEALTHCHECKS_REFUSALS:
+        return HEALTHCHECKS_REFUSALS[answer.body.strip()]
     teams = re.match(
         rb'\s*"?Webhook message delivery failed with error(?:.*?HTTP error ([45][0-9]{2}))?',
         answer.body[:2000],
@@ -5602,6 +5701,8 @@ class Sender:
                 functools.partial(self._webhook, destination, payload, str(uuid.uuid4()))
                 for payload in webhook_payloads(destination, report, self.hostname)
             ]
+        if isinstance(destination, Ping):
+            return "ping", [functools.partial(self._ping, destination)]
         message = mail_of(destination, report, self.hostname, self.world.clock.now())
         return f"send mail through {destination.server}", [
             functools.partial(self._mail, destination, message)
@@ -5614,6 +5715,8 @@ class Sender:
         if isinstance(destination, WebhookSection):
             payload = webhook_payloads(destination, report, self.hostname)[0]
             return json.dumps(payload, ensure_ascii=False, indent=2)
+        if isinstance(destination, Ping):
+            return destination.body
         message = mail_of(destination, report, self.hostname, self.world.clock.now())
         body = message.get_body(("plain",))
         return f"Subject: {message['Subject']}\n{body.get_content() if body else ''}"
@@ -5625,23 +5728,37 @@ class Sender:
                 text = text.replace(secret_text, MASK)
         return self.world.redact.line(text, 300)
 
-    def _post(self, url: str, body: Any, timeout: float, headers: Mapping[str, str]) -> Response:
-        """The answer to one POST, if it is good. Raises DeliveryError."""
-        if url not in self._sessions:
-            self._sessions[url] = new_session(2)
+    def _post(
+        self,
+        url: str,
+        body: Any,
+        timeout: float,
+        headers: Mapping[str, str],
+        method: str = "POST",
+        may_repeat: bool = False,
+    ) -> Response:
+        """The answer to one POST, if it is good. Raises DeliveryError. body: text, or JSON.
+        may_repeat: does it do no harm if it arrives twice?"""
+        host = host_of(url)
+        if host not in self._sessions:
+            self._sessions[host] = new_session(2)
         bare_url, user, password = split_login(url)
         login = requests.auth.HTTPBasicAuth(user.encode(), password.encode())
+        text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+        kind = "text/plain; charset=utf-8" if isinstance(body, str) else "application/json"
         answer = send(
-            self._sessions[url],
-            "POST",
+            self._sessions[host],
+            method,
             bare_url,
             timeout,
-            data=json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"),
-            headers={"Content-Type": "application/json", **headers},
+            data=text.encode("utf-8", "replace"),
+            headers={**({"Content-Type": kind} if text else {}), **headers},
             auth=login if user or password else NoAuth(),
         )
         if isinstance(answer, NoResponse):  # not repeated where nobody knows whether it arrived
-            raise DeliveryError(answer.reason, answer.outcome is Outcome.NOT_SENT)
+            again = answer.outcome is Outcome.NOT_SENT
+            again = again or (may_repeat and answer.outcome is Outcome.LOST)
+            raise DeliveryError(answer.reason, again)
         status = real_status(answer)
         if 200 <= status < 300:
             return answer
@@ -5716,6 +5833,14 @@ class Sender:
                 error.hint("n8n: is the workflow active, and not its test URL used?")
             raise
 
+    def _ping(self, ping: Ping, timeout: float) -> None:
+        try:
+            self._post(ping.url, ping.body, timeout, {}, ping.method, may_repeat=True)
+        except RefusedError as error:
+            if error.status == 404:
+                error.hint("there is no such check: copy its ping URL once more")
+            raise
+
     def _mail(
         self, section: SmtpSection, message: email.message.EmailMessage, timeout: float
     ) -> None:
@@ -5730,7 +5855,7 @@ def wants(destination: Destination, report: Report) -> bool:
     return destination.notify_on_success if report.success else destination.notify_on_failure
 
 
-OnOutcome = Callable[[Report, str], None]  # called with why it was not delivered, or ""
+OnOutcome = Callable[[Destination, Report, str], None]  # the text: why it was not delivered, or ""
 
 
 class Queue:
@@ -5740,6 +5865,7 @@ class Queue:
         self, name: str, world: Runtime, sender: Sender, on_outcome: Optional[OnOutcome]
     ) -> None:
         self.name, self.world, self.sender, self.on_outcome = name, world, sender, on_outcome
+        self.what = "ping" if name == "ping" else f"{name} notification"
         self.lost = 0  # messages not delivered
         self._changed = world.condition()
         self._queue: collections.deque[tuple[Destination, Report]] = collections.deque()
@@ -5835,13 +5961,11 @@ class Queue:
         lost_before = self._lost_in_a_row.get(destination.address, 0)
         self._lost_in_a_row[destination.address] = lost_before + 1 if problem else 0
         if self.on_outcome:
-            self.on_outcome(report, problem)
+            self.on_outcome(destination, report, problem)
         elif problem:
-            self.world.warn(
-                f"{report.server.name}: {self.name} notification not delivered: {problem}"
-            )
+            self.world.warn(f"{report.server.name}: {self.what} not delivered: {problem}")
         else:
-            log.info("%s: %s notification sent", report.server.name, self.name)
+            log.info("%s: %s sent", report.server.name, self.what)
 
     def _keep_pace(self, destination: Destination) -> None:
         """Telegram: one message a second for each chat, 20 a minute for a group."""
@@ -5873,8 +5997,8 @@ class Notifier:
         self.world, self.mode = world, settings.notifications.mode
         self.sender = Sender(world, settings, hostname)
         self.channels = {
-            name: Queue(name, world, self.sender, on_outcome)
-            for name in ("Telegram", "webhook", "e-mail")
+            name: Queue(name.split()[-1], world, self.sender, on_outcome)
+            for name in ("Telegram", "webhook", "e-mail", "ping", "server's ping")
         }
         self._globals = {channel.address: channel for channel in default_channels(settings)}
         self._to_sum_up: dict[tuple[str, ...], list[tuple[Destination, Report]]] = {}
@@ -5887,6 +6011,19 @@ class Notifier:
                 kept.append((destination, report))
             elif wants(destination, report) and not (self.mode == "failures" and report.success):
                 self.channels[destination.channel].put(destination, report)
+
+    def ping(self, section: PingSection, event: str, name: str, lines: Sequence[str] = ()) -> None:
+        """Queue a ping, if there is one for this event (see `ping_of`), with as many of the lines
+        as a monitor takes; returns at once. name: of a server, or RUN."""
+        text = Items([clean(line) for line in lines], "\n")
+        body, limit = str(text), PING_BODY_BYTES
+        while len(body.encode()) > PING_BODY_BYTES:
+            limit = limit * 7 // 8
+            body = text.cut(limit)
+        ping = ping_of(section, event, self.world.redact(body))
+        if ping is not None:
+            report = Report(BadServer(name, "", ""), success=event != "failure")
+            self.channels["ping" if name == RUN else "server's ping"].put(ping, report)
 
     def finish(
         self,
@@ -5919,21 +6056,40 @@ def send_test_messages(
     """Send what a run would send, marked TEST, once to each destination of snapshots.config and of
     the server files; a line for each tells what came of it. dry_run: show the messages instead.
     Returns whether there is a destination, and all went well."""
-    out, mode = world.screen.out, settings.notifications.mode
-    outcomes: dict[int, str] = {}
-    notifier = Notifier(
-        world, settings, hostname, lambda report, problem: outcomes.update({id(report): problem})
-    )
-    places = [("snapshots.config", channel) for channel in default_channels(settings)]
-    places += [(entry.source, channel) for entry in entries for channel in entry.destinations]
+    out, mode, now = world.screen.out, settings.notifications.mode, world.clock.now()
+    outcomes: dict[tuple[tuple[str, ...], bool], str] = {}
+
+    def on_outcome(destination: Destination, report: Report, problem: str) -> None:
+        outcomes[destination.address, report.success] = problem
+
+    notifier = Notifier(world, settings, hostname, on_outcome)
     messages: list[tuple[str, Destination, Report]] = []
-    for address in dict.fromkeys(channel.address for _, channel in places):
-        source, channel = next(place for place in places if place[1].address == address)
-        users = [entry for entry in entries if address in [d.address for d in entry.destinations]]
-        good, bad = reports_for_test(users[0] if users else None, world.clock.now(), mode)
-        messages.append((f"{channel.shown} ({source}): failure message", channel, bad))
-        if wants(channel, good) and mode != "failures":
-            messages.append((f"{channel.shown} ({source}): success message", channel, good))
+    seen: set[tuple[str, ...]] = set()
+
+    def add(
+        source: str, channels: Iterable[Destination], entry: Union[Server, BadServer, None]
+    ) -> None:
+        good, bad = reports_for_test(entry, now, mode)
+        for channel in channels:
+            place = f"{place_of(channel)} ({source})"
+            if isinstance(channel, Ping):
+                messages.append((f"{place}: log event", channel, good))
+            elif channel.address not in seen:
+                messages.append((f"{place}: failure message", channel, bad))
+                if wants(channel, good) and mode != "failures":
+                    messages.append((f"{place}: success message", channel, good))
+            seen.add(channel.address)
+
+    def ping(monitor: PingSection) -> Iterator[Ping]:
+        found = ping_of(monitor, "log", "TEST: this is a test")
+        yield from [found] if found else []
+
+    add("snapshots.config", default_channels(settings), entries[0] if entries else None)
+    for entry in entries:
+        add(entry.source, entry.destinations, entry)
+    add("[PING]", ping(settings.ping), None)
+    for entry in entries:
+        add(entry.source, ping(monitor_of(entry)), entry)
     _, remarks = channels_of([settings.telegram, settings.webhook, settings.smtp])
     problems = remark_lines(remarks, Level.WARNING)
     for _, channel, report in messages:
@@ -5941,15 +6097,19 @@ def send_test_messages(
             notifier.channels[channel.channel].put(channel, report)
     notifier.finish()
     for line, channel, report in messages:
+        problem = outcomes.get((channel.address, report.success), "not sent in time")
         if dry_run:
             text = notifier.sender.shown(channel, report)
             for shown in (f"{line} would be:", *text.splitlines()):
                 out(shown)
-        elif outcomes.setdefault(id(report), "not sent in time"):
-            problems.append(f"{line} not delivered: {outcomes[id(report)]}")
+        elif problem:
+            problems.append(f"{line} not delivered: {problem}")
         else:
             out(f"{line} delivered")
-    if not messages:
+    literal = [key for key in readers_of(PingSection) if getattr(settings.ping, key)]
+    for key in literal if not settings.ping.url else ():
+        out(f"[PING] {key}: not tested: a call would count")
+    if not (messages or literal):
         problems.append("no channel is set up: nobody is notified of anything")
     elif not dry_run:
         out("sent with the environment of this shell; cron's may differ (see --check)")
@@ -5961,18 +6121,18 @@ def send_test_messages(
 def reports_for_test(
     entry: Union[Server, BadServer, None], now: datetime, mode: str
 ) -> tuple[Report, Report]:
-    """A success and a failure that nobody can take for real ones."""
+    """A success and a failure that nobody can take for real ones, as the mode has them."""
     server = entry or BadServer("server", "", "", provider="none", id="none")
     server = dataclasses.replace(server, name=f"TEST {server.name}")
-    name = snapshot_name("TEST", now)
-    good = Report(server, True, name, "TEST", total_snapshots=1, ended=now)
+    good = Report(server, True, snapshot_name("TEST", now), "TEST", total_snapshots=1, ended=now)
     bad = Report(server, False, error="TEST: this is a test, nothing has failed", ended=now)
     if mode != "summary":
         return good, bad
-    sums = [summary_of([good]), summary_of([good, bad])]
-    titles = [dataclasses.replace(s.server, name=f"TEST {s.server.name}") for s in sums]
-    sums = [dataclasses.replace(s, server=title) for s, title in zip(sums, titles)]
-    return sums[0], sums[1]
+    good, bad = summary_of([good]), summary_of([good, bad])
+    return tuple(  # type: ignore[return-value]
+        dataclasses.replace(r, server=dataclasses.replace(r.server, name=f"TEST {r.server.name}"))
+        for r in (good, bad)
+    )
 
 
 # === History ==================================================================================
@@ -8655,6 +8815,9 @@ def every_finding(view: View, names: Sequence[str]) -> Iterator[Finding]:
             yield "error", entry.name, entry.error, ""
     channels = sorted({d.channel for server in good for d in server.destinations})
     yield "ok", "notifications", f"go over {', '.join(channels) or 'no channel'}", ""
+    monitors = {host_of(url) for url in secrets_of(settings.ping)}
+    if monitors:
+        yield "ok", "ping", f"every run without FILE calls {', '.join(sorted(monitors))}", ""
     yield from check_environment(settings, good)
     found: dict[str, list[Finding]] = {}
     theirs: dict[tuple[str, str], str] = {}
@@ -8771,7 +8934,8 @@ def check_environment(settings: Settings, servers: Sequence[Server]) -> Iterator
     """What this shell has and cron will not."""
     channels = [settings.telegram, settings.webhook, settings.smtp]
     channels += [channel for server in servers for channel in server.destinations]
-    secrets = [*secrets_of(*channels), *(s for server in servers for s in server.credentials)]
+    secrets: list[str] = [*secrets_of(settings.ping, *channels)]
+    secrets += [s for server in servers for s in (*server.credentials, server.ping_url)]
     names = {s.variable for s in secrets if isinstance(s, SecretText)} - {""}
     given = variables_of_cron()
     found = [f"env:{name}" for name in sorted(names - given)]
@@ -9953,21 +10117,22 @@ def collect_secrets(
             remarks[Remark(Level.WARNING, text)] = None
         world.redact.add(*secrets, *map(unquote, secrets))
 
-    def add_channels(where: str, channels: Iterable[Destination]) -> None:
+    def add_channels(where: str, channels: Iterable[Union[Destination, PingSection]]) -> None:
         for channel in channels:
             own = [value for value in secrets_of(channel) if value not in inherited]
             add(where, *own)
-            if isinstance(channel, WebhookSection) and own:
-                _, user, password = split_login(channel.url)
+            for url in own if isinstance(channel, (WebhookSection, PingSection)) else ():
+                _, user, password = split_login(url)
                 add(where, password or user)
-                world.redact.add(*secrets_of_url(channel.url))
+                world.redact.add(*secrets_of_url(url))
 
-    channels = (settings.telegram, settings.webhook, settings.smtp)
+    channels = (settings.telegram, settings.webhook, settings.smtp, settings.ping)
     add_channels("snapshots.config", channels)
     inherited = secrets_of(*channels)
     for entry in entries:
         add_channels(entry.source, entry.destinations)
         if isinstance(entry, Server):
+            add_channels(entry.source, [monitor_of(entry)])
             named = zip(CREDENTIAL_KEYS[entry.provider], entry.credentials)
             add(entry.source, *(value for key, value in named if key not in USER_NAMES))
     for name, value in os.environ.items():
@@ -9985,9 +10150,11 @@ def notify_run_failure(error: str, settings: Settings, world: Runtime, hostname:
     channels = default_channels(settings)
     destinations = tuple(d for d in channels if not invalid & needs[d.channel])
     text = world.redact.line(error, ERROR_LIMIT)
-    whole = BadServer("the whole run", "", text, destinations, provider="none", id="none")
+    whole = BadServer(RUN, "", text, destinations, provider="none", id="none")
     at_once = dataclasses.replace(settings, notifications=NotificationsSection())
     notifier = Notifier(world, at_once, hostname)
+    if "PING" not in invalid:
+        notifier.ping(settings.ping, "failure", RUN, [text])
     notifier.tell(Report(whole, success=False, error=text, ended=world.clock.now()))
     notifier.finish()
 
@@ -10021,6 +10188,7 @@ def run(
 ) -> ExitStatus:
     """Give every server its turn and report; the lock is held."""
     notifier = Notifier(world, settings, hostname)
+    notifier.ping(settings.ping, "start", RUN)
     history = History(settings.history_path, settings.history.keep_days, world)
 
     def on_report(report: Report) -> None:
@@ -10030,6 +10198,9 @@ def run(
         log.info("%s", final_status_line(report, hostname), extra=ALWAYS)
         history.turn(report)
         notifier.tell(report)
+        if isinstance(report.server, Server) and not prunes_only:
+            lines, event = [result_line(report), *report.warnings], event_of([report])
+            notifier.ping(monitor_of(report.server), event, report.server.name, lines)
 
     def on_progress(fleet: Fleet) -> None:
         if show is not None:
@@ -10043,6 +10214,10 @@ def run(
     steps = prune_only if prunes_only else rotate
     try:
         reports = fleet.run(entries, lambda turn: take_turn(turn, steps))
+        lines = [summary_line(reports, 0, len(fleet.not_due))]
+        lines += [result_line(report) for report in reports if not report.success]
+        if reports or all_well(entries, settings.history_path):
+            notifier.ping(settings.ping, event_of(reports), RUN, lines)
     finally:  # what was kept for a summary is sent, whatever happened
         if show is not None and every == LIVE_SECONDS:
             world.screen.live("")
@@ -10059,6 +10234,18 @@ def run(
     if not verbose:
         world.screen.out(line)
     return exit_status(reports)
+
+
+def event_of(reports: Sequence[Report]) -> str:
+    """Which event for a monitor they are."""
+    return "failure" if exit_status(reports) else "success"
+
+
+def all_well(entries: Sequence[Union[Server, BadServer]], history: Path) -> bool:
+    """Was the last turn of each a success, as the history has it? If nobody knows, no."""
+    rows = read_history(history).servers
+    last = [rows.get((entry.provider, entry.id)) for entry in entries]
+    return all(row is not None and row["failed"] == 0 for row in last)
 
 
 def report_after_run(
@@ -10310,6 +10497,8 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
     open_log(settings, world, args.verbose and on_screen, to_file=False)
     if is_look:
         return look(args, settings, world, hostname)
+    if (args.files or args.prune_only) and not args.test_notifications:  # not the whole job
+        settings = dataclasses.replace(settings, ping=PingSection())
     error_text = ""
     redact: Optional[Redactor] = None  # until it knows every credential
     try:

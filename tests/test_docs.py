@@ -260,7 +260,7 @@ def test_readme_mentions_no_key_that_does_not_exist() -> None:
     known = {key for keys in schema().values() for key in keys}
     known |= {key for keys in snapshots.CREDENTIAL_KEYS.values() for key in keys}
     known |= set(snapshots.TOP_KEYS) | set(snapshots.values_of(report(), "backup1"))
-    known |= {"retain_last_snapshots", "replace_when_full", "former_names"}
+    known |= {"retain_last_snapshots", "replace_when_full", "former_names", "ping_url"}
     known |= {"droplet_", "your_", "keep_"}  # beginnings of words, called so
     known |= {"per_server", "stored_gb"}  # a value, and a key of a payload
     of_json = README[README.index("**For programs:**") :].partition("\n## ")[0]

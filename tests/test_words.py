@@ -27,6 +27,7 @@ ACTIONS = {
         "delete",
         "give",
         "keep",
+        "leave",
         "lower",
         "make",
         "name",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import gzip
 import json
@@ -598,6 +599,11 @@ class Api:
     def seen(self, snapshot: Snapshot) -> bool:
         """Is it finished and in the listings?"""
         return snapshot.status == "available" and snapshot.listed_from <= self.cloud.time
+
+
+def basic(user: str, password: str) -> str:
+    """The Authorization header of a user with a password."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 def scrambled(number: int) -> int:

@@ -83,6 +83,7 @@ from fakes.base import (
 from fakes.contabo import Contabo, ContaboLogin
 from fakes.digitalocean import DigitalOcean
 from fakes.hetzner import Hetzner
+from fakes.monitors import Check, Healthchecks, Push
 from fakes.receivers import Webhook
 from fakes.telegram import Telegram
 
@@ -130,6 +131,8 @@ class FakeCloud:
         self.expired: list[str] = []
         self.telegram_messages: list[TelegramMessage] = []
         self.hooks: list[Hook] = []
+        self.checks: dict[str, Check] = {}  # of Healthchecks: by UUID, or by ping key/slug
+        self.pushes: list[str] = []  # what another monitor was called with
         # The rest is the cloud's own.
         self.made.append(self)
         self.accounts: list[Account] = []
@@ -154,6 +157,8 @@ class FakeCloud:
             Contabo(self),
             Telegram(self),
             Webhook(self),
+            Healthchecks(self),
+            Push(self),
         )
 
     # --- start and stop ---

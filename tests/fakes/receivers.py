@@ -11,13 +11,12 @@ https://docs.n8n.io/integrations/builtin/core-nodes/n8n-nodes-base.webhook/
 
 from __future__ import annotations
 
-import base64
 import math
 import re
 from collections import deque
 from typing import Any, Callable, Optional
 
-from fakes.base import Api, Hook, Json, RefusedError, Request, Response, Route
+from fakes.base import Api, Hook, Json, RefusedError, Request, Response, Route, basic
 
 
 def plain(code: int, text: str, **headers: str) -> Response:
@@ -42,8 +41,7 @@ class Webhook(Api):
         if login is None:
             self.check_leaks(request)
             return
-        given = request.headers.get("authorization", "")
-        if given != "Basic " + base64.b64encode(":".join(login).encode()).decode():
+        if request.headers.get("authorization", "") != basic(*login):
             raise RefusedError(plain(401, "Authorization data is wrong!"))
 
     def post(self, request: Request, rest: Optional[str]) -> Response:

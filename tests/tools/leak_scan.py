@@ -27,12 +27,16 @@ import snapshots
 
 Texts = Iterator[tuple[str, str]]  # where it was found, and what
 
-CREDENTIAL_KEYS = {key for keys in snapshots.CREDENTIAL_KEYS.values() for key in keys} | {
-    field.name
-    for section in snapshots.SECTIONS.values()
-    for field in dataclasses.fields(section)
-    if field.metadata.get("secret")
-}
+CREDENTIAL_KEYS = (
+    {key for keys in snapshots.CREDENTIAL_KEYS.values() for key in keys}
+    | {
+        field.name
+        for section in snapshots.SECTIONS.values()
+        for field in dataclasses.fields(section)
+        if field.metadata.get("secret")
+    }
+    | {"ping_url"}
+)
 NAMES_OF_USERS = {"client_id", "api_user"}  # as public as a mail address
 
 
@@ -129,7 +133,7 @@ def read_folder(folder: Path) -> tuple[set[str], list[tuple[str, str]]]:
 # --- what was sent -------------------------------------------------------------------------------
 
 LOGINS = "/cb-auth/"  # where a body holds credentials
-KNOCKS = ("/tg/", "/hook")  # where the path is a credential
+KNOCKS = ("/tg/", "/hook", "/ping/", "/push/")  # where the path is a credential
 CLOUDS = ("/do/", "/hz/", "/cb/")  # where a header is one
 
 
