@@ -148,6 +148,24 @@ def test_the_image_runs_with_a_read_only_root(machine: Machine) -> None:
     assert {"snapshots.log", "snapshots.lock", "history.db"} <= logs
 
 
+@pytest.mark.proves("hosts-1")
+@pytest.mark.skipif(shutil.which("docker") is None, reason="docker is not installed")
+def test_docker_takes_the_options() -> None:
+    """It comes as far as looking for its engine, which an option that it does not know forbids."""
+    commands = block("sh", CONTAINER).replace("\\\n", "")
+    for options, said in (("", "daemon"), ("--no-such-option ", "unknown flag")):
+        (run,) = [line for line in commands.splitlines() if line.startswith("docker run")]
+        done = subprocess.run(
+            ["sh", "-c", run.replace("--rm ", f"--rm {options}")],
+            env={"PATH": os.environ["PATH"], "DOCKER_HOST": "unix:///nowhere/at-all"},
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode != 0
+        assert said in done.stderr
+
+
 # --- Kubernetes ---
 
 

@@ -359,6 +359,20 @@ def test_a_command_that_nobody_here_knows_fails(machine: Machine, text: str) -> 
 
 
 @pytest.mark.proves("parties-6")
+@pytest.mark.skipif(shutil.which("crontab") is None, reason="crontab is not installed")
+def test_crontab_lines_are_ones_that_crontab_takes(tmp_path: Path) -> None:
+    for block in blocks():
+        if block.language == "crontab":
+            path = tmp_path / "crontab"
+            path.write_text(block.text)
+            check = ["crontab", "-n", str(path)]
+            done = subprocess.run(check, capture_output=True, text=True, check=False)
+            if "invalid option" in done.stderr:
+                pytest.skip("this crontab cannot only check")
+            assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.proves("parties-6")
 def test_commands_in_running_text_work(machine: Machine) -> None:
     machine.install()
     (machine.home / "snapshots.config").unlink()
