@@ -3822,6 +3822,7 @@ class Provider(Protocol):
 
     key: ClassVar[str]  # as in configuration and log
     title: ClassVar[str]  # as people write it
+    credentials_place: ClassVar[str]  # where people get them
     duration_rule: ClassVar[str]  # how long a snapshot takes, in the provider's words
     limit_is_shared: ClassVar[bool]  # is the limit on snapshots one for many servers?
     has_slots: ClassVar[bool]  # does each server have so many slots for snapshots?
@@ -4020,6 +4021,7 @@ class DigitalOcean:
 
     key = "digitalocean"
     title = "DigitalOcean"
+    credentials_place = "control panel, API (README.md names the scopes)"
     duration_rule = "DigitalOcean speaks of 1 to 3 minutes per GB of used disk"
     limit_is_shared = False
     has_slots = False
@@ -4250,6 +4252,7 @@ class Hetzner:
 
     key = "hetzner"
     title = "Hetzner"
+    credentials_place = "console, the project, Security, API tokens: Read & Write"
     duration_rule = "Hetzner's own tools allow up to 90 minutes"
     limit_is_shared = True
     has_slots = False
@@ -4530,6 +4533,7 @@ class Contabo:
 
     key = "contabo"
     title = "Contabo"
+    credentials_place = "https://my.contabo.com/api/details"
     duration_rule = "Contabo publishes no usual duration"
     limit_is_shared = False
     has_slots = True
@@ -9315,29 +9319,21 @@ CREDENTIAL_TRIES = 3  # more wrong ones in a row could lock an account
 ANSWER_TRIES = 20
 ANSWER_LIMIT = 10_000  # characters
 REFUSALS = (Outcome.UNAUTHORIZED, Outcome.FORBIDDEN, Outcome.REJECTED)
-WHERE_CREDENTIALS_ARE: Mapping[str, str] = MappingProxyType(
-    {
-        "digitalocean": "control panel, API (README.md names the scopes)",
-        "hetzner": "console, the project, Security, API tokens: Read & Write",
-        "contabo": "https://my.contabo.com/api/details",
-    }
-)
-# The slots of Contabo's plans, by the beginning of their names, as its documentation had it in
-# September 2026. The API tells no plan's own.
-CONTABO_SLOTS: tuple[tuple[str, int], ...] = (
-    (r"Cloud VPS 4\b", 1),
-    (r"Cloud VPS 6\b", 2),
-    (r"Cloud VPS (8|12|16|18)\b", 3),
-    (r"Cloud VPS Plus|GPU VPS", 5),
-    (r"Storage VPS|VDS", 0),
-)
+# The slots of Contabo's plans, by how their names begin, as its documentation had it in September
+# 2026; the API has no plan's own.
+CONTABO_SLOTS = {
+    "Cloud VPS 4": 1,
+    "Cloud VPS 6": 2,
+    "Cloud VPS Plus": 5,
+    "Cloud VPS": 3,
+    "GPU VPS": 5,
+}
 CONTABO_PLANS = """\
 A Contabo plan has so many slots for snapshots (September 2026): 1 with Cloud
 VPS 4, 2 with Cloud VPS 6, 3 with Cloud VPS 8 to 18, 5 with Cloud VPS Plus and
 GPU VPS, none with Storage VPS and VDS. Keep one less than the slots, for the
 new one is made before the oldest goes. With one slot the oldest must go first.
-Contabo itself deletes a snapshot after 30 days.
-"""
+Contabo itself deletes a snapshot after 30 days."""
 RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
@@ -9349,12 +9345,11 @@ def signals_end_waiting() -> Iterator[None]:
     def end(number: int, _frame: object) -> NoReturn:
         raise InterruptedRunError(f"interrupted by {signal.Signals(number).name}")
 
-    before: dict[int, Any] = {}
+    stops = (getattr(signal, name, None) for name in ("SIGTERM", "SIGINT", "SIGHUP"))
+    before = {n: signal.getsignal(n) for n in stops if n and callable(signal.getsignal(n))}
     try:
-        for name in ("SIGTERM", "SIGINT", "SIGHUP"):
-            number = getattr(signal, name, None)
-            if number is not None and callable(signal.getsignal(number)):
-                before[number] = signal.signal(number, end)
+        for number in before:
+            signal.signal(number, end)
         yield
     finally:
         for number, handler in before.items():
@@ -9367,6 +9362,11 @@ class Dialogue:
     def __init__(self, world: Runtime) -> None:
         self.world, self.say = world, world.screen.out
         self.on_terminal = is_terminal(sys.stdin)
+
+    def show(self, lines: Iterable[str]) -> None:
+        """Several lines."""
+        for line in lines:
+            self.say(line)
 
     def line(self, question: str, hidden: bool = False) -> str:
         """One answer. hidden: it does not show. Raises SnapshotsError where none comes."""
@@ -9472,17 +9472,14 @@ def write_whole(path: Path, text: str, is_new: bool) -> None:
                 file.write(text)
                 file.flush()
                 os.fsync(descriptor)
-            if not is_new:
-                with contextlib.suppress(OSError, AttributeError):  # root, for somebody else
-                    os.chown(name, path.stat().st_uid, path.stat().st_gid)
-                os.replace(name, path)
-            else:
-                try:
+            try:
+                if is_new:
                     os.link(name, path)  # which, unlike a move, never takes another's place
-                except OSError:  # it is there, or the file system knows no links
-                    if os.path.lexists(path):
-                        raise FileExistsError from None
-                    os.rename(name, path)
+            except OSError:  # it is there, or the file system knows no links
+                if os.path.lexists(path):
+                    raise FileExistsError from None
+            if not is_new or not os.path.lexists(path):
+                os.replace(name, path)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
@@ -9496,24 +9493,21 @@ def with_values(text: str, section: str, values: Mapping[str, str]) -> str:
     """The text of a snapshots.config with these values in a section, every other line as it is."""
     end = "\r\n" if "\r\n" in text else "\n"
     for key, value in reversed(list(values.items())):  # each one in front of those before
-        new = f"{key} = {value}".rstrip()
+        text += end if text and not text.endswith("\n") else ""
+        if section not in [entry.section for entry in parse_ini(text)]:
+            text += f"{end if text else ''}[{section}]{end}"
         entries = [entry for entry in parse_ini(text) if entry.section == section]
         found = next((entry for entry in entries if entry.key == key), None)
-        if not entries:
-            text += end if text and not text.endswith("\n") else ""
-            text += f"{end if text else ''}[{section}]{end}{new}{end}"
-            continue
+        at = (found or entries[0]).line
         lines = text.split("\n")
-        if found is None:
-            lines.insert(entries[0].line, new + end[:-1])
-        else:
-            at, rest = found.line - 1, (found.value or "").count("\n")
-            lines[at] = new + end[:-1] if lines[at].endswith("\r") or at + 1 < len(lines) else new
-            while rest:  # what the old value has in further lines, between which comments may be
+        lines[at - bool(found) : at] = [f"{key} = {value}".rstrip() + end[:-1]]
+        rest = (found.value or "").count("\n") if found else 0
+        while rest:  # what the old value has in further lines, between which comments may be
+            if lines[at].lstrip().startswith(("#", ";")):
                 at += 1
-                if not lines[at].lstrip().startswith(("#", ";")):
-                    del lines[at]
-                    at, rest = at - 1, rest - 1
+            else:
+                del lines[at]
+                rest -= 1
         text = "\n".join(lines)
     return text
 
@@ -9602,45 +9596,39 @@ class Setup:
 
     # --- an account, its servers, and a file for each ---
 
-    def credential(self, key: str, read: Reader, known_in: str = "") -> tuple[str, str]:
-        """As it is to be written, and what it stands for; two empty texts for the one known."""
+    def credential(self, key: str, read: Reader, known_in: str = "") -> str:
+        """As it is to be written, once it can be read; empty for the one that is known."""
 
-        def resolve(text: str) -> tuple[str, str]:
-            if not text:
-                return "", ""
-            value = read(text, self.settings.base)
+        def check(text: str) -> str:
+            value = read(text, self.settings.base) if text else ""
             if is_placeholder(key, text):
                 raise ValueError("is still the sample's text")
             if key not in USER_NAMES:
                 self.world.redact.add(value, unquote(value))
                 self.world.redact.add(*(secrets_of_url(value) if key == "url" else ()))
-            return text, value
+            return text
 
         hidden = key not in USER_NAMES
         notes = ["is not shown"] if hidden and self.dialogue.on_terminal else []
         notes += [f"Enter: the one in {known_in}"] if known_in else []
         question = f"{key} ({', '.join(notes)})" if notes else key
-        return self.ask(question, resolve, "" if known_in else None, hidden)
+        return self.ask(question, check, "" if known_in else None, hidden)
 
     def log_in(self, provider: str) -> tuple[dict[str, str], dict[str, Listed], dict[str, str]]:
         """Credentials that may read, as they are to be written; the account's servers by their
         ids, and how many snapshots each has. Wrong ones are sent once, and a few at the most."""
+        keys = CREDENTIAL_KEYS[provider]
         known_in, known = self.known.get(provider, ("", {}))
         refused: list[list[str]] = []
         for attempt in itertools.count(1):
             raw: dict[str, str] = {}
-            values: list[str] = []
-            for key, read in CREDENTIAL_KEYS[provider].items():
-                text, value = self.credential(key, read, "" if raw else known_in)
-                if not text:
+            for key, read in keys.items():
+                raw[key] = self.credential(key, read, "" if raw else known_in)
+                if not raw[key]:
                     raw = known
                     break
-                raw[key] = text
-                values.append(value)
             try:
-                if raw is known:
-                    readers = CREDENTIAL_KEYS[provider].items()
-                    values = [read(known[key], self.settings.base) for key, read in readers]
+                values = [read(raw[key], self.settings.base) for key, read in keys.items()]
                 if values in refused:
                     raise ValueError("these have just been refused")
                 account = Account(self.world, provider, values, self.settings)
@@ -9675,7 +9663,7 @@ class Setup:
         """Steps 1 to 3: an account, which of its servers, and a file for each of them."""
         default = next(iter(self.known)) if len(self.known) == 1 else None
         provider = self.dialogue.choose("Which provider", tuple(PROVIDERS), default)
-        self.say(f"Its credentials are here: {WHERE_CREDENTIALS_ARE[provider]}.")
+        self.say(f"Its credentials are here: {PROVIDERS[provider].credentials_place}.")
         self.say("They are checked at once. Each may also be given as env:NAME or file:PATH.")
         raw, listed, counts = self.log_in(provider)
         rows = sorted(listed.items(), key=lambda item: (item[1].names[0].casefold(), int(item[0])))
@@ -9684,8 +9672,7 @@ class Setup:
             name, size = one_line(server.names[0])[:20], one_line(server.size)[:23]
             covered = "yes" if (provider, server_id) in self.covered else "no"
             table.append((str(number), server_id, name, size, counts[server_id], covered))
-        for line in aligned(table, None, right="014"):
-            self.say(line)
+        self.dialogue.show(aligned(table, None, right="014"))
         left = [(i, server) for i, server in rows if (provider, i) not in self.covered]
         if not left:
             self.say("All servers of this account are covered." if rows else "It has no servers.")
@@ -9705,8 +9692,14 @@ class Setup:
 
     def how_many(self, provider: str, servers: Sequence[Listed]) -> dict[str, Any]:
         """How many snapshots stay, and what follows of that at Contabo."""
-        slots = {n for s in servers for words, n in CONTABO_SLOTS if re.match(words, s.size) and n}
-        least = min(slots) if slots and provider == "contabo" else 0  # 0: not known, or no limit
+        is_contabo, least = provider == "contabo", 0  # slots; 0: not known, or without a limit
+        if is_contabo:
+            self.dialogue.show(CONTABO_PLANS.splitlines())
+            slots = [
+                next((n for plan, n in CONTABO_SLOTS.items() if re.match(rf"{plan}\b", s.size)), 0)
+                for s in servers
+            ]
+            least = min(slots)
 
         def read(text: str) -> Optional[int]:
             number = read_retain(text, self.settings.base)
@@ -9714,13 +9707,10 @@ class Setup:
                 raise ValueError(f"must be at most {least}, for so many slots the plan has")
             return number
 
-        if provider == "contabo":
-            for line in CONTABO_PLANS.splitlines():
-                self.say(line)
-        default = max(1, least - 1) if provider == "contabo" else 3
+        default = max(1, least - 1) if is_contabo else 3
         keep = self.ask("How many snapshots of each are to stay", read, str(default))
-        policy: dict[str, Any] = {"retain_last_snapshots": "all" if keep is None else keep}
-        if provider == "contabo" and (keep is None or keep >= least):
+        policy: dict[str, Any] = {"retain_last_snapshots": keep or "all"}
+        if is_contabo and (keep is None or keep >= least):
             question = "All slots full: may the oldest go before the new one is made"
             policy["replace_when_full"] = self.dialogue.agrees(question, "no")
         return policy
@@ -9789,9 +9779,10 @@ class Setup:
         section = self.settings.telegram
         self.say("Make a bot: write /newbot to @BotFather in Telegram, and take its token.")
         for attempt in itertools.count(1):
-            text, token = self.credential("bot_token", read_token)
+            text = self.credential("bot_token", read_token)
             try:
-                chat_id = self.chat_of(dataclasses.replace(section, bot_token=SecretText(token)))
+                token = read_token(text, self.settings.base)
+                chat_id = self.chat_of(dataclasses.replace(section, bot_token=token))
                 topic = {"message_thread_id": "0"} if section.message_thread_id else {}
                 values = {"enabled": "true", "bot_token": text, "chat_id": chat_id, **topic}
                 return "TELEGRAM", values
@@ -9815,8 +9806,7 @@ class Setup:
             else:
                 rows = [("NO", "KIND", "NAME", "CHAT_ID")]
                 rows += [(str(n), k, name[:40], i) for n, (k, name, i) in enumerate(chats, 1)]
-                for line in aligned(rows, None, right="03") if chats else ():
-                    self.say(line)
+                self.dialogue.show(aligned(rows, None, right="03") if chats else ())
             if not chats:
                 self.say("Nobody has written to this bot: write anything to it now, or in a group")
                 self.say("or channel that it has been added to, and look again.")
@@ -9835,8 +9825,7 @@ class Setup:
 
     def webhook(self) -> tuple[str, dict[str, str]]:
         """A URL."""
-        text, _ = self.credential("url", read_hook_url)
-        return "WEBHOOK", {"enabled": "true", "url": text}
+        return "WEBHOOK", {"enabled": "true", "url": self.credential("url", read_hook_url)}
 
     def mail(self) -> tuple[str, dict[str, str]]:
         """A mail server, and who writes to whom."""
@@ -9855,7 +9844,7 @@ class Setup:
         is_relay = is_loopback(values["server"]) and not user and port not in ("465", "587")
         values["security"] = "none" if is_relay else "tls" if port == "465" else "starttls"
         if user:
-            values["password"] = self.credential("password", read_password)[0]
+            values["password"] = self.credential("password", read_password)
         sender = user if "@" in user else None
         values["from_email"] = ask("The sender's address", "from_email", sender)
         values["to_emails"] = ask("Addresses to write to, with commas between", "to_emails")
@@ -9923,8 +9912,7 @@ class Setup:
             if self.dialogue.agrees("Is that right"):
                 break
         if ON_WINDOWS:
-            for line in scheduled_task(self.job, schedule, looks=False).split("\n"):
-                self.say(line)
+            self.dialogue.show(scheduled_task(self.job, schedule, looks=False).split("\n"))
             return True
         try:
             schedule_runs(self.job, schedule, self.settings, self.world)

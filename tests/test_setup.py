@@ -662,6 +662,7 @@ def test_the_port_tells_how_mail_is_secured(
 
 
 def test_every_other_line_of_the_configuration_stays(guide: Guide) -> None:
+    """Only a last line break is added where none was."""
     answers = start(guide)
     api = "".join(f"{key} = {value}\r\n" for key, value in guide.cloud.endpoints().items())
     before = (
@@ -674,7 +675,7 @@ def test_every_other_line_of_the_configuration_stays(guide: Guide) -> None:
     token = guide.bot(written(4711))
     assert guide.run(*answers, "telegram", token, "1", "yes", "", "none").code == 0
     after = guide.config.read_bytes().decode()
-    assert after == before.replace("bot_token =\r\n", f"bot_token = {token}\r\n").replace(
+    assert after == f"{before}\r\n".replace("bot_token =\r\n", f"bot_token = {token}\r\n").replace(
         "[TELEGRAM]\r\n", "[TELEGRAM]\r\nenabled = true\r\nchat_id = 4711\r\n"
     )
     assert stat.S_IMODE(guide.config.stat().st_mode) == 0o600
@@ -685,8 +686,8 @@ def test_every_other_line_of_the_configuration_stays(guide: Guide) -> None:
     [
         ("", "[SMTP]\nport = 465\nto_emails = x@y.example\n"),
         ("[A]", "[A]\n\n[SMTP]\nport = 465\nto_emails = x@y.example\n"),
-        ("[SMTP]", "[SMTP]\nport = 465\nto_emails = x@y.example"),
-        ("[SMTP]\nport=1", "[SMTP]\nto_emails = x@y.example\nport = 465"),
+        ("[SMTP]", "[SMTP]\nport = 465\nto_emails = x@y.example\n"),
+        ("[SMTP]\nport=1", "[SMTP]\nto_emails = x@y.example\nport = 465\n"),
         (
             "[SMTP]\nport : 25\nto_emails = a,\n  b,\n# c\n\n  d\n\nuser = e\n",
             "[SMTP]\nport = 465\nto_emails = x@y.example\n# c\n\nuser = e\n",
