@@ -321,6 +321,7 @@ def test_a_night_on_a_bare_debian(night: Night) -> None:
     assert night.read("home/ada/snapshots/logs/cronjob.log") == (
         "SUMMARY: 5 succeeded, 0 failed out of 5 total\n"
     )
+    assert "127.0.0.1" not in night.read("home/ada/snapshots/snapshots.config")  # as in [API]
     for server in servers:
         assert [s for s in cloud.created if s.server is server] == [
             s for s in cloud.snapshots(server) if s is not by_hand

@@ -145,3 +145,20 @@ def test_each_message_that_asks_for_an_action_has_its_row_in_trouble() -> None:
     missing = [line for line in asking if not any(is_quoted(line, row) for row in ROWS)]
     assert missing == []
     assert not any(is_quoted("the snapshot went to lunch (wait for it)", row) for row in ROWS)
+
+
+# What a text begins with that is nothing but an order.
+ORDERS = re.compile(
+    "(add|check|copy|correct|let|open|remove|run|set|synchronise|unblock|use|write) "
+)
+
+
+@pytest.mark.proves("parties-8")
+def test_each_order_stands_in_a_row_of_trouble() -> None:
+    text = words.WORDS.read_text(encoding="utf-8")
+    text = text[: text.index("=== Setup ===")]  # then come questions and options
+    orders = [line for line in text.splitlines() if ORDERS.match(line)]
+    assert len(orders) > 20
+    rows = [" ".join(row).replace("`", "") for row in table(part("## Trouble"))]
+    missing = [o for o in orders if not any(is_quoted(row, re.sub("{.*}", "…", o)) for row in rows)]
+    assert missing == []
