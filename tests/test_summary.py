@@ -202,6 +202,24 @@ def test_two_hundred_failures_fit_everywhere_and_are_counted(
     assert counted(mail.part("plain")) == (200, 0)
 
 
+def test_one_long_failure_is_cut_and_named(project: Project) -> None:
+    project.write("s.json", json.dumps({f"key_{n}": 1 for n in range(3)}))
+    project.write("long.json", json.dumps({"hetzner_cloud_server": dict.fromkeys(KEYS, 1)}))
+    telegram(project)
+    mode(project, "summary")
+    assert project.run().code == 1
+    (text,) = texts(project)
+    assert fake.utf16_units(text) <= 4096
+    long, short, *_ = text.split("\n")[1:]
+    assert long.startswith("long: FAILURE: ")
+    assert long.endswith(snapshots.CUT)
+    assert len(long) > 1500
+    assert short.startswith("s: FAILURE: ")
+
+
+KEYS = [f"no_such_key_{a}{b}" for a in "abcdefgh" for b in "abcdefghijklmnop"]
+
+
 def test_the_list_of_servers_is_whole_unless_it_is_refused(many: Project) -> None:
     webhook(many)
     many.cloud.fault(HOOK, fake.status(413), times=1)
@@ -357,6 +375,7 @@ def test_items_are_cut_to_any_length_and_counted() -> None:
                 named = len(re.findall(r"^[0-9]+: ", text, re.M))
                 more = re.search(r"\.\.\. and ([0-9]+) more\n", text)
                 assert named + (int(more[1]) if more else 0) == count
+                assert named or limit < 100
     assert snapshots.Items([], "; ").cut(5) == ""
 
 

@@ -333,6 +333,74 @@ DAMAGES = [
         "        client.starttls()\n",
         "test_notify.py::test_a_mail_server_with_a_bad_certificate_learns_nothing",
     ),
+    # --- summaries and pings ---
+    damage(
+        "a summary puts the failures last",
+        "sorted(reports, key=lambda report: (report.success,",
+        "sorted(reports, key=lambda report: (not report.success,",
+        "test_summary.py::test_a_run_is_one_message_failures_first",
+    ),
+    damage(
+        "a summary does not say how many it leaves out",
+        'more = [f"... and {left} more"] if left else []',
+        "more: list[str] = []",
+        "test_summary.py::test_two_hundred_failures_fit_everywhere_and_are_counted",
+    ),
+    damage(
+        "a summary of failures is not for who hears of failures alone",
+        "            if any(wants(destination, report) for destination, report in told):",
+        "            if all(wants(destination, report) for destination, report in told):",
+        "test_summary.py::test_a_destination_hears_of_all_if_it_wants_to_hear_of_one",
+    ),
+    damage(
+        "a crash of our own loses the summary",
+        "    finally:  # what was kept for a summary is sent, whatever happened",
+        "    finally:\n        if sys.exc_info()[0]:\n            raise SnapshotsError('crash')",
+        "test_summary.py::test_a_crash_of_our_own_loses_no_summary",
+    ),
+    damage(
+        "a failed run pings success",
+        '    return "failure" if exit_status(reports) else "success"',
+        '    return "success"',
+        "test_pings.py::test_a_failure_is_called_with_what_failed",
+    ),
+    damage(
+        "a run in which nothing was due always pings success",
+        "        if reports or all_well(entries, settings.history_path):",
+        "        if True:",
+        "test_pings.py::test_nothing_due_is_a_success_only_after_successes",
+        "test_pings.py::test_nothing_due_and_no_history_is_no_success",
+    ),
+    damage(
+        "a run of one FILE pings for the whole fleet",
+        "    if (args.files or args.prune_only) and not args.test_notifications:",
+        "    if args.prune_only and not args.test_notifications:",
+        "test_pings.py::test_what_is_not_the_whole_job_calls_nobody",
+    ),
+    damage(
+        "the suffix of a ping goes behind the query",
+        'return path.rstrip("/") + Ping.SUFFIXES[event] + mark + query',
+        "return url + Ping.SUFFIXES[event]",
+        "test_pings.py::test_a_slug_that_is_made_by_the_first_call",
+    ),
+    damage(
+        "a check that is not there counts as pinged",
+        'HEALTHCHECKS_REFUSALS = {b"OK (not found)": 404,',
+        "HEALTHCHECKS_REFUSALS = {",
+        "test_pings.py::test_an_unknown_check_is_explained_by_both_kinds",
+    ),
+    damage(
+        "two servers share a check",
+        "            yield check_of(entry.ping_url), ",
+        "            yield (entry.source, entry.id), ",
+        "test_pings.py::test_one_check_for_two_servers_is_an_error_of_both",
+    ),
+    damage(
+        "a test raises an alarm, or ends one",
+        '"log": "/log"}',
+        '"log": ""}',
+        "test_pings.py::test_the_test_logs_and_changes_no_state",
+    ),
 ]
 
 
