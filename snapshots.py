@@ -9761,7 +9761,8 @@ class Setup:
             if channels:
                 self.say(f"Notifications go over {', '.join(channels)}.")
                 question = "Another channel"
-            default = "nothing" if channels else None
+            is_decided = channels or not self.settings.telegram.enabled  # now, or by an earlier one
+            default = "nothing" if is_decided else None
             kind = self.dialogue.choose(question, (*ways, "nothing"), default)
             if kind == "nothing":
                 break
@@ -9893,8 +9894,10 @@ class Setup:
                 entries = entries_in(read_crontab(), self.job)
         for entry in entries:
             self.say(f"{entry.where}, which stays: {entry.line}")
+            if entry.problem:
+                self.world.screen.problem(f"{entry.where}: {entry.problem}")
         if entries:
-            return True
+            return not any(entry.problem for entry in entries)
 
         def read(text: str) -> Optional[Schedule]:
             return None if text == "none" else parse_schedule(text.strip("'\""))
@@ -9914,6 +9917,7 @@ class Setup:
             return True
         try:
             schedule_runs(self.job, schedule, self.settings, self.world)
+            self.made.append("the crontab's entry")
         except CrontabError as error:
             self.world.screen.problem(str(error))
             return False

@@ -121,7 +121,6 @@ def test_a_few_answers_set_everything_up(guide: Guide, provider: str) -> None:
         *(provider, *guide.credentials(provider), "all", *keep),
         *("telegram", token, "1", "yes", "nothing", "nightly", "yes"),
     )
-    print(result.out, result.err)
     assert (result.code, result.err) == (0, "")
     assert guide.made() == {
         f"{name}.json": {
@@ -1178,3 +1177,37 @@ def test_the_readme_shows_what_is_asked_and_answered(guide: Guide) -> None:
     shown = re.sub(r"(crontab-\d+)-\w+\.bak", r"\1-k3v0x_2a.bak", shown)
     (block,) = [b.text for b in blocks() if b.text.startswith("An empty answer ")]
     assert block == f"{shown}\n"
+
+
+# --- the days after ---
+
+
+def test_a_server_that_was_deleted_at_the_provider_is_one_clear_line(guide: Guide) -> None:
+    guide.account("hetzner", web=1, db=2)
+    token = guide.bot(written(4711))
+    rest = ["all", "2", "telegram", token, "1", "yes", "", "none"]
+    assert guide.run("hetzner", *guide.credentials(), *rest).code == 0
+    guide.cloud.remove_server(guide.project.account("hetzner").servers["2"])
+    assert snapshots.main(["--config", str(guide.config)], guide.project.clock) == 2
+    (line,) = guide.project.capsys.readouterr().err.splitlines()
+    assert line.startswith("snapshots: db: cannot create a snapshot of server 2: HTTP 404")
+    assert line.endswith("(is the id right, and do the credentials belong to the same project?)")
+    words = line.removeprefix("snapshots: db: ")
+    assert any(words in message.text for message in guide.cloud.telegram_messages)
+
+
+def test_a_directory_that_was_moved_is_one_clear_line(guide: Guide) -> None:
+    """Its old entry can start nothing: that is no success, and is not passed over."""
+    assert guide.run(*start(guide), "nothing", "nightly", "yes").code == 0
+    table, old = guide.tab.text, guide.config
+    guide.project.folder = guide.project.folder.rename(guide.project.folder.parent / "new")
+    again = guide.run("", "", "", "nightly", "yes")
+    assert again.code == 1
+    (line,) = again.err.splitlines()
+    assert f"(moved? write --remove-cron --config {old}, then --install-cron)" in line
+    assert guide.tab.text == table
+    for args in (["--remove-cron", "--config", str(old)], ["--install-cron", "nightly"]):
+        config = [] if "--config" in args else ["--config", str(guide.config)]
+        assert snapshots.main([*args, *config], guide.project.clock) == 0
+    assert guide.tab.text == guide.tab.block("15 3 * * *")
+    assert guide.run("", "", "").code == 0
