@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from fakes import FakeCloud
 from fakes.mail import MailServer
+from fakes.monitors import Check
 from test_cli import CRON_DAEMON, LIBFAKETIME, NO_CRONTABS
 
 import snapshots
@@ -71,7 +72,10 @@ def closed_parent() -> dict[str, str]:
     CRON_DAEMON is None or LIBFAKETIME is None, reason="cron and libfaketime are not installed"
 )
 def test_answers_and_then_cron_alone_bring_snapshots_messages_and_a_report(tmp_path: Path) -> None:
-    """cron's day passes in 24 minutes: the entry of 03:15 begins half a second after it starts."""
+    """A bare account of this machine's, where that can be made; test_night.py has a whole machine.
+
+    cron's day passes in 24 minutes: the entry of 03:15 begins half a second after it starts.
+    """
     if os.geteuid() != 0 or not shutil.which("useradd") or not shutil.which("setpriv"):
         pytest.skip("only root can make an account and give cron a file system of its own")
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
@@ -82,6 +86,8 @@ def test_answers_and_then_cron_alone_bring_snapshots_messages_and_a_report(tmp_p
         hook = f"{cloud.url}/hook/CANARY-hook-of-a-new-user"
         account = cloud.add_account("hetzner", token=token)
         servers = [cloud.add_server(account, 11, "web"), cloud.add_server(account, 12, "db")]
+        code = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
+        cloud.checks[code] = monitor = Check()
         chat = {"id": 4711, "type": "private", "first_name": "Ada"}
         cloud.add_bot(bot, [4711]).updates.append({"message": {"chat": chat}})
         api = "".join(f"{key} = {value}\n" for key, value in cloud.endpoints().items())
@@ -90,7 +96,7 @@ def test_answers_and_then_cron_alone_bring_snapshots_messages_and_a_report(tmp_p
         (tmp_path / "snapshots.config").write_text(
             "[TIMING]\ndelay_between_servers = 0\npoll_interval = 0.1\n"
             f"[NOTIFICATIONS]\nmode = summary\n[REPORT]\nfile = report.html\n[API]\n{api}"
-            "[SMTP]\nnotify_on_success = true\n"
+            f"[SMTP]\nnotify_on_success = true\n[PING]\nurl = {cloud.url}/ping/{code}\n"
         )
         answers = ["hetzner", token, "all", "2", "telegram", bot, "1", "yes"]
         answers += ["webhook", hook, "yes", "mail", "127.0.0.1", str(mails.port), ""]
@@ -143,6 +149,7 @@ def test_answers_and_then_cron_alone_bring_snapshots_messages_and_a_report(tmp_p
         assert "web" in summary
         assert "db" in summary
         assert "2 succeeded" in summary
+    assert monitor.events == [("start", ""), ("success", said.rstrip("\n"))]
     page = (tmp_path / "home" / "report.html").read_text("utf-8")
     assert re.search(r"\bweb\b.*\bdb\b|\bdb\b.*\bweb\b", page, re.DOTALL)
     assert "RESULT: all well" in told["status"]
