@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import PROVIDERS, Project
+from conftest import PROVIDERS, Project, Tab
 from fakes import FakeCloud
 from fakes.programs import parsed
 from test_cli import Place, place  # noqa: F401
 from test_crash import fleet, start
+from test_crontab import scheduled  # noqa: F401
 from test_docs import README, blocks, part
+from test_pings import watched
 from test_readme import Machine
 from tools import bench
 
@@ -325,6 +327,31 @@ def test_each_host_sees_its_own_servers(project: Project, tmp_path: Path) -> Non
         assert re.search(
             rf"^warning  {foreign} +Hetzner server .* is covered by no", check.out, re.M
         )
+
+
+@pytest.mark.proves("hosts-4")
+def test_each_host_has_its_own_ping_entry_and_overdue(
+    scheduled: Tab,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """One host sleeps through the night: its monitor hears nothing and it is OVERDUE, it alone."""
+    here, crontab_here = scheduled.project, scheduled.text
+    there = Project(tmp_path / "there", here.cloud, here.clock, here.capsys)
+    there.folder.mkdir()
+    there.accounts, there.config = here.accounts, {**here.config}
+    there.server("hetzner", 2, "shop")
+    checks = [watched(host) for host in (here, there)]
+    scheduled.set("")  # each has a crontab of its own
+    assert there.run("--install-cron", "nightly").code == 0
+    crontab_there = scheduled.text
+    here.clock.advance(20 * 60)
+    assert here.run().code == 0
+    here.clock.advance(2 * 3600)
+    for host, crontab, status in ((here, crontab_here, 0), (there, crontab_there, 2)):
+        scheduled.set(crontab)
+        looked = host.run("--status")
+        assert ("OVERDUE" in looked.out, looked.code) == (bool(status), status)
+    assert [check.words for check in checks] == [["start", "success"], []]
 
 
 @pytest.mark.proves("hosts-5")
