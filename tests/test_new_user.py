@@ -68,6 +68,7 @@ def closed_parent() -> dict[str, str]:
     return {}
 
 
+@pytest.mark.proves("setup-1")
 @pytest.mark.skipif(
     CRON_DAEMON is None or LIBFAKETIME is None, reason="cron and libfaketime are not installed"
 )

@@ -112,6 +112,7 @@ def written(chat_id: int, **more: Any) -> dict[str, Any]:
 # --- from nothing to a schedule ---
 
 
+@pytest.mark.proves("setup-1")
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_few_answers_set_everything_up(guide: Guide, provider: str) -> None:
     guide.account(provider, web=11, db=12)
@@ -155,6 +156,7 @@ ANSWERS = {
 }
 
 
+@pytest.mark.proves("setup-8")
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_answers_that_end_too_early_leave_whole_files_and_one_line(
     guide: Guide, provider: str
@@ -181,6 +183,7 @@ def test_answers_that_end_too_early_leave_whole_files_and_one_line(
     assert seen == {(0, False), (2, False), (2, True)}
 
 
+@pytest.mark.proves("setup-2")
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_from_a_pipe_a_refused_credential_ends_it(guide: Guide, provider: str) -> None:
     guide.account(provider, web=11)
@@ -198,6 +201,7 @@ def test_from_a_pipe_a_refused_credential_ends_it(guide: Guide, provider: str) -
 # --- which servers ---
 
 
+@pytest.mark.proves("setup-3")
 @pytest.mark.parametrize(
     ("text", "rows"),
     [
@@ -215,6 +219,7 @@ def test_rows_are_chosen_by_number(text: str, rows: list[int]) -> None:
     assert snapshots.read_rows(text, 5) == rows
 
 
+@pytest.mark.proves("setup-3")
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -238,6 +243,7 @@ def test_what_names_no_rows_is_explained(text: str, words: str) -> None:
         snapshots.read_rows(text, 5)
 
 
+@pytest.mark.proves("setup-3")
 def test_wrong_answers_are_explained_and_asked_for_again(guide: Guide) -> None:
     guide.account("hetzner", a=1, b=2, c=3)
     result = guide.run(
@@ -265,6 +271,7 @@ def test_wrong_answers_are_explained_and_asked_for_again(guide: Guide) -> None:
     assert not guide.tab.table.exists()
 
 
+@pytest.mark.proves("setup-3")
 def test_endless_wrong_answers_come_to_an_end(guide: Guide) -> None:
     guide.account("hetzner", a=1)
     result = guide.run(*["what?"] * 1000)
@@ -293,6 +300,7 @@ ODD_NAMES = {
 }
 
 
+@pytest.mark.proves("setup-4")
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_a_server_may_be_called_anything(guide: Guide, name: str) -> None:
     server = guide.cloud.add_server(guide.account(), 1, name)
@@ -306,6 +314,7 @@ def test_a_server_may_be_called_anything(guide: Guide, name: str) -> None:
     assert guide.cloud.snapshots(server)
 
 
+@pytest.mark.proves("setup-4")
 def test_servers_of_one_name_and_files_that_are_there_get_files_of_their_own(guide: Guide) -> None:
     for number, name in enumerate(["web", "WEB", "web", "Web", "db"], 1):
         guide.cloud.add_server(guide.account(), number, name)
@@ -326,6 +335,7 @@ def test_servers_of_one_name_and_files_that_are_there_get_files_of_their_own(gui
     assert {name for name, number in files.items() if number == 3} <= {"web.json", "web-3-2.json"}
 
 
+@pytest.mark.proves("setup-4")
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
 def test_a_file_that_turns_up_at_the_last_moment_stays(
     guide: Guide, links: bool, monkeypatch: pytest.MonkeyPatch
@@ -350,6 +360,7 @@ def test_a_file_that_turns_up_at_the_last_moment_stays(
     assert result.code == 2  # what turned up is no server file
 
 
+@pytest.mark.proves("setup-2")
 def test_credentials_may_stay_in_the_environment_or_in_a_file(
     guide: Guide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,6 +379,7 @@ def test_credentials_may_stay_in_the_environment_or_in_a_file(
     assert guide.made()["web.json"]["hetzner_cloud_server"]["api_token"] == f"file:{secret}"
 
 
+@pytest.mark.proves("setup-3")
 @pytest.mark.parametrize(
     ("plan", "keep", "shown", "made"),
     [
@@ -397,6 +409,7 @@ def test_at_contabo_the_plan_limits_how_many_stay(
     assert result.out.count("must be at most 3") == (2 if len(keep) == 4 else 0)
 
 
+@pytest.mark.proves("setup-3")
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_the_table_counts_each_servers_snapshots(guide: Guide, provider: str) -> None:
     guide.account(provider, web=1, db=2, new=3)
@@ -411,6 +424,7 @@ def test_the_table_counts_each_servers_snapshots(guide: Guide, provider: str) ->
     assert "no server is covered, so" in result.err
 
 
+@pytest.mark.proves("setup-3")
 def test_an_instance_that_cannot_be_listed_does_not_hide_the_others(guide: Guide) -> None:
     guide.account("contabo", web=1, db=2)
     guide.cloud.fault(
@@ -422,6 +436,7 @@ def test_an_instance_that_cannot_be_listed_does_not_hide_the_others(guide: Guide
     assert re.findall(r"(\S)  no$", result.out, re.MULTILINE) == ["?", "0"]
 
 
+@pytest.mark.proves("setup-3")
 def test_an_account_without_servers_is_no_dead_end(guide: Guide) -> None:
     guide.account("hetzner")
     result = guide.run("hetzner", *guide.credentials(), "nothing", "none")
@@ -456,6 +471,7 @@ CHANNEL = {"id": -1009999999999, "type": "channel", "title": "News", "username":
 ADA = {"id": 42, "type": "private", "first_name": "Ada", "last_name": "L", "username": "ada"}
 
 
+@pytest.mark.proves("setup-5")
 @pytest.mark.parametrize(
     ("updates", "chats"),
     [
@@ -502,6 +518,7 @@ def test_the_chats_of_a_bot(updates: list[Any], chats: list[tuple[str, str, str]
     assert snapshots.chats_of(numbered) == chats
 
 
+@pytest.mark.proves("setup-5")
 def test_a_chat_is_chosen_before_anything_is_sent(guide: Guide) -> None:
     answers = start(guide)
     updates = [update("message", ADA), update("message", SUPER), update("channel_post", CHANNEL)]
@@ -516,6 +533,7 @@ def test_a_chat_is_chosen_before_anything_is_sent(guide: Guide) -> None:
     assert "must be the chat's number" in line
 
 
+@pytest.mark.proves("setup-5")
 def test_a_bot_to_which_nobody_has_written_is_looked_at_again(guide: Guide) -> None:
     answers = start(guide)
     token = guide.bot(chats=(42,))
@@ -535,6 +553,7 @@ def test_a_bot_to_which_nobody_has_written_is_looked_at_again(guide: Guide) -> N
     assert "chat_id = 42\n" in guide.config.read_text()
 
 
+@pytest.mark.proves("setup-5")
 def test_looking_again_comes_to_an_end(guide: Guide) -> None:
     result = guide.run(*start(guide), "telegram", guide.bot(), *[""] * 1000)
     assert result.code == 1
@@ -542,6 +561,7 @@ def test_looking_again_comes_to_an_end(guide: Guide) -> None:
     assert guide.cloud.count("POST /tg/getUpdates") == 20
 
 
+@pytest.mark.proves("setup-5")
 @pytest.mark.parametrize(
     "conflict",
     [
@@ -563,6 +583,7 @@ def test_a_bot_that_another_program_reads_is_explained(guide: Guide, conflict: s
     assert "chat_id = 4711\n" in guide.config.read_text()
 
 
+@pytest.mark.proves("setup-5")
 @pytest.mark.parametrize(
     ("answers", "words"),
     [
@@ -603,6 +624,7 @@ def test_a_channel_that_does_not_work_is_not_kept(
     assert "CANARY" not in result.out + result.err
 
 
+@pytest.mark.proves("setup-5")
 def test_a_message_that_did_not_arrive_is_not_kept_either(guide: Guide) -> None:
     answers = start(guide)
     url = f"{guide.cloud.url}/hook/CANARY-{len(answers)}-secret-place"
@@ -612,6 +634,7 @@ def test_a_message_that_did_not_arrive_is_not_kept_either(guide: Guide) -> None:
     assert guide.config.read_text().count(url) == 1
 
 
+@pytest.mark.proves("setup-5")
 def test_mail_goes_out_and_is_kept(guide: Guide, post: PostOffice) -> None:
     server = post.open()
     del guide.project.config["SMTP"]
@@ -636,6 +659,7 @@ def test_mail_goes_out_and_is_kept(guide: Guide, post: PostOffice) -> None:
     )
 
 
+@pytest.mark.proves("setup-5")
 @pytest.mark.parametrize(
     ("host", "port", "security"),
     [
@@ -660,6 +684,7 @@ def test_the_port_tells_how_mail_is_secured(
 # --- snapshots.config ---
 
 
+@pytest.mark.proves("setup-6")
 def test_every_other_line_of_the_configuration_stays(guide: Guide) -> None:
     """Only a last line break is added where none was."""
     answers = start(guide)
@@ -680,6 +705,7 @@ def test_every_other_line_of_the_configuration_stays(guide: Guide) -> None:
     assert stat.S_IMODE(guide.config.stat().st_mode) == 0o600
 
 
+@pytest.mark.proves("setup-6")
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -703,6 +729,7 @@ SECTIONS = ["TELEGRAM", "SMTP", "WEBHOOK", "other"]
 LINES = ["", "# c", "  ; c", "key = 1", "key: a", "  more", "\tmore", "url =", "url = %x", "port=1"]
 
 
+@pytest.mark.proves("setup-6")
 @given(
     st.lists(st.sampled_from([*LINES, *(f"[{name}]" for name in SECTIONS)]), max_size=12),
     st.sampled_from(["\n", "\r\n"]),
@@ -735,6 +762,7 @@ def test_whatever_the_file_only_the_values_change(
     assert snapshots.with_values(changed, section, values) == changed
 
 
+@pytest.mark.proves("setup-6")
 def test_a_configuration_is_made_after_the_sample(guide: Guide) -> None:
     """The sample's lines, comments and order; only what was answered is filled in."""
     sample = ROOT / "snapshots.config.sample"
@@ -752,6 +780,7 @@ def test_a_configuration_is_made_after_the_sample(guide: Guide) -> None:
     assert stat.S_IMODE(guide.config.stat().st_mode) == 0o600
 
 
+@pytest.mark.proves("setup-6")
 def test_a_linked_configuration_stays_a_link(guide: Guide, tmp_path: Path) -> None:
     answers = start(guide)
     real = tmp_path / "real.config"
@@ -762,6 +791,7 @@ def test_a_linked_configuration_stays_a_link(guide: Guide, tmp_path: Path) -> No
     assert "[TELEGRAM]\nenabled = false\n" in real.read_text()
 
 
+@pytest.mark.proves("setup-6")
 def test_a_configuration_with_a_mistake_is_not_touched(guide: Guide) -> None:
     before = start(guide)
     guide.project.config["TIMING"]["http_timout"] = 3
@@ -774,6 +804,7 @@ def test_a_configuration_with_a_mistake_is_not_touched(guide: Guide) -> None:
 # --- again ---
 
 
+@pytest.mark.proves("setup-7")
 def test_a_second_time_it_adds_what_is_missing(guide: Guide) -> None:
     token = guide.bot(written(4711))
     first = guide.run(*start(guide), "telegram", token, "1", "yes", "", "04:30", "yes")
@@ -813,6 +844,7 @@ def test_a_second_time_it_adds_what_is_missing(guide: Guide) -> None:
     assert "client_id (Enter: the one in mail.json): " in last.out
 
 
+@pytest.mark.proves("setup-7")
 def test_a_second_account_of_a_provider_has_its_own_credentials(guide: Guide) -> None:
     guide.run(*start(guide), "nothing", "none")
     other = guide.project.account("hetzner", "other")
@@ -823,6 +855,7 @@ def test_a_second_account_of_a_provider_has_its_own_credentials(guide: Guide) ->
     assert tokens == {"web.json": guide.credentials()[0], "web-77.json": other.token}
 
 
+@pytest.mark.proves("setup-7")
 def test_a_server_file_that_cannot_be_used_is_named_and_its_server_not_covered_twice(
     guide: Guide,
 ) -> None:
@@ -844,6 +877,7 @@ def test_a_server_file_that_cannot_be_used_is_named_and_its_server_not_covered_t
 # --- when ---
 
 
+@pytest.mark.proves("setup-7")
 def test_an_entry_by_hand_stays_too(guide: Guide) -> None:
     line = (
         f"1 1 * * * {sys.executable} {Path(snapshots.__file__).resolve()} --config {guide.config}"
@@ -854,6 +888,7 @@ def test_an_entry_by_hand_stays_too(guide: Guide) -> None:
     assert "crontab of root, line 1, which stays: 1 1 * * * " in result.out
 
 
+@pytest.mark.proves("setup-9")
 @pytest.mark.parametrize(
     ("mischief", "words"),
     [
@@ -876,6 +911,7 @@ def test_a_crontab_that_refuses_does_not_end_it_but_is_no_success(
     assert not guide.tab.table.exists()
 
 
+@pytest.mark.proves("setup-9")
 def test_without_a_crontab_the_timer_is_shown_and_the_rest_done(guide: Guide) -> None:
     guide.monkeypatch.setenv("PATH", str(guide.project.folder))
     result = guide.run(*start(guide), "nothing", "nightly", "yes")
@@ -885,6 +921,7 @@ def test_without_a_crontab_the_timer_is_shown_and_the_rest_done(guide: Guide) ->
     assert "web: would create " in result.out
 
 
+@pytest.mark.proves("setup-9")
 def test_on_windows_powershell_is_shown(guide: Guide) -> None:
     settings = snapshots.load_settings(guide.project.write_config(), True)
     setup = snapshots.Setup(settings, guide.config, None, outside(guide.project.clock), "here")
@@ -898,6 +935,7 @@ def test_on_windows_powershell_is_shown(guide: Guide) -> None:
 # --- a bad day ---
 
 
+@pytest.mark.proves("setup-8")
 def test_a_full_disk_and_a_directory_that_is_none_are_told(
     guide: Guide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -927,6 +965,7 @@ def test_a_full_disk_and_a_directory_that_is_none_are_told(
     assert "api_token" not in result.out
 
 
+@pytest.mark.proves("setup-8")
 def test_a_full_disk_under_the_configuration_leaves_the_old_one(guide: Guide) -> None:
     answers = [*start(guide), "nothing", "none"]
     before = guide.project.write_config().read_bytes()
@@ -948,6 +987,7 @@ def test_a_full_disk_under_the_configuration_leaves_the_old_one(guide: Guide) ->
     assert sorted(os.listdir(guide.project.folder)) == ["configs", "snapshots.config"]
 
 
+@pytest.mark.proves("setup-2")
 def test_no_network_is_no_refusal_of_the_credentials(guide: Guide) -> None:
     answers = start(guide)
     guide.project.config["API"]["hetzner_url"] = "http://127.0.0.1:9/hz/v1"
@@ -965,6 +1005,7 @@ def test_flags_that_do_not_go_with_it(guide: Guide) -> None:
         assert len(result.err.splitlines()) == 1
 
 
+@pytest.mark.proves("setup-3")
 def test_it_is_understood_on_a_terminal_of_80_columns_that_knows_ascii_only(guide: Guide) -> None:
     for number, name in enumerate(["web", "日本" * 30, "x" * 90], 1234567):
         guide.cloud.add_server(guide.account("contabo"), number, name)
@@ -1028,6 +1069,7 @@ class Terminal:
         return self.process.wait(20)
 
 
+@pytest.mark.proves("setup-2")
 def test_on_a_terminal_credentials_do_not_show(guide: Guide) -> None:
     token, account = guide.bot(written(4711)), guide.account("contabo", web=1)
     terminal = Terminal(guide)
@@ -1062,6 +1104,7 @@ def test_on_a_terminal_credentials_do_not_show(guide: Guide) -> None:
     assert guide.cloud.count("POST /cb-auth/token") == 3  # the wrong one, the right one, a dry run
 
 
+@pytest.mark.proves("setup-2")
 def test_an_account_is_not_locked_by_wrong_credentials(guide: Guide) -> None:
     """Three tries at most, and what has been refused is not sent again."""
     account = guide.account("contabo", web=1)
@@ -1078,6 +1121,7 @@ def test_an_account_is_not_locked_by_wrong_credentials(guide: Guide) -> None:
     assert "; nothing was made (write --setup again to go on)" in terminal.shown
 
 
+@pytest.mark.proves("setup-8")
 @pytest.mark.parametrize("hidden", [False, True], ids=["question", "credential"])
 @pytest.mark.parametrize("key", ["\x03", "\x04", "TERM"])
 def test_ctrl_c_ctrl_d_and_a_signal_end_it_at_any_question(
@@ -1107,6 +1151,7 @@ def test_ctrl_c_ctrl_d_and_a_signal_end_it_at_any_question(
     assert list(guide.made()) == ([] if hidden else ["web.json"])
 
 
+@pytest.mark.proves("setup-8")
 def test_ctrl_c_does_not_wait_for_a_cloud_that_is_silent(guide: Guide) -> None:
     guide.account("hetzner", web=1)
     guide.cloud.fault("GET /hz/servers", stall(20))
@@ -1125,6 +1170,7 @@ def test_ctrl_c_does_not_wait_for_a_cloud_that_is_silent(guide: Guide) -> None:
     assert "setup: interrupted by SIGINT; nothing was made" in terminal.shown
 
 
+@pytest.mark.proves("setup-8")
 @pytest.mark.parametrize("stdin", [subprocess.DEVNULL, "closed"])
 def test_without_anybody_to_answer_it_says_so_at_once(guide: Guide, stdin: Any) -> None:
     guide.project.write_config()
@@ -1145,6 +1191,7 @@ def test_without_anybody_to_answer_it_says_so_at_once(guide: Guide, stdin: Any) 
 # --- the README ---
 
 
+@pytest.mark.proves("setup-1")
 def test_the_readme_shows_what_is_asked_and_answered(guide: Guide) -> None:
     """The block in the README is this conversation: with what is typed, but for credentials."""
     zone = Path("/usr/share/zoneinfo/Europe/Berlin")
@@ -1182,6 +1229,7 @@ def test_the_readme_shows_what_is_asked_and_answered(guide: Guide) -> None:
 # --- the days after ---
 
 
+@pytest.mark.proves("setup-9")
 def test_a_server_that_was_deleted_at_the_provider_is_one_clear_line(guide: Guide) -> None:
     guide.account("hetzner", web=1, db=2)
     token = guide.bot(written(4711))
@@ -1196,6 +1244,7 @@ def test_a_server_that_was_deleted_at_the_provider_is_one_clear_line(guide: Guid
     assert any(words in message.text for message in guide.cloud.telegram_messages)
 
 
+@pytest.mark.proves("setup-9")
 def test_a_directory_that_was_moved_is_one_clear_line(guide: Guide) -> None:
     """Its old entry can start nothing: that is no success, and is not passed over."""
     assert guide.run(*start(guide), "nothing", "nightly", "yes").code == 0
