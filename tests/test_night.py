@@ -267,8 +267,12 @@ def night(tmp_path: Path) -> Iterator[Night]:
         pytest.skip("only root can give a machine a root, a network and processes of its own")
     if not (DEBIAN / "made-of").exists():
         pytest.skip("there is no bare Debian here: tests/tools/debian.sh makes one")
-    if subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("there are no namespaces here")
+    for name in ("low", "up", "work", "both"):
+        (tmp_path / "probe" / name).mkdir(parents=True)
+    probe = "mount -t overlay overlay -o lowerdir=low,upperdir=up,workdir=work both"
+    command = [*UNSHARE, "sh", "-ec", probe]
+    if subprocess.run(command, cwd=tmp_path / "probe", capture_output=True).returncode:
+        pytest.skip("there are no namespaces or no overlays here")
     tmp_path.chmod(0o755)
     tmp_path.parent.chmod(0o755)
     with FakeCloud() as cloud:
