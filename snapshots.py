@@ -9607,17 +9607,15 @@ class Setup:
             return text
 
         hidden = key not in USER_NAMES
-        notes = ["is not shown"] if hidden and self.dialogue.on_terminal else []
-        notes += [f"Enter: the one in {known_in}"] if known_in else []
-        question = f"{key} ({', '.join(notes)})" if notes else key
+        question = key + (" (is not shown)" if hidden else "")
+        question += f" (Enter: the one in {known_in})" if known_in else ""
         return self.ask(question, check, "" if known_in else None, hidden)
 
     def log_in(self, provider: str) -> tuple[dict[str, str], dict[str, Listed], dict[str, str]]:
         """Credentials that may read, as they are to be written; the account's servers by their
-        ids, and how many snapshots each has. Wrong ones are sent once, and a few at the most."""
+        ids, and how many snapshots each has."""
         keys = CREDENTIAL_KEYS[provider]
         known_in, known = self.known.get(provider, ("", {}))
-        refused: list[list[str]] = []
         for attempt in itertools.count(1):
             raw: dict[str, str] = {}
             for key, read in keys.items():
@@ -9627,21 +9625,17 @@ class Setup:
                     break
             try:
                 values = [read(raw[key], self.settings.base) for key, read in keys.items()]
-                if values in refused:
-                    raise ValueError("these have just been refused")
                 account = Account(self.world, provider, values, self.settings)
                 self.say("reading the account ...")
                 with signals_end_waiting():
                     listed = account.provider.list_servers()
                     return raw, listed, self.count_snapshots(account, list(listed))
             except ApiError as error:
-                if error.outcome in REFUSALS:
-                    refused.append(values)
-                else:  # they may be good
-                    known_in, known = "your last answer", raw
+                if error.outcome not in REFUSALS:
+                    raise
                 reason = str(error)
-            except (GarbledError, ValueError) as error:
-                reason = f"the credentials cannot be used: {error}"
+            except ValueError as error:
+                reason = f"{known_in}: {error}"
             self.dialogue.refused(reason, attempt)
         raise AssertionError("not reached")
 

@@ -53,7 +53,7 @@ FACTS = {
         "limit",
     ),
     *("made", "min_interval_hours", "not", "nothing", "or", "see", "the", "through"),
-    *("Cron", "tried", "what", "Enter", "README", "September", "SSL_CERT_FILE"),
+    *("Cron", "is", "tried", "what", "Enter", "README", "September", "SSL_CERT_FILE"),
 }
 
 
