@@ -12,6 +12,7 @@ import socket
 import ssl
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -23,6 +24,7 @@ import trustme
 import urllib3
 from conftest import TOKEN, Project
 from fakes import network
+from fakes.monitors import Check
 
 import snapshots
 
@@ -197,6 +199,21 @@ def test_a_proxy_of_the_environment_is_used_and_its_password_masked(
     assert (result.code, len(project.own(server))) == (0, 1)
     assert all(head.startswith(b"CONNECT 127.0.0.1:") for head in proxy.heads)
     assert all(b"\r\nProxy-Authorization: Basic " in head for head in proxy.heads)
+
+
+def test_pings_go_through_the_proxy_as_well(
+    project: Project, behind_proxy: Callable[..., Proxy]
+) -> None:
+    project.server("digitalocean", 31, "web")
+    proxy = behind_proxy()
+    code = str(uuid.uuid4())
+    project.cloud.checks[code] = check = Check()
+    project.config["PING"] = {
+        "url": project.config["API"]["hetzner_url"].replace("/hz/v1", f"/ping/{code}")
+    }
+    result = project.run()
+    assert (result.code, result.err, check.words) == (0, "", ["start", "success"])
+    assert proxy.heads
 
 
 @pytest.mark.proves("I11")
