@@ -5741,17 +5741,17 @@ class Sender:
         timeout: float,
         headers: Mapping[str, str],
         method: str = "POST",
-        may_repeat: bool = False,
     ) -> Response:
-        """The answer to one POST, if it is good. Raises DeliveryError. body: text, or JSON.
-        may_repeat: does it do no harm if it arrives twice?"""
+        """The answer to one POST (or GET), if it is good. Raises DeliveryError. body: JSON; or the
+        text of a ping, which may arrive twice."""
         host = host_of(url)
         if host not in self._sessions:
             self._sessions[host] = new_session(2)
         bare_url, user, password = split_login(url)
         login = requests.auth.HTTPBasicAuth(user.encode(), password.encode())
-        text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
-        kind = "text/plain; charset=utf-8" if isinstance(body, str) else "application/json"
+        is_ping = isinstance(body, str)
+        text = body if is_ping else json.dumps(body, ensure_ascii=False)
+        kind = "text/plain; charset=utf-8" if is_ping else "application/json"
         answer = send(
             self._sessions[host],
             method,
@@ -5762,9 +5762,10 @@ class Sender:
             auth=login if user or password else NoAuth(),
         )
         if isinstance(answer, NoResponse):  # not repeated where nobody knows whether it arrived
-            again = answer.outcome is Outcome.NOT_SENT
-            again = again or (may_repeat and answer.outcome is Outcome.LOST)
-            raise DeliveryError(answer.reason, again)
+            is_lost = answer.outcome is Outcome.LOST
+            raise DeliveryError(
+                answer.reason, answer.outcome is Outcome.NOT_SENT or (is_ping and is_lost)
+            )
         status = real_status(answer)
         if 200 <= status < 300:
             return answer
@@ -5841,7 +5842,7 @@ class Sender:
 
     def _ping(self, ping: Ping, timeout: float) -> None:
         try:
-            self._post(ping.url, ping.body, timeout, {}, ping.method, may_repeat=True)
+            self._post(ping.url, ping.body, timeout, {}, ping.method)
         except RefusedError as error:
             if error.status == 404:
                 error.hint("there is no such check: copy its ping URL once more")
@@ -6072,11 +6073,13 @@ def send_test_messages(
     messages: list[tuple[str, Destination, Report]] = []
     seen: set[tuple[str, ...]] = set()
 
-    def add(
-        source: str, channels: Iterable[Destination], entry: Union[Server, BadServer, None]
-    ) -> None:
+    first = entries[0] if entries else None
+    places = [("snapshots.config", first, default_channels(settings), settings.ping)]
+    places += [(e.source, e, e.destinations, monitor_of(e)) for e in entries]
+    for source, entry, channels, monitor in places:
         good, bad = reports_for_test(entry, now, mode)
-        for channel in channels:
+        ping = ping_of(monitor, "log", "TEST: this is a test")
+        for channel in [*channels, *([ping] if ping else [])]:
             place = f"{place_of(channel)} ({source})"
             if isinstance(channel, Ping):
                 messages.append((f"{place}: log event", channel, good))
@@ -6085,13 +6088,6 @@ def send_test_messages(
                 if wants(channel, good) and mode != "failures":
                     messages.append((f"{place}: success message", channel, good))
             seen.add(channel.address)
-
-    add("snapshots.config", default_channels(settings), entries[0] if entries else None)
-    for entry in entries:
-        add(entry.source, entry.destinations, entry)
-    monitors = [("[PING]", settings.ping), *((e.source, monitor_of(e)) for e in entries)]
-    for source, monitor in monitors:
-        add(source, filter(None, [ping_of(monitor, "log", "TEST: this is a test")]), None)
     _, remarks = channels_of([settings.telegram, settings.webhook, settings.smtp])
     problems = remark_lines(remarks, Level.WARNING)
     for _, channel, report in messages:

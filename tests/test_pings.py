@@ -624,7 +624,7 @@ def test_the_test_logs_and_changes_no_state(project: Project) -> None:
     assert (result.code, result.err) == (0, "")
     source = project.folder / "configs" / "hetzner-11.json"
     assert result.out.splitlines()[:2] == [
-        f"ping at {host} ([PING]): log event delivered",
+        f"ping at {host} (snapshots.config): log event delivered",
         f"ping at {host} ({source}): log event delivered",
     ]
     assert seen.events == own.events == [("log", "TEST: this is a test")]
