@@ -416,7 +416,7 @@ def test_curl_lines_ask_what_the_vendors_have() -> None:
 
 def flags_in_prose() -> set[str]:
     found = {span for span in re.findall(r"`(--?[a-z][^`]*)`", PROSE) if "…" not in span}
-    return found - {"--readme"}  # of bench.py
+    return found - {"--readme", "--wait"}  # of bench.py and hcloud
 
 
 @pytest.mark.proves("parties-6")
