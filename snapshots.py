@@ -9313,15 +9313,6 @@ CREDENTIAL_TRIES = 3  # more wrong ones in a row could lock an account
 ANSWER_TRIES = 20
 ANSWER_LIMIT = 10_000  # characters
 REFUSALS = (Outcome.UNAUTHORIZED, Outcome.FORBIDDEN, Outcome.REJECTED)
-# The slots of Contabo's plans, by how their names begin, as its documentation had it in September
-# 2026; the API has no plan's own.
-CONTABO_SLOTS = {
-    "Cloud VPS 4": 1,
-    "Cloud VPS 6": 2,
-    "Cloud VPS Plus": 5,
-    "Cloud VPS": 3,
-    "GPU VPS": 5,
-}
 CONTABO_PLANS = """\
 A Contabo plan has so many slots for snapshots (September 2026): 1 with Cloud
 VPS 4, 2 with Cloud VPS 6, 3 with Cloud VPS 8 to 18, 5 with Cloud VPS Plus and
@@ -9674,31 +9665,18 @@ class Setup:
         if len(chosen) < len(answer):
             self.say("Those that are covered stay as they are.")
         if chosen:
-            policy = self.how_many(provider, [server for _, server in chosen])
+            policy = self.how_many(provider)
         for server_id, server in chosen:
             self.write_server(provider, server_id, server, {**raw, **policy})
 
-    def how_many(self, provider: str, servers: Sequence[Listed]) -> dict[str, Any]:
-        """How many snapshots stay, and what follows of that at Contabo."""
-        is_contabo, least = provider == "contabo", 0  # slots; 0: not known, or without a limit
-        if is_contabo:
-            self.dialogue.show(CONTABO_PLANS.splitlines())
-            slots = [
-                next((n for plan, n in CONTABO_SLOTS.items() if re.match(rf"{plan}\b", s.size)), 0)
-                for s in servers
-            ]
-            least = min(slots)
-
-        def read(text: str) -> Optional[int]:
-            number = read_retain(text, self.settings.base)
-            if least and (number is None or number > least):
-                raise ValueError(f"must be at most {least}, for so many slots the plan has")
-            return number
-
-        default = max(1, least - 1) if is_contabo else 3
-        keep = self.ask("How many snapshots of each are to stay", read, str(default))
+    def how_many(self, provider: str) -> dict[str, Any]:
+        """How many snapshots stay; at Contabo after what plans allow, for its API does not tell."""
+        slots = PROVIDERS[provider].has_slots
+        self.dialogue.show(CONTABO_PLANS.splitlines() if slots else ())
+        read = functools.partial(read_retain, _base=self.settings.base)
+        keep = self.ask("How many snapshots of each are to stay", read, "1" if slots else "3")
         policy: dict[str, Any] = {"retain_last_snapshots": keep or "all"}
-        if is_contabo and (keep is None or keep >= least):
+        if slots:
             question = "All slots full: may the oldest go before the new one is made"
             policy["replace_when_full"] = self.dialogue.agrees(question, "no")
         return policy
