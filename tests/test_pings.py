@@ -43,6 +43,7 @@ def watched(project: Project, **more: Any) -> Check:
 # --- a run and its monitor ---
 
 
+@pytest.mark.proves("telling-6")
 def test_a_good_run_calls_at_its_begin_and_its_end(project: Project) -> None:
     seen = watched(project)
     project.server("hetzner", 11, "web")
@@ -57,6 +58,7 @@ def test_a_good_run_calls_at_its_begin_and_its_end(project: Project) -> None:
     assert "the whole run: ping sent" in result.lines
 
 
+@pytest.mark.proves("telling-6")
 @pytest.mark.parametrize("all_fail", [False, True])
 def test_a_failure_is_called_with_what_failed(project: Project, all_fail: bool) -> None:
     """What an API says of a credential is masked there as everywhere."""
@@ -98,6 +100,7 @@ def test_a_body_has_at_most_ten_thousand_bytes_and_counts_the_rest(project: Proj
     assert len(seen.events[1][1].encode()) > BODY_LIMIT * 0.7
 
 
+@pytest.mark.proves("telling-6")
 @pytest.mark.parametrize("what", ["configuration", "no files", "lock"])
 def test_a_run_that_cannot_start_calls_fail_alone(project: Project, what: str) -> None:
     seen = watched(project)
@@ -147,6 +150,7 @@ def test_a_run_that_is_stopped_is_a_failure(project: Project) -> None:
     assert "interrupted by SIGTERM" in seen.events[1][1]
 
 
+@pytest.mark.proves("telling-6", "telling-6")
 @pytest.mark.parametrize("args", [("-n",), ("--prune-only",), ("hetzner-11.json",), ("--check",)])
 @pytest.mark.parametrize("problem", [False, True])
 def test_what_is_not_the_whole_job_calls_nobody(
@@ -172,6 +176,7 @@ def test_a_held_lock_calls_nobody(project: Project) -> None:
     assert seen.events == own.events == []
 
 
+@pytest.mark.proves("telling-7")
 def test_nothing_due_is_a_success_only_after_successes(project: Project) -> None:
     seen = watched(project)
     project.server("hetzner", 11, "web", file={"min_interval_hours": 24})
@@ -190,6 +195,7 @@ def test_nothing_due_is_a_success_only_after_successes(project: Project) -> None
     assert seen.words == ["start", *BEGIN_AND_END * 2]
 
 
+@pytest.mark.proves("telling-7")
 @pytest.mark.parametrize("history", ["none", "damaged", "of others"])
 def test_nothing_due_and_no_history_is_no_success(project: Project, history: str) -> None:
     seen = watched(project)
@@ -218,6 +224,7 @@ def test_some_due_and_well_is_a_success(project: Project) -> None:
 # --- URLs ---
 
 
+@pytest.mark.proves("telling-10")
 def test_a_slug_that_is_made_by_the_first_call(project: Project) -> None:
     """The suffix goes into the path, before the query."""
     project.cloud.checks["fqOOd6-F4MMNuCEnzTU01w/other"] = Check()
@@ -245,6 +252,7 @@ def test_a_login_in_the_url_goes_into_the_head(project: Project) -> None:
     assert made.words == BEGIN_AND_END
 
 
+@pytest.mark.proves("telling-10")
 @pytest.mark.parametrize(
     ("good", "keys"),
     [
@@ -328,6 +336,7 @@ def test_a_problem_of_the_section_itself_calls_nobody(project: Project) -> None:
 # --- a server's own check ---
 
 
+@pytest.mark.proves("telling-8", "telling-8")
 def test_a_server_calls_after_each_turn(project: Project) -> None:
     seen = watched(project)
     (web_url, web), (bad_url, bad) = check(project), check(project)
@@ -354,6 +363,7 @@ def test_only_a_turn_that_was_taken_calls(project: Project) -> None:
     assert web.words == ["success"]
 
 
+@pytest.mark.proves("telling-8")
 @pytest.mark.parametrize(("first", "second"), [("", ""), ("", "/"), ("?create=1", ""), ("", "UP")])
 def test_one_check_for_two_servers_is_an_error_of_both(
     project: Project, first: str, second: str
@@ -398,6 +408,7 @@ def calls(project: Project, path: str = "") -> list[Optional[int]]:
     return [r.status for r in project.cloud.requests(PING) if r.path.endswith(path)]
 
 
+@pytest.mark.proves("telling-9")
 @pytest.mark.parametrize(
     ("fault", "count", "reason"),
     [
@@ -454,6 +465,7 @@ def test_what_passes_is_tried_again_and_arrives(project: Project) -> None:
     assert seen.words == ["start", "success", "success"]  # the second time for nothing
 
 
+@pytest.mark.proves("telling-9")
 def test_an_unknown_check_is_explained_by_both_kinds(project: Project) -> None:
     project.config["PING"] = {"url": f"{project.cloud.url}/ping/{uuid.uuid4()}"}
     project.server("hetzner", 11, "web")
@@ -476,6 +488,7 @@ def test_more_calls_than_a_service_takes_are_held_back(project: Project) -> None
     assert "OK (rate limited)" in result.err
 
 
+@pytest.mark.proves("telling-9")
 def test_a_monitor_that_says_nothing_costs_its_timeouts(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -531,6 +544,7 @@ def test_a_monitor_needs_a_good_certificate(
 # --- credentials ---
 
 
+@pytest.mark.proves("telling-10")
 @pytest.mark.parametrize("where", ["env", "file"])
 def test_a_url_may_be_kept_elsewhere(
     project: Project, monkeypatch: pytest.MonkeyPatch, where: str
@@ -615,6 +629,7 @@ def test_an_http_url_is_worth_a_line(tmp_path: Path, project: Project) -> None:
 # --- --test-notifications ---
 
 
+@pytest.mark.proves("telling-5", "telling-5")
 def test_the_test_logs_and_changes_no_state(project: Project) -> None:
     seen = watched(project)
     url, own = check(project)

@@ -30,6 +30,7 @@ def three(project: Project) -> None:
 # --- mode = summary ---
 
 
+@pytest.mark.proves("telling-1")
 def test_a_run_is_one_message_failures_first(project: Project, tab: Tab) -> None:
     three(project)
     telegram(project)
@@ -68,6 +69,7 @@ def test_a_run_that_went_well_is_one_message_as_well(project: Project, post: Pos
     assert mail.part("plain").split("\n")[1].startswith("web: SUCCESS: web-")
 
 
+@pytest.mark.proves("telling-1", "telling-4")
 def test_each_destination_is_told_of_its_own_servers(project: Project) -> None:
     three(project)
     telegram(project)
@@ -104,6 +106,7 @@ def test_a_destination_hears_of_all_if_it_wants_to_hear_of_one(project: Project)
     assert (len(texts(project)), len(project.cloud.hooks)) == (2, 2)
 
 
+@pytest.mark.proves("telling-1")
 def test_the_built_in_payload_is_one_object_with_all_servers(project: Project) -> None:
     three(project)
     webhook(project)
@@ -177,6 +180,7 @@ def counted(text: str) -> tuple[int, int]:
     return named, int(more[1]) if more else 0
 
 
+@pytest.mark.proves("telling-2", "telling-2")
 def test_two_hundred_failures_fit_everywhere_and_are_counted(
     many: Project, post: PostOffice
 ) -> None:
@@ -220,6 +224,7 @@ def test_one_long_failure_is_cut_and_named(project: Project) -> None:
 KEYS = [f"no_such_key_{a}{b}" for a in "abcdefgh" for b in "abcdefghijklmnop"]
 
 
+@pytest.mark.proves("telling-2")
 def test_the_list_of_servers_is_whole_unless_it_is_refused(many: Project) -> None:
     webhook(many)
     many.cloud.fault(HOOK, fake.status(413), times=1)
@@ -242,6 +247,7 @@ def test_a_file_that_cannot_be_used_is_a_failure_of_the_summary(project: Project
     assert "2 servers (1 failed)" in text
 
 
+@pytest.mark.proves("telling-1")
 def test_servers_that_are_not_due_are_counted(project: Project) -> None:
     three(project)
     project.server("contabo", 14, "db", file={"min_interval_hours": 24, "telegram": {}})
@@ -263,7 +269,7 @@ def test_a_run_in_which_nothing_was_due_sends_nothing(project: Project, tab: Tab
     assert tab.calls == []
 
 
-@pytest.mark.proves("D-5")
+@pytest.mark.proves("D-5", "telling-3", "telling-3")
 def test_a_run_that_is_stopped_sends_its_summary(project: Project) -> None:
     telegram(project)
     webhook(project)
@@ -303,6 +309,7 @@ def test_servers_that_never_had_their_turn_are_in_the_summary(project: Project) 
     assert text.split("\n")[1].startswith("second: FAILURE: was not started within ")
 
 
+@pytest.mark.proves("telling-3")
 def test_a_crash_of_our_own_loses_no_summary(project: Project) -> None:
     telegram(project)
     mode(project, "summary")
@@ -332,6 +339,7 @@ def test_a_run_that_cannot_start_says_so_at_once(project: Project) -> None:
     assert text.startswith("Snapshot Failed\nServer: the whole run")
 
 
+@pytest.mark.proves("telling-3")
 @pytest.mark.parametrize(
     "what", ["die", "exit 1", "say you (root) are not allowed", "half", "hang"]
 )
@@ -363,6 +371,7 @@ def test_a_summary_that_is_lost_is_one_message(project: Project) -> None:
     assert "warning: 3 servers (1 failed): webhook notification not delivered: " in result.err
 
 
+@pytest.mark.proves("telling-2")
 def test_items_are_cut_to_any_length_and_counted() -> None:
     """Whatever the room: the first ones, each recognisable, and how many more there are."""
     for size in (10, 100, 400):
@@ -382,6 +391,7 @@ def test_items_are_cut_to_any_length_and_counted() -> None:
 # --- mode = failures, and notify_on_... ---
 
 
+@pytest.mark.proves("telling-4", "telling-4")
 def test_failures_is_a_message_for_each_failure_alone(project: Project, post: PostOffice) -> None:
     """Whatever a channel wants to hear of."""
     server = post.open()
@@ -449,6 +459,7 @@ def send_test(project: Project, *args: str, status: int = 0) -> list[str]:
 ENVIRONMENT = "sent with the environment of this shell; cron's may differ (see --check)"
 
 
+@pytest.mark.proves("telling-5", "telling-5")
 def test_each_destination_gets_what_it_would_get(project: Project, post: PostOffice) -> None:
     server = post.open()
     project.config["SMTP"].pop("notify_on_success")
@@ -500,6 +511,7 @@ def test_what_is_not_delivered_is_said_and_fails(project: Project, post: PostOff
     assert "e-mail to ops@example.org (snapshots.config): failure message" in lost[2]
 
 
+@pytest.mark.proves("telling-5")
 def test_nobody_to_be_told_is_a_failure(project: Project) -> None:
     project.server("hetzner", 11, "web")
     (line,) = send_test(project, status=1)
@@ -537,6 +549,7 @@ def test_a_file_chooses_whose_channels_are_tested(project: Project) -> None:
     assert project.run("--test-notifications", "no.json").code == 1
 
 
+@pytest.mark.proves("telling-5")
 @pytest.mark.parametrize(("word", "count"), [("per_server", 2), ("failures", 1), ("summary", 2)])
 def test_the_test_is_of_the_mode(project: Project, word: str, count: int) -> None:
     telegram(project)
