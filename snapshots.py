@@ -3812,6 +3812,68 @@ class Api:
             self._server_clock = (date, self.world.clock.monotonic())
 
 
+# --- credentials that must be masked ---
+
+
+MIN_URL_PART = 16  # characters; shorter parts of a path are words such as "webhook"
+
+
+def secrets_of_url(url: str) -> Iterator[str]:
+    """A webhook's URL and those parts of it that a receiver may echo: all of them are secret."""
+    _, user, password = split_login(url)
+    if user or password:
+        yield from (f"{user}:{password}", user, password)
+    rest = url.partition("://")[2].partition("/")[2]
+    path, _, query = rest.partition("?")
+    yield from (url, rest)
+    parts = path.split("/")
+    tails = ("/".join(parts[index:]) for index in range(len(parts)))
+    yield from (part for part in (*parts, *tails) if len(part) >= MIN_URL_PART)
+    yield from (value for pair in query.split("&") for value in (pair, pair.partition("=")[2]))
+
+
+def collect_secrets(
+    settings: Settings, entries: Sequence[Union[Server, BadServer]], world: Runtime
+) -> list[Remark]:
+    """Have every known credential masked; returns warnings about those too short for that."""
+    remarks: dict[Remark, None] = {}
+    inherited: list[SecretText] = []
+
+    def add(where: str, *secrets: str) -> None:
+        if any(0 < len(value) < SHORT_SECRET for value in secrets):
+            text = (
+                f"{where}: a credential is shorter than {SHORT_SECRET} characters: it can be"
+                " masked only in texts about its own connection"
+            )
+            remarks[Remark(Level.WARNING, text)] = None
+        world.redact.add(*secrets, *map(unquote, secrets))
+
+    def add_channels(where: str, channels: Iterable[Union[Destination, PingSection]]) -> None:
+        for channel in channels:
+            own = [value for value in secrets_of(channel) if value not in inherited]
+            add(where, *own)
+            for url in own if isinstance(channel, (WebhookSection, PingSection)) else ():
+                _, user, password = split_login(url)
+                add(where, password or user)
+                world.redact.add(*secrets_of_url(url))
+
+    channels = (settings.telegram, settings.webhook, settings.smtp, settings.ping)
+    add_channels("snapshots.config", channels)
+    inherited = secrets_of(*channels)
+    for entry in entries:
+        add_channels(entry.source, entry.destinations)
+        if isinstance(entry, Server):
+            add_channels(entry.source, [monitor_of(entry)])
+            named = zip(CREDENTIAL_KEYS[entry.provider], entry.credentials)
+            add(entry.source, *(value for key, value in named if key not in USER_NAMES))
+    for name, value in os.environ.items():
+        if name.lower().endswith("_proxy") and "@" in value:
+            user_info = value.rpartition("@")[0].rpartition("://")[2]
+            world.redact.add(user_info, unquote(user_info))
+            add(name, user_info.partition(":")[2])
+    return list(remarks)
+
+
 # === Providers ================================================================================
 # Three plain classes that only translate: no retry, no sleep, no policy. A difference that is a
 # value is a class constant, one in steps is inside a method. A fourth cloud is one class more.
@@ -7576,6 +7638,37 @@ def progress_of(fleet: Fleet) -> dict[str, Any]:
     }
 
 
+def dry_run(
+    settings: Settings,
+    entries: Sequence[Union[Server, BadServer]],
+    world: Runtime,
+    prunes_only: bool,
+) -> ExitStatus:
+    """Show what a run would do: reads only; no lock, no notification, no log file."""
+    lines: dict[str, list[str]] = {}
+    has_unpruned = read_unpruned(settings.history_path)
+
+    def describe(turn: Turn) -> None:
+        unpruned = has_unpruned(turn.server)
+        try:
+            lines[turn.server.source] = describe_plan(turn, prunes_only, unpruned)
+        except NotDueError as error:
+            lines[turn.server.source] = [f"{turn}: {error}"]
+            raise
+
+    timing = dataclasses.replace(settings.timing, delay_between_servers=0)
+    fleet = Fleet(world, dataclasses.replace(settings, timing=timing), lambda report: None)
+    reports = fleet.run(entries, lambda turn: try_reading(turn, lambda: describe(turn)))
+    for index, entry in enumerate(entries):
+        for line in lines.get(entry.source, []):
+            world.screen.out(line)
+        if index in fleet.reports and not fleet.reports[index].success:
+            world.screen.problem(f"{entry.name}: {fleet.reports[index].error}")
+    line = summary_line(reports, 0, len(fleet.not_due))
+    world.screen.out(f"{line} (dry run: nothing was changed)")
+    return exit_status(reports)
+
+
 # === Schedule (pure) ==========================================================================
 # When cron starts a run: expressions as Debian's cron reads and times them.
 
@@ -8309,6 +8402,74 @@ def scheduled_task(job: CronJob, schedule: Optional[Schedule], looks: bool) -> s
             "triggers": "\n".join(f"  New-ScheduledTaskTrigger {kind} -At '{t}'" for t in times),
         },
     )
+
+
+def show_schedule(schedule: Schedule, world: Runtime) -> None:
+    """The schedule in words, and its next three starts."""
+    now = world.clock.now()
+    world.screen.out(in_words(schedule))
+    for start in itertools.islice(starts_after(schedule, now, machine_zone()), 3):
+        world.screen.out(f"next run: {moment_ahead(start, now)}")
+
+
+def change_cron(job: CronJob, schedule: Optional[Schedule], dry_run: bool, world: Runtime) -> bool:
+    """Put the block into the crontab, or take it out; dry_run: show it only. Was it changed?"""
+    out = world.screen.out
+    block = job.block(schedule) if schedule else []
+    for line in block:
+        out(line)
+
+    def change(text: str) -> str:
+        for entry in entries_in(text, job) if schedule else ():
+            if entry.by_hand:
+                raise CrontabError(
+                    f"{entry.where}: starts {SCRIPT} as well, which would make two runs (take that"
+                    f" line out first): {entry.line}"
+                )
+        return with_block(text, job, block)
+
+    try:
+        if dry_run:
+            text = read_crontab()
+            left = change(text).split("\n")
+            for line in text.split("\n") if not schedule else ():
+                if line not in left:
+                    out(f"would be taken out: {line}")
+            out("dry run: nothing was written")
+            return False
+        backup = change_crontab(change, job, world.clock)
+    except UnreadableCrontabError as error:
+        way_out = "put the block above in with crontab -e"
+        if not schedule:
+            for line in job.edges:
+                out(line)
+            way_out = "take these two lines out with crontab -e, and what is between"
+        elif shutil.which("crontab") is None:
+            for line in systemd_units(job, schedule).split("\n"):
+                out(line)
+            way_out = "install cron, or use the systemd timer above"
+        raise CrontabError(f"{error}; nothing was written ({way_out})") from None
+    if backup:
+        done = "the entry is in place" if schedule else "the entry was taken out"
+        out(f"{whose_crontab()}: {done} (as it was before: {backup})")
+    else:
+        done = "this entry is there already" if schedule else f"no entry for {job.config}"
+        out(f"{whose_crontab()}: {done}; nothing was changed")
+    return backup is not None
+
+
+def schedule_runs(
+    job: CronJob,
+    schedule: Optional[Schedule],
+    settings: Settings,
+    world: Runtime,
+    dry_run: bool = False,
+) -> None:
+    """Put the block into the crontab, or take it out, and have the history remember when."""
+    changed = change_cron(job, schedule, dry_run, world)
+    problem = History(settings.history_path, 0, world).entry_is_new() if changed else ""
+    if problem and schedule:
+        world.warn(f"{settings.history_path}: cannot be written: {problem}")
 
 
 # === Looking ==================================================================================
@@ -10009,9 +10170,6 @@ def parser() -> Parser:
     return result
 
 
-MIN_URL_PART = 16  # characters; shorter parts of a path are words such as "webhook"
-
-
 def check_flags(args: argparse.Namespace) -> None:
     """Raise SnapshotsError where flags do not go together."""
     looks = [f"--{kind}" for kind in LOOKS if getattr(args, kind)]
@@ -10043,62 +10201,6 @@ def check_flags(args: argparse.Namespace) -> None:
             raise SnapshotsError(f"{flag} goes with {words} (write --status {flag}, for example)")
     if args.json and args.nagios:
         raise SnapshotsError("--json and --nagios: one at a time (write --status --nagios)")
-
-
-def secrets_of_url(url: str) -> Iterator[str]:
-    """A webhook's URL and those parts of it that a receiver may echo: all of them are secret."""
-    _, user, password = split_login(url)
-    if user or password:
-        yield from (f"{user}:{password}", user, password)
-    rest = url.partition("://")[2].partition("/")[2]
-    path, _, query = rest.partition("?")
-    yield from (url, rest)
-    parts = path.split("/")
-    tails = ("/".join(parts[index:]) for index in range(len(parts)))
-    yield from (part for part in (*parts, *tails) if len(part) >= MIN_URL_PART)
-    yield from (value for pair in query.split("&") for value in (pair, pair.partition("=")[2]))
-
-
-def collect_secrets(
-    settings: Settings, entries: Sequence[Union[Server, BadServer]], world: Runtime
-) -> list[Remark]:
-    """Have every known credential masked; returns warnings about those too short for that."""
-    remarks: dict[Remark, None] = {}
-    inherited: list[SecretText] = []
-
-    def add(where: str, *secrets: str) -> None:
-        if any(0 < len(value) < SHORT_SECRET for value in secrets):
-            text = (
-                f"{where}: a credential is shorter than {SHORT_SECRET} characters: it can be"
-                " masked only in texts about its own connection"
-            )
-            remarks[Remark(Level.WARNING, text)] = None
-        world.redact.add(*secrets, *map(unquote, secrets))
-
-    def add_channels(where: str, channels: Iterable[Union[Destination, PingSection]]) -> None:
-        for channel in channels:
-            own = [value for value in secrets_of(channel) if value not in inherited]
-            add(where, *own)
-            for url in own if isinstance(channel, (WebhookSection, PingSection)) else ():
-                _, user, password = split_login(url)
-                add(where, password or user)
-                world.redact.add(*secrets_of_url(url))
-
-    channels = (settings.telegram, settings.webhook, settings.smtp, settings.ping)
-    add_channels("snapshots.config", channels)
-    inherited = secrets_of(*channels)
-    for entry in entries:
-        add_channels(entry.source, entry.destinations)
-        if isinstance(entry, Server):
-            add_channels(entry.source, [monitor_of(entry)])
-            named = zip(CREDENTIAL_KEYS[entry.provider], entry.credentials)
-            add(entry.source, *(value for key, value in named if key not in USER_NAMES))
-    for name, value in os.environ.items():
-        if name.lower().endswith("_proxy") and "@" in value:
-            user_info = value.rpartition("@")[0].rpartition("://")[2]
-            world.redact.add(user_info, unquote(user_info))
-            add(name, user_info.partition(":")[2])
-    return list(remarks)
 
 
 def notify_run_failure(error: str, settings: Settings, world: Runtime, hostname: str) -> None:
@@ -10243,37 +10345,6 @@ def progress_reporter(
     return show, PROGRESS_SECONDS
 
 
-def dry_run(
-    settings: Settings,
-    entries: Sequence[Union[Server, BadServer]],
-    world: Runtime,
-    prunes_only: bool,
-) -> ExitStatus:
-    """Show what a run would do: reads only; no lock, no notification, no log file."""
-    lines: dict[str, list[str]] = {}
-    has_unpruned = read_unpruned(settings.history_path)
-
-    def describe(turn: Turn) -> None:
-        unpruned = has_unpruned(turn.server)
-        try:
-            lines[turn.server.source] = describe_plan(turn, prunes_only, unpruned)
-        except NotDueError as error:
-            lines[turn.server.source] = [f"{turn}: {error}"]
-            raise
-
-    timing = dataclasses.replace(settings.timing, delay_between_servers=0)
-    fleet = Fleet(world, dataclasses.replace(settings, timing=timing), lambda report: None)
-    reports = fleet.run(entries, lambda turn: try_reading(turn, lambda: describe(turn)))
-    for index, entry in enumerate(entries):
-        for line in lines.get(entry.source, []):
-            world.screen.out(line)
-        if index in fleet.reports and not fleet.reports[index].success:
-            world.screen.problem(f"{entry.name}: {fleet.reports[index].error}")
-    line = summary_line(reports, 0, len(fleet.not_due))
-    world.screen.out(f"{line} (dry run: nothing was changed)")
-    return exit_status(reports)
-
-
 CRON_FIELD = re.compile(r"[0-9*][0-9*,/-]*|(?i:sun|mon|tue|wed|thu|fri|sat)[a-zA-Z,-]*")
 
 
@@ -10317,28 +10388,6 @@ def cron_command(
         schedule_runs(job, schedule, settings, world, args.dry_run)
 
 
-def schedule_runs(
-    job: CronJob,
-    schedule: Optional[Schedule],
-    settings: Settings,
-    world: Runtime,
-    dry_run: bool = False,
-) -> None:
-    """Put the block into the crontab, or take it out, and have the history remember when."""
-    changed = change_cron(job, schedule, dry_run, world)
-    problem = History(settings.history_path, 0, world).entry_is_new() if changed else ""
-    if problem and schedule:
-        world.warn(f"{settings.history_path}: cannot be written: {problem}")
-
-
-def show_schedule(schedule: Schedule, world: Runtime) -> None:
-    """The schedule in words, and its next three starts."""
-    now = world.clock.now()
-    world.screen.out(in_words(schedule))
-    for start in itertools.islice(starts_after(schedule, now, machine_zone()), 3):
-        world.screen.out(f"next run: {moment_ahead(start, now)}")
-
-
 def show_cron(job: CronJob, settings: Settings, world: Runtime) -> None:
     """The entries of this configuration, and what is wrong with them."""
     entries, past = entries_in(read_crontab(), job), read_history(settings.history_path)
@@ -10355,52 +10404,6 @@ def show_cron(job: CronJob, settings: Settings, world: Runtime) -> None:
     took = ((ended - began).total_seconds() for began, ended in runs if began and ended)
     for warning in crowding(entries, next(took, None), world.clock.now(), machine_zone()):
         world.screen.problem(f"warning: {warning}")
-
-
-def change_cron(job: CronJob, schedule: Optional[Schedule], dry_run: bool, world: Runtime) -> bool:
-    """Put the block into the crontab, or take it out; dry_run: show it only. Was it changed?"""
-    out = world.screen.out
-    block = job.block(schedule) if schedule else []
-    for line in block:
-        out(line)
-
-    def change(text: str) -> str:
-        for entry in entries_in(text, job) if schedule else ():
-            if entry.by_hand:
-                raise CrontabError(
-                    f"{entry.where}: starts {SCRIPT} as well, which would make two runs (take that"
-                    f" line out first): {entry.line}"
-                )
-        return with_block(text, job, block)
-
-    try:
-        if dry_run:
-            text = read_crontab()
-            left = change(text).split("\n")
-            for line in text.split("\n") if not schedule else ():
-                if line not in left:
-                    out(f"would be taken out: {line}")
-            out("dry run: nothing was written")
-            return False
-        backup = change_crontab(change, job, world.clock)
-    except UnreadableCrontabError as error:
-        way_out = "put the block above in with crontab -e"
-        if not schedule:
-            for line in job.edges:
-                out(line)
-            way_out = "take these two lines out with crontab -e, and what is between"
-        elif shutil.which("crontab") is None:
-            for line in systemd_units(job, schedule).split("\n"):
-                out(line)
-            way_out = "install cron, or use the systemd timer above"
-        raise CrontabError(f"{error}; nothing was written ({way_out})") from None
-    if backup:
-        done = "the entry is in place" if schedule else "the entry was taken out"
-        out(f"{whose_crontab()}: {done} (as it was before: {backup})")
-    else:
-        done = "this entry is there already" if schedule else f"no entry for {job.config}"
-        out(f"{whose_crontab()}: {done}; nothing was changed")
-    return backup is not None
 
 
 def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) -> int:
