@@ -3956,7 +3956,7 @@ class Listed:
     """A server, as its provider lists it."""
 
     names: tuple[str, ...]  # at least one
-    size: str  # "cpx22, 80 GB"; the plan and its disk, as far as they are told
+    size: str  # "cpx22, 80 GB"; the plan and its disk, as far as they are known
 
 
 @dataclass(frozen=True)
@@ -5406,7 +5406,7 @@ class RefusedError(DeliveryError):
 
 # Where receivers put the reason of a refusal; the keys of Discord, n8n, ntfy, Telegram, Slack,
 # Gotify, DingTalk, Feishu, problem+json and many others.
-TELLING_KEYS = (
+REASON_KEYS = (
     *("message", "error", "errors", "error_description", "errorDescription", "description"),
     *("errmsg", "msg", "detail", "title", "reason"),
 )
@@ -5416,20 +5416,20 @@ def words_of(answer: Response) -> str:
     """What a receiver says about a refusal, unmasked: from JSON of any shape, else the first line
     of its text or the title of its page."""
 
-    def told(value: Any, depth: int) -> list[str]:
+    def texts_in(value: Any, depth: int) -> list[str]:
         if isinstance(value, str):
             return [value[:20_000].strip()]
         if isinstance(value, dict):
-            telling = [value[key] for key in TELLING_KEYS if value.get(key)]
-            value = telling or list(value.values())
+            reasons = [value[key] for key in REASON_KEYS if value.get(key)]
+            value = reasons or list(value.values())
         if not isinstance(value, list) or depth == 0:
             return []
-        return [text for item in value[:5] for text in told(item, depth - 1)]
+        return [text for item in value[:5] for text in texts_in(item, depth - 1)]
 
     with contextlib.suppress(GarbledError):
         content = answer.json()
         if isinstance(content, (str, list, dict)):
-            return "; ".join(dict.fromkeys(filter(None, told(content, 6))))
+            return "; ".join(dict.fromkeys(filter(None, texts_in(content, 6))))
     text = answer.body[:20_000].decode("utf-8-sig", "replace")
     title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
     text = title[1] if title else re.sub(r"<[^>]*>", " ", text)
@@ -5764,7 +5764,7 @@ class Sender:
                 for body in telegram_bodies(destination, report, self.hostname)
             ]
         if isinstance(destination, WebhookSection):
-            # an id for each version: a receiver can tell a second try from a second message
+            # an id for each version: a receiver can know a second try from a second message
             return "post to the webhook", [
                 functools.partial(self._webhook, destination, payload, str(uuid.uuid4()))
                 for payload in webhook_payloads(destination, report, self.hostname)
@@ -5920,7 +5920,7 @@ class Sender:
 
 
 def wants(destination: Destination, report: Report) -> bool:
-    """Does this destination want to hear of this outcome?"""
+    """Is this destination to be notified of this outcome?"""
     return destination.notify_on_success if report.success else destination.notify_on_failure
 
 
@@ -5952,7 +5952,7 @@ class Queue:
                     self.world.clock.start(self._run, f"notify-{self.name}")
                 except RuntimeError as error:  # the machine allows no more threads
                     self.lost += 1
-                    self._tell(destination, report, str(error))
+                    self._note_result(destination, report, str(error))
                     return
                 self._running = True
             self._queue.append((destination, report))
@@ -6002,8 +6002,8 @@ class Queue:
     def _send(self, destination: Destination, report: Report, many: int) -> None:
         clock = self.world.clock
         self._keep_pace(destination)
-        in_vain = self._lost_in_a_row.get(destination.address, 0) >= GIVE_UP_AFTER
-        tries = 1 if self.world.stopping or in_vain else max(1, destination.retries)
+        gives_up = self._lost_in_a_row.get(destination.address, 0) >= GIVE_UP_AFTER
+        tries = 1 if self.world.stopping or gives_up else max(1, destination.retries)
         left = DRAIN_STOPPED_SECONDS if self.world.stopping else math.inf
         if self._closing_at is not None:
             left = self._closing_at - clock.monotonic()
@@ -6023,9 +6023,9 @@ class Queue:
                 return  # given up meanwhile, and counted
             self._busy = 0
             self.lost += many if problem else 0
-        self._tell(destination, report, problem)
+        self._note_result(destination, report, problem)
 
-    def _tell(self, destination: Destination, report: Report, problem: str) -> None:
+    def _note_result(self, destination: Destination, report: Report, problem: str) -> None:
         """How it went with a message; `problem` is why it was not delivered."""
         lost_before = self._lost_in_a_row.get(destination.address, 0)
         self._lost_in_a_row[destination.address] = lost_before + 1 if problem else 0
@@ -6072,7 +6072,7 @@ class Notifier:
         self._globals = {channel.address: channel for channel in default_channels(settings)}
         self._to_sum_up: dict[tuple[str, ...], list[tuple[Destination, Report]]] = {}
 
-    def tell(self, report: Report) -> None:
+    def put(self, report: Report) -> None:
         """Queue a report on all its channels, or keep it for the summary; returns at once."""
         for destination in report.server.destinations:
             if self.mode == "summary":
@@ -6100,13 +6100,13 @@ class Notifier:
         next_run: Callable[[], str] = str,
     ) -> int:
         """Send the summaries, if there are any, and wait for the queues, within limits; returns
-        how many messages were not delivered. A summary goes to who wants to hear of any of it."""
+        how many messages were not delivered. Who is to be notified of any of it gets a summary."""
         waiting = [d.address for server in not_due for d in server.destinations]
         coming = next_run() if self._to_sum_up and not self.world.stopping else ""
-        for address, told in list(self._to_sum_up.items()):
-            if any(wants(destination, report) for destination, report in told):
-                destination = self._globals.get(address, told[0][0])
-                summary = summary_of([r for _, r in told], waiting.count(address), coming)
+        for address, items in list(self._to_sum_up.items()):
+            if any(wants(destination, report) for destination, report in items):
+                destination = self._globals.get(address, items[0][0])
+                summary = summary_of([r for _, r in items], waiting.count(address), coming)
                 self.channels[destination.channel].put(destination, summary)
         limit = DRAIN_STOPPED_SECONDS if self.world.stopping else DRAIN_SECONDS
         deadline = self.world.clock.monotonic() + limit
@@ -8292,7 +8292,7 @@ def cron_state(
 
 
 def next_run_in_words(job: CronJob, clock: Clock) -> str:
-    """When cron starts the next run, or '' where that cannot be told at once; it is advice."""
+    """When cron starts the next run, or '' where that is not known at once; it is advice."""
     with contextlib.suppress(Exception):  # not even a bug in here may cost a run
         entries = entries_in(read_crontab(timeout=NEXT_RUN_SECONDS), job)
         now, zone = clock.now(), machine_zone()
@@ -10215,7 +10215,7 @@ def notify_run_failure(error: str, settings: Settings, world: Runtime, hostname:
     notifier = Notifier(world, at_once, hostname)
     if "PING" not in invalid:
         notifier.ping(settings.ping, "failure", RUN, [text])
-    notifier.tell(Report(whole, success=False, error=text, ended=world.clock.now()))
+    notifier.put(Report(whole, success=False, error=text, ended=world.clock.now()))
     notifier.finish()
 
 
@@ -10257,7 +10257,7 @@ def run(
             world.screen.problem(f"{report.server.name}: {report.error}")
         log.info("%s", final_status_line(report, hostname), extra=ALWAYS)
         history.turn(report)
-        notifier.tell(report)
+        notifier.put(report)
         if isinstance(report.server, Server) and not prunes_only:
             lines, event = [result_line(report), *report.warnings], event_of([report])
             notifier.ping(monitor_of(report.server), event, report.server.name, lines)

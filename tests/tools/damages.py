@@ -348,8 +348,8 @@ DAMAGES = [
     ),
     damage(
         "a summary of failures is not for who hears of failures alone",
-        "            if any(wants(destination, report) for destination, report in told):",
-        "            if all(wants(destination, report) for destination, report in told):",
+        "            if any(wants(destination, report) for destination, report in items):",
+        "            if all(wants(destination, report) for destination, report in items):",
         "test_summary.py::test_a_destination_hears_of_all_if_it_wants_to_hear_of_one",
     ),
     damage(
