@@ -1814,7 +1814,7 @@ def server_files(names: Sequence[str], settings: Settings) -> tuple[list[Path], 
     return list(files.values()), []
 
 
-HOW_TO_BEGIN = "copy a configs/*.json.sample to configs/NAME.json and fill it in"
+HOW_TO_BEGIN = "write --setup, or copy a configs/*.json.sample to configs/NAME.json and fill it in"
 
 
 def files_in(folder: Path) -> tuple[list[Path], list[Remark]]:
@@ -9002,7 +9002,7 @@ def every_finding(view: View, names: Sequence[str]) -> Iterator[Finding]:
             uncovered = {"provider": provider, "server_id": server_id, "name": name}
             view.document["uncovered_servers"].append(uncovered)
             where = f"{PROVIDERS[provider].title} server {server_id}"
-            fix = f"copy configs/{provider}.json.sample and fill it in, if it needs snapshots"
+            fix = "write --setup, if it needs snapshots"
             yield "warning", name, f"{where} is covered by no server file", fix
 
 
@@ -10073,6 +10073,7 @@ class Setup:
 
 EXAMPLES = """\
 examples:
+  python snapshots.py --setup          asks for what it needs, from the first token to the crontab
   python snapshots.py -v               every server in configs/, with the log on the screen
   python snapshots.py web.json -n      what would be done for configs/web.json
   python snapshots.py --config /etc/snapshots/snapshots.config -q

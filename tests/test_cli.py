@@ -231,7 +231,10 @@ def test_help_that_cannot_be_shown_is_no_failure(flag: str, where: str) -> None:
 def test_no_server_at_all_says_what_to_copy_where(place: Place) -> None:
     code, out, err = place.run()
     assert (code, out) == (1, "")
-    assert "copy a configs/*.json.sample to configs/NAME.json and fill it in" in err
+    assert (
+        "(write --setup, or copy a configs/*.json.sample to configs/NAME.json and fill it in)"
+        in err
+    )
     assert err.count("\n") == 1
 
 
