@@ -256,12 +256,6 @@ DAMAGES = [
     ),
     # --- requests ---
     damage(
-        "redirects are followed",
-        "            allow_redirects=False,\n",
-        "            allow_redirects=True,\n",
-        "test_transport.py::test_a_redirect_is_never_followed",
-    ),
-    damage(
         "a netrc replaces the token",
         "                headers=extra,\n                auth=self.auth,\n",
         "                headers={**extra, 'Authorization': f\"Bearer {getattr(self.auth, 'token', '')}\"},\n",
