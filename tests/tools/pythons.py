@@ -140,7 +140,7 @@ def main() -> int:
             began = time.monotonic()
             folder = packages(python, name, wanted)
             chosen = " and ".join(f"not {word}" for word in LEFT_OUT)
-            passed, said = passes(python, folder, chosen, "-n", "2", *more, old=name == "oldest")
+            passed, said = passes(python, folder, chosen, "-n", "4", *more, old=name == "oldest")
             if not passed:
                 print(said)
             good &= passed
