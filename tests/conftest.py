@@ -69,6 +69,15 @@ def pairwise(**values: Iterable[Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(list(values), shown)
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """What a long value is called in the name of a test: its beginning."""
+    if isinstance(val, int) and val.bit_length() > 100:
+        return "vast" if val > 0 else "vast, below 0"
+    text = val.decode("latin-1") if isinstance(val, bytes) else val
+    shown = text.encode("unicode_escape").decode() if isinstance(text, str) else ""
+    return f"{shown[:30]}..." if len(shown) > 40 else None
+
+
 for number in (signal.SIGHUP, signal.SIGINT):  # nohup, or a shell's background job, ignores them
     if signal.getsignal(number) is signal.SIG_IGN:  # and what we start would inherit that
         signal.signal(number, signal.SIG_DFL)
