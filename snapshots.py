@@ -364,7 +364,7 @@ class Report:
     deleted: tuple[Snapshot, ...] = ()
     warnings: tuple[str, ...] = ()
     error: str = ""
-    unpruned: bool = False  # it failed, but only after its snapshot was good
+    unpruned: bool = False  # it failed, but only after its create, which may have made one
     seconds: float = 0.0
     ended: datetime = LONG_AGO
 
@@ -6212,7 +6212,7 @@ CREATE TABLE server (provider TEXT, server_id TEXT, name TEXT, looked_at TEXT, n
     PRIMARY KEY (provider, server_id));
 CREATE TABLE entry (installed_at TEXT)
 """  # times as in utc_text; lists as JSON; progress: see `progress_of`, null once a run has ended;
-# unpruned: did the last turn fail after its snapshot was good?
+# unpruned: did the last turn fail after its create, which may have made a snapshot?
 BUSY_SECONDS = 0.4  # how long one write waits for others that hold the file
 HISTORY_WAIT_SECONDS = 0.5  # how long a run waits for it: once when it begins, once when it ends
 HISTORY_ERRORS: tuple[type[Exception], ...] = (
@@ -6441,14 +6441,15 @@ UNPRUNED = "SELECT provider, server_id, unpruned, success_at FROM server"
 
 def read_unpruned(path: Path) -> Callable[[Server], bool]:
     """Tells whether a server's last turn may have left something to prune: it failed after its
-    snapshot was good, or its run was killed. Where the history cannot be read, none has: they are
+    create, or its run was killed. Where the history cannot be read, none has: they are
     pruned when they are due. To be asked while no run is under way."""
     known: dict[tuple[str, str], bool] = {}
     killed = ""
-    with (
-        contextlib.suppress(*HISTORY_ERRORS),
-        contextlib.closing(open_history(path, BUSY_SECONDS)) as file,
-    ):
+    with contextlib.ExitStack() as stack:  # for more than one `with` in parentheses is no syntax of
+        stack.enter_context(
+            contextlib.suppress(*HISTORY_ERRORS)
+        )  # old Pythons: see the first lines
+        file = stack.enter_context(contextlib.closing(open_history(path, BUSY_SECONDS)))
         history_version(file)
         killed = file.execute(NEVER_ENDED).fetchone()[0] or ""
         for provider, server_id, unpruned, success_at in file.execute(UNPRUNED):
@@ -6627,6 +6628,7 @@ class Turn:
         self.prunes_only = False  # there is no new snapshot: the newest one takes its place
         self.age_taken = -math.inf  # monotonic: when it was last read that the server is due
         self.lost: Optional[ApiError] = None  # a create that got no answer
+        self.may_have_made = False  # a create went out and was not refused
         self.times_busy = 0  # how often the create was refused because the server was busy
         self.busy_until = math.inf  # monotonic: how long that is waited for
         self.history: Optional[History] = None
@@ -6697,6 +6699,7 @@ def rotate(turn: Turn) -> None:
         turn.info("%s, but its last turn failed after that was made", error)
         prune_only(turn)
         return
+    turn.may_have_made = True  # or another run has, and this one has taken it over
     ticket = wait_until_done(turn, ticket)
     listing = verify(turn, ticket)
     prune(turn, listing)
@@ -6808,12 +6811,14 @@ def request_snapshot(turn: Turn) -> Ticket:
         turn.world.check()
         if turn.lost is None:
             turn.asked = clock.monotonic()
+        turn.may_have_made = True
         try:
             ticket = turn.provider.create(turn.server, turn.name)
         except ApiError as error:
             if error.next_step is Next.VERIFY:
                 found = answer_lost(turn, error)
             else:
+                turn.may_have_made = turn.lost is not None
                 found = find_late_create(turn, turn.lost, error) if turn.lost is not None else None
                 if found is None:
                     answer_refusal(turn, error)
@@ -7342,7 +7347,7 @@ def take_turn(turn: Turn, steps: Callable[[Turn], None] = rotate) -> Optional[Re
         deleted=tuple(turn.deleted),
         warnings=tuple(map(turn.world.redact.line, turn.warnings)),
         error=turn.world.redact.line(error_text, ERROR_LIMIT),
-        unpruned=bool(error_text) and (turn.verified is not None or turn.prunes_only),
+        unpruned=bool(error_text) and (turn.may_have_made or turn.prunes_only),
         seconds=turn.world.clock.monotonic() - turn.began,
         ended=turn.world.clock.now(),
     )

@@ -270,6 +270,21 @@ def test_contabo_what_a_failed_turn_has_left_goes_before_the_next_snapshot(
     assert result.final[0][7:] == [new, "1 snapshots exist"]
 
 
+def test_contabo_a_snapshot_that_is_finished_after_its_turn_fills_no_plan_for_good(
+    project: Project,
+) -> None:
+    """Its turn had ended before it could prune, by a timeout here, else by a signal."""
+    server, _ = plan(project, 1, 2, 1, switch=False)
+    project.config["TIMING"]["snapshot_creation_timeout"] = 300
+    server.duration_seconds = 1000
+    assert project.run().code == 1
+    project.clock.advance(86400)
+    server.duration_seconds = 1
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    assert project.own(server) == [project.cloud.created[-1].name]
+
+
 def test_contabo_what_goes_before_the_next_snapshot_counts_for_the_brake(project: Project) -> None:
     server, left = left_full(project, held=3)
     project.config["RETENTION"] = {"max_deletes_per_run": 2}
