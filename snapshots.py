@@ -662,6 +662,34 @@ def read_text_file(path: Path) -> str:
     return content.decode("utf-8-sig")
 
 
+UNFINISHED = ".snapshots-tmp"  # how a file's name ends until it is whole
+
+
+def write_whole(path: Path, text: str, *, is_new: bool = False, mode: int = 0o600) -> None:
+    """Write a file: as a whole or not at all; one that it replaces keeps its owner. Raises OSError;
+    FileExistsError where is_new and there is one."""
+    descriptor, name = tempfile.mkstemp(UNFINISHED, f".{path.name[:100]}-", path.parent)
+    try:
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        os.chmod(name, mode)
+        with contextlib.suppress(OSError, AttributeError):  # of a user, whom root stands in for
+            os.chown(name, os.stat(path).st_uid, os.stat(path).st_gid)
+        try:
+            if is_new:
+                os.link(name, path)  # which, unlike a move, never takes another's place
+        except OSError:  # it is there, or the file system knows no links
+            if os.path.lexists(path):
+                raise FileExistsError from None
+        if not is_new or not os.path.lexists(path):
+            os.replace(name, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
 def environment_variable(name: str) -> str:
     """Its value. Raises ValueError if it is unset or empty."""
     value = os.environ.get(name)
@@ -9454,16 +9482,7 @@ def write_report(path: Path, view: View) -> None:
             with open(open_plain(target, os.O_RDONLY, own=False), "rb") as old:
                 if old.read(len(PAGE_BEGINS)) not in (b"", PAGE_BEGINS):
                     raise OSError(0, "is another file than a report")
-        part = target.with_name(f".{target.name}.{os.getpid()}")
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(page)
-            os.chmod(part, mode)
-            os.replace(part, target)
-        except BaseException:
-            os.unlink(part)
-            raise
+        write_whole(target, page, mode=mode)
     except OSError as error:
         raise SnapshotsError(
             f"{path}: the report cannot be written: {reason_of(error)} (name a file that this"
@@ -9612,34 +9631,6 @@ def file_stem(name: str, server_id: str) -> str:
     return f"server-{stem}" if RESERVED_ON_WINDOWS.fullmatch(stem) else stem
 
 
-def write_whole(path: Path, text: str, is_new: bool) -> None:
-    """Write a file, 0600: as a whole or not at all. Raises FileExistsError where is_new and there
-    is one, SnapshotsError for other trouble."""
-    try:
-        os.makedirs(path.parent, mode=0o700, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(".tmp", f".{path.name[:100]}-", path.parent)
-        try:
-            with open(descriptor, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(descriptor)
-            try:
-                if is_new:
-                    os.link(name, path)  # which, unlike a move, never takes another's place
-            except OSError:  # it is there, or the file system knows no links
-                if os.path.lexists(path):
-                    raise FileExistsError from None
-            if not is_new or not os.path.lexists(path):
-                os.replace(name, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise SnapshotsError(f"{path}: cannot be written: {reason_of(error)}") from None
-
-
 def with_values(text: str, section: str, values: Mapping[str, str]) -> str:
     """The text of a snapshots.config with these values in a section, every other line as it is."""
     end = "\r\n" if "\r\n" in text else "\n"
@@ -9731,6 +9722,8 @@ class Setup:
                 place = place.parent
             if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
                 raise SnapshotsError(f"{place}: cannot be written to (run it as its owner)")
+            for unfinished in folder.glob(f".*{UNFINISHED}"):  # of one that was killed
+                unfinished.unlink()
         with contextlib.suppress(ConfigError):  # there is none so far
             for path in files_in(self.settings.configs_dir)[0]:
                 try:
@@ -9869,17 +9862,23 @@ class Setup:
             path = folder / f"{stem}{suffix}.json"
             with contextlib.suppress(FileExistsError):
                 if path.name.casefold() not in taken:
-                    write_whole(path, text, is_new=True)
+                    self.write(path, text, is_new=True)
                     break
         else:
             raise SnapshotsError(
                 f"{path}: exists already, as do the other names that it could have"
             )
         self.covered[provider, server_id] = path
-        self.note(path)
 
-    def note(self, path: Path) -> None:
-        """A file has been made or changed."""
+    def write(self, path: Path, text: str, is_new: bool) -> None:
+        """Make or change a file. Raises SnapshotsError; FileExistsError as `write_whole`."""
+        try:
+            os.makedirs(path.parent, mode=0o700, exist_ok=True)
+            write_whole(path if is_new else Path(os.path.realpath(path)), text, is_new=is_new)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise SnapshotsError(f"{path}: cannot be written: {reason_of(error)}") from None
         if str(path) not in self.made:
             self.made.append(str(path))
         self.say(f"written: {path}")
@@ -10010,9 +10009,7 @@ class Setup:
             text = read_text_file(source) if os.path.lexists(source) else ""
         except (OSError, ValueError) as error:
             raise SnapshotsError(f"{source}: cannot be read: {reason_of(error)}") from None
-        real_path = Path(os.path.realpath(self.path))  # a link stays one
-        write_whole(real_path, with_values(text, section, values), is_new=False)
-        self.note(self.path)
+        self.write(self.path, with_values(text, section, values), is_new=False)
         self.settings = load_settings(self.path, required=True)
         collect_secrets(self.settings, [], self.world)
         if self.settings.problems:

@@ -974,6 +974,29 @@ def test_a_full_disk_under_the_configuration_leaves_the_old_one(guide: Guide) ->
     assert sorted(os.listdir(guide.project.folder)) == ["configs", "snapshots.config"]
 
 
+def test_what_a_killed_setup_has_left_goes(guide: Guide) -> None:
+    """It holds credentials, and nobody would look for it."""
+    project = guide.project
+    folders = [project.folder, project.folder / "configs"]
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        (folder / f".web.json-ab_12cd3{snapshots.UNFINISHED}").write_text("{")
+        (folder / ".web.json.tmp").write_text("somebody else's")
+    guide.run()
+    for folder in folders:
+        assert not list(folder.glob(f".*{snapshots.UNFINISHED}"))
+        assert (folder / ".web.json.tmp").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_file_that_root_replaces_stays_its_users(tmp_path: Path) -> None:
+    path = tmp_path / "snapshots.config"
+    path.write_text("old")
+    os.chown(path, 1234, 5678)
+    snapshots.write_whole(path, "new")
+    assert (path.read_text(), path.stat().st_uid, path.stat().st_gid) == ("new", 1234, 5678)
+
+
 @pytest.mark.proves("setup-2")
 def test_no_network_is_no_refusal_of_the_credentials(guide: Guide) -> None:
     answers = start(guide)
