@@ -6247,7 +6247,6 @@ HISTORY_ERRORS: tuple[type[Exception], ...] = (
     *((sqlite3.Error,) if sqlite3 is not None else ()),
     OSError,
     ValueError,
-    AttributeError,  # of a sqlite3 that is None
 )
 PROGRESS = "UPDATE run SET progress = ? WHERE id = ?"
 Statement = tuple[str, Sequence[Any]]
@@ -6423,13 +6422,11 @@ class History:
 
     def _write(self, batch: Sequence[Statement]) -> str:
         """Write it all or nothing; why it failed, or ''."""
-        if sqlite3 is None:
-            return "this Python has no sqlite3"
         try:
             try:
                 self._commit(batch)
-            except sqlite3.DatabaseError as error:
-                if type(error) is not sqlite3.DatabaseError:  # locked, full, ...: not damaged
+            except HISTORY_ERRORS as error:
+                if type(error).__name__ != "DatabaseError":  # locked, full, ...: not damaged
                     raise
                 aside = f"{self.path}.damaged-{self.world.clock.now():%Y%m%d%H%M%S}"
                 for suffix in ("", "-journal", "-wal", "-shm"):  # they belong together
@@ -6444,8 +6441,9 @@ class History:
         return ""
 
     def _commit(self, batch: Sequence[Statement]) -> None:
-        os.close(open_plain(self.path, os.O_RDWR | os.O_CREAT, own=True))
-        with contextlib.closing(open_history(self.path, BUSY_SECONDS)) as file:
+        if sqlite3 is not None:
+            os.close(open_plain(self.path, os.O_RDWR | os.O_CREAT, own=True))
+        with contextlib.closing(open_history(self.path)) as file:
             file.execute("PRAGMA synchronous = OFF")  # a power cut may cost it; a kill does not
             file.execute("BEGIN IMMEDIATE")
             if history_version(file) == 0:
@@ -6457,10 +6455,22 @@ class History:
             file.execute("COMMIT")
 
 
-def open_history(path: Path, timeout: float) -> sqlite3.Connection:
-    """Open the file, which must be there. Raises sqlite3.Error."""
+def open_history(path: Path) -> sqlite3.Connection:
+    """Open the file, which must be there. Raises one of HISTORY_ERRORS."""
+    if sqlite3 is None:
+        raise OSError(0, "this Python has no sqlite3")
     uri = f"{path.absolute().as_uri()}?mode=rw"
-    return sqlite3.connect(uri, timeout=timeout, isolation_level=None, uri=True)
+    return sqlite3.connect(uri, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
+
+
+@contextlib.contextmanager
+def reading_history(path: Path) -> Iterator[sqlite3.Connection]:
+    """The file, to be read; rows have the names of their columns. Raises one of HISTORY_ERRORS."""
+    with contextlib.closing(open_history(path)) as file:
+        file.execute("PRAGMA query_only = ON")
+        file.row_factory = sqlite3.Row
+        history_version(file)
+        yield file
 
 
 NEVER_ENDED = "SELECT max(started_at) FROM run WHERE ended_at IS NULL"
@@ -6473,12 +6483,7 @@ def read_unpruned(path: Path) -> Callable[[Server], bool]:
     pruned when they are due. To be asked while no run is under way."""
     known: dict[tuple[str, str], bool] = {}
     killed = ""
-    with contextlib.ExitStack() as stack:  # for more than one `with` in parentheses is no syntax of
-        stack.enter_context(
-            contextlib.suppress(*HISTORY_ERRORS)
-        )  # old Pythons: see the first lines
-        file = stack.enter_context(contextlib.closing(open_history(path, BUSY_SECONDS)))
-        history_version(file)
+    with contextlib.suppress(*HISTORY_ERRORS), reading_history(path) as file:
         killed = file.execute(NEVER_ENDED).fetchone()[0] or ""
         for provider, server_id, unpruned, success_at in file.execute(UNPRUNED):
             known[provider, server_id] = bool(unpruned) or killed >= (success_at or "-")
@@ -8534,14 +8539,10 @@ class Past:
 
 def read_history(path: Path) -> Past:
     """The history; empty where there is none so far."""
-    if sqlite3 is None:
-        return Past(problem=f"{path}: this Python has no sqlite3")
     if not os.path.lexists(path):
         return Past()
     try:
-        with contextlib.closing(open_history(path, 1.0)) as file:
-            file.execute("PRAGMA query_only = ON")
-            file.row_factory = sqlite3.Row
+        with reading_history(path) as file:
             if history_version(file) == 0:
                 return Past()
             servers = {(r["provider"], r["server_id"]): r for r in file.execute(ALL_SERVERS)}
@@ -9314,8 +9315,7 @@ def read_runs(path: Path, under_way: Optional[str]) -> list[PastRun]:
     """The last runs of the history, oldest first, but for the one under way (when that began);
     none where it cannot be read (the document says why)."""
     found: list[PastRun] = []
-    with contextlib.suppress(*HISTORY_ERRORS), contextlib.closing(open_history(path, 1.0)) as file:
-        file.row_factory = sqlite3.Row
+    with contextlib.suppress(*HISTORY_ERRORS), reading_history(path) as file:
         for run in file.execute(PAST_RUNS, [PAGE_RUNS + 1]).fetchall():
             started, ended = isoparse(run["started_at"]), run["ended_at"]
             if ended is None and run["started_at"] == under_way:

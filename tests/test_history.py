@@ -260,15 +260,15 @@ def test_a_file_that_cannot_be_written_costs_one_warning(
 @pytest.mark.proves("history-6")
 def test_a_full_disk_costs_one_warning(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """As SQLite says it: a file that may not grow any more."""
-    opened = snapshots.open_history
+    connect = sqlite3.connect
 
-    def full(path: Path, timeout: float) -> sqlite3.Connection:
-        file = opened(path, timeout)
+    def full(*args: Any, **more: Any) -> sqlite3.Connection:
+        file: sqlite3.Connection = connect(*args, **more)
         file.execute("PRAGMA max_page_count = 1")
         return file
 
     project.server("hetzner", 31, "web")
-    monkeypatch.setattr(snapshots, "open_history", full)
+    monkeypatch.setattr(sqlite3, "connect", full)
     result = project.run()
     assert (result.code, len(result.err.splitlines())) == (0, 1)
     assert "history.db: cannot be written: database or disk is full" in result.err
