@@ -4096,14 +4096,17 @@ def size_of(value: Any) -> Optional[float]:
     return float(value) if type(value) in (int, float) and 0 <= value < 1e9 else None
 
 
-def flag_of(item: Any, *path: str) -> bool:
-    """True at a path; anything but a clear False counts as True (it is about protection)."""
-    try:
-        for step in path:
-            item = item[step]
-    except (KeyError, TypeError):
-        return False
-    return item is not False and item is not None
+def value_at(content: Any, *path: str) -> Any:
+    """What stands at a path of keys that may be missing; None where nothing does."""
+    for key in path:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
+
+
+def count_at(content: Any, *path: str) -> Optional[int]:
+    """A whole number at a path of keys; None where there is none."""
+    value = value_at(content, *path)
+    return value if type(value) is int else None
 
 
 class DigitalOcean:
@@ -4124,9 +4127,8 @@ class DigitalOcean:
 
     def __init__(self, api: Api) -> None:
         self.api = api
-        self._newest_first = True  # not documented; given up once it proves wrong
-        self._may_list_actions = True  # needs actions:read, which a narrow token lacks
-        self._failed_lists = 0  # of actions, in a row
+        # given up where a narrow token lacks actions:read, or where the newest do not come first
+        self._lists_actions = True
         self.account_pages = 1
 
     @staticmethod
@@ -4140,14 +4142,7 @@ class DigitalOcean:
         """5,000 an hour and 250 a minute for each token."""
         return [RateLimit(245, 60.5), RateLimit(4950, 3600.5)]
 
-    def _page(
-        self,
-        path: str,
-        doing: str,
-        key: str,
-        params: Mapping[str, Any],
-        within: float = RETRY_SECONDS,
-    ) -> Page:
+    def _page(self, path: str, doing: str, key: str, params: Mapping[str, Any]) -> Page:
         """Shape: {key: [...], "links": {"pages": {"next": url}}, "meta": {"total": n}}.
 
         The next page's URL is made here, never taken from the answer: the token travels with it.
@@ -4155,23 +4150,10 @@ class DigitalOcean:
 
         def parse(content: Any) -> Page:
             items = take(content, key, kind=list)
-            links = content.get("links") or {}
-            pages = links.get("pages") if isinstance(links, dict) else None
-            following = pages.get("next") if isinstance(pages, dict) else None
-            total = (
-                (content.get("meta") or {}).get("total")
-                if isinstance(content.get("meta"), dict)
-                else None
-            )
-            return Page(tuple(items), following is not None, total if type(total) is int else None)
+            following = value_at(content, "links", "pages", "next")
+            return Page(tuple(items), following is not None, count_at(content, "meta", "total"))
 
-        return self.api.get(
-            path,
-            doing,
-            parse,
-            params={"per_page": self.PER_PAGE, **params},
-            within=within,
-        )
+        return self.api.get(path, doing, parse, params={"per_page": self.PER_PAGE, **params})
 
     def check_server(self, server_id: str) -> None:
         self.api.get(
@@ -4209,7 +4191,7 @@ class DigitalOcean:
     def poll(self, tickets: Sequence[Ticket]) -> dict[Ticket, Progress]:
         """The account's newest actions for many; the single action for one, or as a fallback."""
         found: dict[Ticket, Progress] = {}
-        if len(tickets) > 1 and self._newest_first and self._may_list_actions:
+        if len(tickets) > 1 and self._lists_actions:
             found.update(self._poll_many(tickets))
         troubles: list[ApiError] = []
         for ticket in tickets:
@@ -4225,28 +4207,24 @@ class DigitalOcean:
 
     def _poll_many(self, tickets: Sequence[Ticket]) -> dict[Ticket, Progress]:
         """Those among the account's newest actions; none where these cannot be had."""
-        wanted = {ticket.action_id: ticket for ticket in tickets}
-        doing = "list the account's newest actions"
+
+        def parse(content: Any) -> dict[str, Progress]:
+            actions = take(content, "actions", kind=list)
+            return {take_number(action, "id"): self._progress(action) for action in actions}
+
+        doing, params = "list the account's newest actions", {"per_page": self.PER_PAGE, "page": 1}
         try:
-            page = self._page("/actions", doing, "actions", {"page": 1}, POLL_RETRY_SECONDS)
-            actions = {take_number(action, "id"): action for action in page.items}
-        except (ApiError, GarbledError) as error:
-            outcome = error.outcome if isinstance(error, ApiError) else Outcome.GARBLED
-            if outcome in (Outcome.NOT_SENT, Outcome.UNAUTHORIZED, Outcome.RATE_LIMITED):
+            newest = self.api.get(
+                "/actions", doing, parse, params=params, within=POLL_RETRY_SECONDS
+            )
+        except ApiError as error:
+            if error.outcome in (Outcome.NOT_SENT, Outcome.UNAUTHORIZED, Outcome.RATE_LIMITED):
                 raise  # asking for each by itself would come to the same
-            self._may_list_actions = outcome is not Outcome.FORBIDDEN
-            self._failed_lists += 1
-            if self._may_list_actions and self._failed_lists < 2:
-                raise  # it may pass
+            self._lists_actions = error.outcome is not Outcome.FORBIDDEN
             log.debug("%s: %s; asking for each action by itself", self.title, error)
             return {}
-        self._failed_lists = 0
-        found = {
-            wanted[action_id]: self._progress(action)
-            for action_id, action in actions.items()
-            if action_id in wanted
-        }
-        self._newest_first = bool(found)
+        found = {t: newest[t.action_id] for t in tickets if t.action_id in newest}
+        self._lists_actions = bool(found)
         return found
 
     def _poll_one(self, ticket: Ticket) -> Progress:
@@ -4361,8 +4339,7 @@ class Hetzner:
     @staticmethod
     def own_code(status: int, body: Mapping[str, Any]) -> Optional[str]:
         """Shape: {"error": {"code": "not_found", "message": "...", "details": {...}}}."""
-        error = body.get("error")
-        code = error.get("code") if isinstance(error, dict) else None
+        code = value_at(body, "error", "code")
         return code if isinstance(code, str) else None
 
     @staticmethod
@@ -4376,10 +4353,10 @@ class Hetzner:
         def parse(content: Any) -> Page:
             items = take(content, key, kind=list)
             pagination = take(content, "meta", "pagination")
-            following, total = pagination.get("next_page"), pagination.get("total_entries")
+            following = pagination.get("next_page")
             if following is not None and following != params["page"] + 1:
                 raise GarbledError("the pages are out of order")
-            return Page(tuple(items), following is not None, total if type(total) is int else None)
+            return Page(tuple(items), following is not None, count_at(pagination, "total_entries"))
 
         return self.api.get(path, doing, parse, params={"per_page": self.PER_PAGE, **params})
 
@@ -4427,36 +4404,26 @@ class Hetzner:
 
     def poll(self, tickets: Sequence[Ticket]) -> dict[Ticket, Progress]:
         """GET /actions?id=..&id=..: an action that does not come back is no longer known."""
-        found: dict[Ticket, Progress] = {}
+
+        def parse(content: Any) -> dict[str, Progress]:
+            actions = take(content, "actions", kind=list)
+            return {take_number(action, "id"): self._progress(action) for action in actions}
+
+        found: dict[Any, Progress] = {}
         for start in range(0, len(tickets), self.IDS_PER_POLL):
-            batch = {
-                ticket.action_id: ticket for ticket in tickets[start : start + self.IDS_PER_POLL]
-            }
-
-            def parse(content: Any, batch: Mapping[Any, Ticket] = batch) -> dict[Ticket, Progress]:
-                actions = {take_number(a, "id"): a for a in take(content, "actions", kind=list)}
-                return {
-                    ticket: self._progress(actions[str(action_id)])
-                    if action_id in actions
-                    else Progress(State.UNKNOWN_ACTION)
-                    for action_id, ticket in batch.items()
-                }
-
+            ids = [ticket.action_id for ticket in tickets[start : start + self.IDS_PER_POLL]]
+            doing = f"read {counted(len(ids), 'action')}"
             try:
                 found.update(
                     self.api.get(
-                        "/actions",
-                        f"read {counted(len(batch), 'action')}",
-                        parse,
-                        params={"id": list(batch)},
-                        within=POLL_RETRY_SECONDS,
+                        "/actions", doing, parse, params={"id": ids}, within=POLL_RETRY_SECONDS
                     )
                 )
             except ApiError as error:
                 if error.outcome is not Outcome.GONE:
                     raise
-                found.update({ticket: Progress(State.UNKNOWN_ACTION) for ticket in batch.values()})
-        return found
+        unknown = Progress(State.UNKNOWN_ACTION)
+        return {ticket: found.get(ticket.action_id, unknown) for ticket in tickets}
 
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
         """The whole project, for there is no filter by server; oldest id first, so that a
@@ -4468,15 +4435,15 @@ class Hetzner:
     @staticmethod
     def _snapshot(item_id: str, item: Mapping[str, Any]) -> Snapshot:
         """created_from may be null: then nobody knows what it was made from, and it is not ours."""
-        made_from = item.get("created_from")
-        server_id = made_from.get("id") if isinstance(made_from, dict) else None
+        server_id = count_at(item, "created_from", "id")
+        is_protected = value_at(item, "protection", "delete")  # only a clear False counts as no
         return Snapshot(
             item_id,
             name_of(item, "description"),
             moment_of(item.get("created")),
-            str(server_id) if type(server_id) is int else None,
+            None if server_id is None else str(server_id),
             state=str(item.get("status")),
-            protected=flag_of(item, "protection", "delete"),
+            protected=is_protected is not False and is_protected is not None,
             size_gb=size_of(item.get("image_size")),
         )
 
@@ -4485,12 +4452,11 @@ class Hetzner:
         return f"/images/{snapshot.id}"
 
     def list_servers(self) -> dict[str, Listed]:
-        def plan_and_disk(item: Mapping[str, Any]) -> tuple[Any, Any]:
-            plan = item.get("server_type")
-            name = plan.get("name") if isinstance(plan, dict) else None
-            return name, item.get("primary_disk_size")
-
-        return listed_servers(self._page, "servers", plan_and_disk)
+        return listed_servers(
+            self._page,
+            "servers",
+            lambda item: (value_at(item, "server_type", "name"), item.get("primary_disk_size")),
+        )
 
     def price_per_gb(self) -> Optional[tuple[float, str]]:
         """Net, a decimal number as text."""
@@ -4869,8 +4835,6 @@ class Account:
                 log.warning("%s: %s", self.provider.title, error)
                 raise
             self.poll_trouble = str(error)
-        except GarbledError as error:
-            self.poll_trouble = f"a poll cannot be read: {error}"
         else:
             self.poll_trouble = ""
             return found
@@ -4888,22 +4852,16 @@ class Account:
         found: Optional[tuple[Snapshot, ...]] = None
         if self.provider.lists_account:
             found = self.listings.ask(server_id, min(batch_wait, BATCH_SECONDS))
-        return self._list([server_id]) if found is None else found
+        return self.provider.list_snapshots([server_id]) if found is None else found
 
     def _list_together(self, server_ids: Sequence[str]) -> Mapping[str, tuple[Snapshot, ...]]:
         """Nothing where each does better for itself: one's trouble must not be the others'."""
         if len(server_ids) <= self.provider.account_pages:
             return {}
         began = self.world.clock.monotonic()
-        listing = self._list(sorted(server_ids))
+        listing = self.provider.list_snapshots(sorted(server_ids))
         self.latest_listing = listing, began
         return dict.fromkeys(server_ids, listing)
-
-    def _list(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
-        try:
-            return self.provider.list_snapshots(server_ids)
-        except GarbledError as error:
-            raise ApiError("list snapshots", str(error), Outcome.GARBLED, Next.FAIL) from None
 
     def delete(self, snapshot: Snapshot) -> bool:
         """Delete a snapshot; False if it had gone already. Raises ApiError.

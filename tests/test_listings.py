@@ -181,7 +181,7 @@ def test_only_a_volumes_snapshot_may_have_an_id_that_is_no_number(
     ],
 )
 def test_what_may_be_protected_is_taken_for_protected(item: Any, is_set: bool) -> None:
-    assert snapshots.flag_of(item, "protection", "delete") is is_set
+    assert snapshots.Hetzner._snapshot("1", item).protected is is_set
 
 
 @pytest.mark.parametrize(
