@@ -1207,13 +1207,21 @@ class Channel:
     timeout: float = option(10, read_number(1, 300))
     retries: int = option(3, read_count(0, 20))
     base_delay_between_retries: float = option(2, read_number(0, 300))
+    channel: ClassVar[str]  # what the log calls it
+    address_keys: ClassVar[tuple[str, ...]]  # the receiver, and what says where it brings it
+
+    @property
+    def address(self) -> tuple[str, ...]:
+        """Where messages end up; the same for all servers that share it."""
+        return (self.channel, *(str(getattr(self, key)) for key in self.address_keys))
 
 
 @dataclass(frozen=True)
 class TelegramSection(Channel):
     """[TELEGRAM]"""
 
-    channel: ClassVar[str] = "Telegram"  # what the log calls it
+    channel: ClassVar[str] = "Telegram"
+    address_keys: ClassVar[tuple[str, ...]] = ("bot_token", "chat_id", "message_thread_id")
     needs: ClassVar[tuple[str, ...]] = ("bot_token", "chat_id")
     enabled: bool = option(True, read_flag, override=True)
     bot_token: SecretText = secret(override=True)
@@ -1223,26 +1231,17 @@ class TelegramSection(Channel):
     message_success: str = option(BUILT_IN, read_template, override=True)
     message_failure: str = option(BUILT_IN, read_template, override=True)
 
-    @property
-    def address(self) -> tuple[str, ...]:
-        """Where messages end up; the same for all servers that share it."""
-        return (self.channel, self.bot_token, self.chat_id, str(self.message_thread_id))
-
 
 @dataclass(frozen=True)
 class WebhookSection(Channel):
     """[WEBHOOK]"""
 
     channel: ClassVar[str] = "webhook"
+    address_keys: ClassVar[tuple[str, ...]] = ("url",)
     needs: ClassVar[tuple[str, ...]] = ("url",)
     url: SecretText = secret(read_hook_url, override=True)
     payload_success: Optional[dict[str, Any]] = option(None, read_payload, override=True)
     payload_failure: Optional[dict[str, Any]] = option(None, read_payload, override=True)
-
-    @property
-    def address(self) -> tuple[str, ...]:
-        """Where messages end up; the same for all servers that share it."""
-        return (self.channel, self.url)
 
 
 @dataclass(frozen=True)
@@ -1250,6 +1249,7 @@ class SmtpSection(Channel):
     """[SMTP]"""
 
     channel: ClassVar[str] = "e-mail"
+    address_keys: ClassVar[tuple[str, ...]] = ("server", "to_emails")
     server: str = option("", read_word)
     port: int = option(587, read_count(1, 65535))
     security: str = option("starttls", read_choice("starttls", "tls", "none"))
@@ -1269,11 +1269,6 @@ class SmtpSection(Channel):
         """The keys without which it cannot work."""
         return ("server", "from_email", "to_emails", *(("password",) if self.user else ()))
 
-    @property
-    def address(self) -> tuple[str, ...]:
-        """Where messages end up; the same for all servers that share it."""
-        return (self.channel, self.server, *self.to_emails)
-
 
 PING_SECONDS = 10
 
@@ -1289,6 +1284,7 @@ class Ping(Channel):
         {"start": "/start", "success": "", "failure": "/fail", "log": "/log"}
     )
     channel: ClassVar[str] = "ping"
+    address_keys: ClassVar[tuple[str, ...]] = ("url",)
     needs: ClassVar[tuple[str, ...]] = ("url",)
     url: str = field(default="", repr=False)
     method: str = "POST"
@@ -1299,11 +1295,6 @@ class Ping(Channel):
         """The URL for an event: its suffix goes before a query, such as ?create=1."""
         path, mark, query = url.partition("?")
         return path.rstrip("/") + Ping.SUFFIXES[event] + mark + query
-
-    @property
-    def address(self) -> tuple[str, ...]:
-        """Where it goes."""
-        return (self.channel, self.url)
 
 
 def ping_of(section: PingSection, event: str, body: str = "") -> Optional[Ping]:
@@ -1349,24 +1340,6 @@ class Endpoints:
         "https://auth.contabo.com/auth/realms/contabo/protocol/openid-connect/token", read_endpoint
     )
     telegram_url: str = option("https://api.telegram.org", read_endpoint)
-
-
-SECTIONS: Mapping[str, Any] = {
-    "DIRECTORIES": Directories,
-    "FILES": Files,
-    "TIMING": Timing,
-    "RETENTION": Retention,
-    "LOGGING": Logging,
-    "HISTORY": HistorySection,
-    "STATUS": StatusSection,
-    "REPORT": ReportSection,
-    "NOTIFICATIONS": NotificationsSection,
-    "PING": PingSection,
-    "TELEGRAM": TelegramSection,
-    "WEBHOOK": WebhookSection,
-    "SMTP": SmtpSection,
-    "API": Endpoints,
-}
 
 
 # --- snapshots.config ---
@@ -1422,6 +1395,13 @@ class Settings:
     def history_path(self) -> Path:
         """What runs did."""
         return self.logs_dir / self.history.file
+
+
+SECTIONS: Mapping[str, Any] = {
+    key.name.upper(): type(key.default)
+    for key in dataclasses.fields(Settings)
+    if key.name not in ("base", "remarks")
+}
 
 
 @dataclass
@@ -2493,9 +2473,12 @@ def lock_file(descriptor: int, shared: bool) -> None:
 
 
 def lock_holder(descriptor: int) -> str:
-    """What a lock file says: "4711 since 2026-01-01 03:00:00", by all that is right."""
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return os.read(descriptor, 80).decode("ascii", "replace").strip()
+    """What a lock file says, "4711 since 2026-01-01 03:00:00"; '' if it says nothing like that."""
+    text = ""
+    with contextlib.suppress(OSError):
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        text = os.read(descriptor, 80).decode("ascii", "replace").strip()
+    return text if re.fullmatch(r"[0-9]{1,9} since [0-9: -]+", text) else ""
 
 
 def run_holds_lock(path: Path) -> Optional[int]:
@@ -2512,8 +2495,7 @@ def run_holds_lock(path: Path) -> Optional[int]:
     try:
         lock_file(descriptor, shared=True)
     except (BlockingIOError, PermissionError):
-        found = re.match("[0-9]{1,9} since ", lock_holder(descriptor))
-        return int(found[0].split()[0]) if found else 0
+        return int(lock_holder(descriptor).partition(" ")[0] or 0)
     except OSError as error:
         raise LockError(f"{path}: cannot be checked: {reason_of(error)}") from None
     finally:
@@ -2523,28 +2505,21 @@ def run_holds_lock(path: Path) -> Optional[int]:
 
 def take_lock(descriptor: int, path: Path) -> None:
     """Lock an open lock file or raise."""
-    try:
-        for attempt in range(1, LOCK_TRIES + 1):
-            try:
-                lock_file(descriptor, shared=False)
-                break
-            except (BlockingIOError, PermissionError):
-                if attempt == LOCK_TRIES:
-                    raise
+    for _ in range(LOCK_TRIES):
+        try:
+            lock_file(descriptor, shared=False)
+            break
+        except (BlockingIOError, PermissionError):
             time.sleep(LOCK_PAUSE_SECONDS)
-    except (BlockingIOError, PermissionError):
-        with contextlib.suppress(OSError):
-            text = lock_holder(descriptor)
-            if re.fullmatch(r"[0-9]+ since [0-9: -]+", text):
-                raise LockHeldError(
-                    f"another run holds the lock: process {text} ({path})"
-                ) from None
-        raise LockHeldError(f"another run holds the lock ({path})") from None
-    except OSError as error:
-        raise LockError(
-            f"{path}: cannot be locked: {reason_of(error)}"
-            " (set [DIRECTORIES] logs_dir to a disk of this machine)"
-        ) from None
+        except OSError as error:
+            raise LockError(
+                f"{path}: cannot be locked: {reason_of(error)}"
+                " (set [DIRECTORIES] logs_dir to a disk of this machine)"
+            ) from None
+    else:
+        holder = lock_holder(descriptor)
+        process = f": process {holder} ({path})" if holder else f" ({path})"
+        raise LockHeldError(f"another run holds the lock{process}")
     try:
         current, ours = os.stat(path, follow_symlinks=False), os.fstat(descriptor)
     except OSError as error:
