@@ -2518,8 +2518,9 @@ def take_lock(descriptor: int, path: Path) -> None:
             ) from None
     else:
         holder = lock_holder(descriptor)
-        process = f": process {holder} ({path})" if holder else f" ({path})"
-        raise LockHeldError(f"another run holds the lock{process}")
+        if holder:
+            raise LockHeldError(f"another run holds the lock: process {holder} ({path})")
+        raise LockHeldError(f"another run holds the lock ({path})")
     try:
         current, ours = os.stat(path, follow_symlinks=False), os.fstat(descriptor)
     except OSError as error:
@@ -3603,14 +3604,13 @@ class Api:
         auth: NoAuth,
         *,
         own_code: Callable[[int, Mapping[str, Any]], Optional[str]] = lambda status, body: "",
-        headers: Callable[[], dict[str, str]] = dict,
         timeout: float,
         connections: int = 10,
         limits: Sequence[RateLimit] = (),
         secrets: Sequence[str] = (),
     ) -> None:
         self.world, self.base_url, self.auth, self.timeout = world, base_url, auth, timeout
-        self.own_code, self.headers = own_code, headers
+        self.own_code = own_code
         self.host = urlsplit(base_url).hostname or ""
         self.session = new_session(connections)
         self.pace = Pace(world, *limits)
@@ -3666,8 +3666,8 @@ class Api:
         def once(second_look: bool = False) -> Attempt:
             nonlocal tries
             self._admit(doing, rate_deadline, second_look)
-            extra = self.headers()
             tries += 1
+            request_id = str(uuid.uuid4())  # which Contabo wants, and its audit can be asked about
             answer = send(
                 self.session,
                 METHODS[act],
@@ -3676,11 +3676,11 @@ class Api:
                 params=params,
                 json=json_body,
                 data=form,
-                headers=extra,
+                headers={"x-request-id": request_id},
                 auth=self.auth,
             )
             reply = self._judge(act, answer, parse)
-            reply.request_id = extra.get("x-request-id", "")
+            reply.request_id = request_id
             return reply
 
         attempt, renewed, garbled, may_have_acted = 0, False, False, False
@@ -3908,10 +3908,6 @@ class Provider(Protocol):
         words are somebody else's: a gateway's, a proxy's, another API's."""
 
     @staticmethod
-    def headers() -> dict[str, str]:
-        """What each request carries besides; made anew for each try."""
-
-    @staticmethod
     def label(name: str) -> str:
         """The server part of a snapshot name, as this provider takes it."""
 
@@ -4095,7 +4091,6 @@ class DigitalOcean:
     has_slots = False
     lists_account = True
     id_place = ("snapshot", "id")
-    headers: ClassVar[Callable[[], dict[str, str]]] = staticmethod(dict)
     label = staticmethod(plain_label)
     auth = staticmethod(fixed_token)
     PER_PAGE = 200  # the documented maximum
@@ -4302,7 +4297,6 @@ class Hetzner:
     lists_account = True
     account_pages = 0
     id_place = ("image", "id")
-    headers: ClassVar[Callable[[], dict[str, str]]] = staticmethod(dict)
     label = staticmethod(plain_label)
     auth = staticmethod(fixed_token)
     PER_PAGE = 50  # the documented maximum
@@ -4595,11 +4589,6 @@ class Contabo:
         """None is documented; ten at once and five a second hurt nobody."""
         return [RateLimit(20, 0.2, one_by_one=True)]
 
-    @staticmethod
-    def headers() -> dict[str, str]:
-        """An id that the audit can be asked about."""
-        return {"x-request-id": str(uuid.uuid4())}
-
     def _pages(self, path: str, doing: str, params: Mapping[str, Any], key: str) -> list[Item]:
         """Shape: {"data": [...], "_pagination": {"page", "totalPages", "totalElements"}}."""
 
@@ -4693,8 +4682,6 @@ class Contabo:
                 if snapshot.created and snapshot.created >= since:
                     return Ticket(server_id, snapshot_id=snapshot.id)
                 same_name = True
-        if not lost.request_id:
-            raise UnclearError("the request had no id to ask the audit about")
         audits = self._pages(
             "/compute/snapshots/audits",
             f"ask Contabo's audit about the request for instance {server_id}",
@@ -4746,7 +4733,6 @@ class Account:
             getattr(settings.api, f"{provider_key}_url"),
             kind.auth(world, settings, credentials),
             own_code=kind.own_code,
-            headers=kind.headers,
             timeout=settings.timing.http_timeout,
             connections=settings.timing.max_parallel,
             limits=kind.limits(),

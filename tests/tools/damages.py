@@ -257,8 +257,8 @@ DAMAGES = [
     # --- requests ---
     damage(
         "a netrc replaces the token",
-        "                headers=extra,\n                auth=self.auth,\n",
-        "                headers={**extra, 'Authorization': f\"Bearer {getattr(self.auth, 'token', '')}\"},\n",
+        '                headers={"x-request-id": request_id},\n                auth=self.auth,\n',
+        "                headers={'Authorization': f\"Bearer {getattr(self.auth, 'token', '')}\"},\n",
         "test_faults.py::test_a_netrc_cannot_replace_the_token",
     ),
     damage(
