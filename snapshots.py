@@ -182,6 +182,12 @@ def one_line(text: str, limit: int = LINE_LIMIT) -> str:
     )
 
 
+def shortened(text: str, size: int) -> str:
+    """At most size characters: its beginning and its end, where its number or its date is."""
+    end = min(14, size // 2)
+    return text if len(text) <= size else f"{text[: size - 2 - end]}..{text[-end:]}"
+
+
 def counted(number: int, noun: str) -> str:
     """'1 snapshot', '2 snapshots'."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
@@ -8401,10 +8407,15 @@ def change_cron(job: CronJob, schedule: Optional[Schedule], dry_run: bool, world
             for line in job.edges:
                 out(line)
             way_out = "take these two lines out with crontab -e, and what is between"
-        elif shutil.which("crontab") is None:
+        elif shutil.which("crontab") is None or " not allowed " in str(error):
             for line in systemd_units(job, schedule).split("\n"):
                 out(line)
             way_out = "install cron, or use the systemd timer above"
+            if shutil.which("crontab"):
+                way_out = (
+                    "let root allow this user a crontab, in /etc/cron.allow or /etc/cron.deny, or"
+                    " use the systemd timer above"
+                )
         raise CrontabError(f"{error}; nothing was written ({way_out})") from None
     if backup:
         done = "the entry is in place" if schedule else "the entry was taken out"
@@ -8700,16 +8711,16 @@ def status_lines(document: Document, width: Optional[int]) -> Iterator[str]:
 
 def aligned(rows: Sequence[Sequence[str]], width: Optional[int], right: str = "") -> list[str]:
     """Rows in columns; the numbers in `right` name those with numbers. width: of a terminal; the
-    first column is cut where the rows would not fit."""
+    first column is cut where the rows would not fit, but not so far that names are all alike."""
     rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     fixed = sum(widths[1:-1]) + 2 * (len(widths) - 1)
-    if width is not None and widths[0] + fixed + min(widths[-1], 30) > width:
-        widths[0] = max(12, width - fixed - min(widths[-1], 30))
+    if width is not None:
+        widths[0] = min(widths[0], max(24, width - fixed - min(widths[-1], 30)))
     lines = []
     for row in rows:
         cells = [
-            cell.rjust(size) if str(index) in right else cell[:size].ljust(size)
+            cell.rjust(size) if str(index) in right else shortened(cell, size).ljust(size)
             for index, (cell, size) in enumerate(zip(row, widths))
         ]
         lines.append("  ".join(cells).rstrip())
@@ -8960,10 +8971,9 @@ def every_finding(view: View, names: Sequence[str]) -> Iterator[Finding]:
 
 
 def account_name(servers: Sequence[Server]) -> str:
-    """An account, by some of its servers."""
-    names = [server.name for server in servers]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{PROVIDERS[servers[0].provider].title} account of {', '.join(names[:3])}{more}"
+    """An account, by one of its servers."""
+    more = f" and {len(servers) - 1} more" if len(servers) > 1 else ""
+    return f"{PROVIDERS[servers[0].provider].title} account of {servers[0].name}{more}"
 
 
 def check_account(
@@ -9726,7 +9736,7 @@ class Setup:
         rows = sorted(listed.items(), key=lambda item: (item[1].names[0].casefold(), int(item[0])))
         table = [("NO", "SERVER ID", "NAME", "SIZE", "SNAPSHOTS", "COVERED")]
         for number, (server_id, server) in enumerate(rows, 1):
-            name, size = one_line(server.names[0])[:20], one_line(server.size)[:23]
+            name, size = shortened(one_line(server.names[0]), 20), one_line(server.size)[:23]
             covered = "yes" if (provider, server_id) in self.covered else "no"
             table.append((str(number), server_id, name, size, counts[server_id], covered))
         self.dialogue.show(aligned(table, None, right="014"))

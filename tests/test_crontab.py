@@ -229,10 +229,24 @@ def test_a_crontab_that_cannot_be_read_is_not_written(
     assert (tab.text, tab.calls) == (before, ["-l"])
     begin, line, end = tab.block("15 3 * * *").splitlines()
     shown = [begin, line, end] if args[0] == "--install-cron" else [begin, end]
-    assert [text for text in result.out.splitlines() if "snapshots.py" in text] == shown
+    lines = [text for text in result.out.splitlines() if "snapshots.py" in text]
+    assert lines[: len(shown)] == shown  # before what systemd would be given
     assert result.err.startswith("snapshots: crontab")
     assert "nothing was written" in result.err
     assert result.err.count("\n") == 1
+
+
+@pytest.mark.proves("cron-11")
+def test_who_may_have_no_crontab_is_not_sent_to_crontab(tab: Tab) -> None:
+    said = "You (backup) are not allowed to use this program (crontab)\nSee crontab(1)"
+    tab.mischief = {"-l": {"*": [f"say {said}", "exit 1"]}}
+    result = tab.run("--install-cron", "nightly")
+    assert result.code == 1
+    assert result.err.endswith(
+        "; nothing was written (let root allow this user a crontab, in /etc/cron.allow or"
+        " /etc/cron.deny, or use the systemd timer above)\n"
+    )
+    assert "OnCalendar=*-*-* 3:15:00" in result.out
 
 
 @pytest.mark.proves("cron-5")

@@ -682,8 +682,29 @@ def test_names_are_cut_only_on_a_terminal_that_is_too_narrow() -> None:
     rows = [("NAME", "STATE", "WHY"), ("x" * 60, "OK", "newest 9 h old")]
     assert snapshots.aligned(rows, None)[1] == f"{'x' * 60}  OK     newest 9 h old"
     assert snapshots.aligned(rows, 200)[1] == f"{'x' * 60}  OK     newest 9 h old"
-    assert snapshots.aligned(rows, 60)[1] == f"{'x' * 37}  OK     newest 9 h old"
+    assert snapshots.aligned(rows, 60)[1] == f"{'x' * 21}..{'x' * 14}  OK     newest 9 h old"
     assert all(len(line) <= 60 for line in snapshots.aligned(rows, 60))
+
+
+@pytest.mark.proves("looking-11")
+@pytest.mark.parametrize("width", [40, 60, 80, 132])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["web-20261125031500", "web-20261124031500", "before-upgrade"],
+        [f"node-07.fra1.example.org-202611250315{second:02}" for second in range(3)],
+        [f"frontend-of-the-shop-{number:02}" for number in range(3)],
+        [f"node-{number:02}.fra1.example.org" for number in range(3)],
+    ],
+    ids=["snapshots", "long snapshots", "numbered servers", "hosts"],
+)
+def test_names_that_are_cut_still_tell_one_from_the_other(names: list[str], width: int) -> None:
+    why = "left alone: not named as this tool names them"
+    rows = [(f"  {name}", "33 h", "2.3", why) for name in names]
+    cells = [line.split("  33 h")[0].strip() for line in snapshots.aligned(rows, width)]
+    assert len(set(cells)) == len(names)
+    for cell, name in zip(cells, names):
+        assert cell == name or (".." in cell and (cell[:6], cell[-6:]) == (name[:6], name[-6:]))
 
 
 @pytest.mark.proves("looking-12")
