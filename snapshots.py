@@ -7968,7 +7968,7 @@ def run_crontab(argument: str, timeout: float = 0) -> tuple[int, bytes, str]:
     return done.returncode, done.stdout, said
 
 
-def read_crontab(hint: str = "", timeout: float = 0) -> str:
+def read_crontab(timeout: float = 0) -> str:
     """The user's crontab without cron's own header, every byte kept ("surrogateescape").
 
     Only the known "no crontab for" counts as empty: to take another failure for that has cost
@@ -7982,7 +7982,16 @@ def read_crontab(hint: str = "", timeout: float = 0) -> str:
     if status > 0 and not content and re.fullmatch(r"(crontab: )?no crontab for \S+", said):
         return ""
     reason = said or "no reason given"
-    raise UnreadableCrontabError(f"crontab -l: exit status {status}: {reason}{hint}")
+    raise UnreadableCrontabError(f"crontab -l: exit status {status}: {reason}")
+
+
+def read_back(hint: str) -> str:
+    """The crontab after something was written: nobody may say then that nothing was."""
+    try:
+        return read_crontab()
+    except UnreadableCrontabError as error:
+        text = f"{error}; what is in the crontab now is not known (look with crontab -l)"
+        raise CrontabError(text + hint) from None
 
 
 def write_crontab(text: str, job: CronJob) -> str:
@@ -8044,7 +8053,7 @@ def change_crontab(change: Callable[[str], str], job: CronJob, clock: Clock) -> 
         )
     refusal = write_crontab(new, job)
     hint = f" (as it was before: {backup})"
-    now = read_crontab(hint)
+    now = read_back(hint)
     if now == new:
         return backup
     if set(now.split("\n")) - set(old.split("\n")) - set(new.split("\n")):
@@ -8053,7 +8062,7 @@ def change_crontab(change: Callable[[str], str], job: CronJob, clock: Clock) -> 
         problem = f"crontab refuses the new text{refusal}; nothing was changed"
     else:
         refusal = write_crontab(old, job)
-        restored = read_crontab(hint) == old
+        restored = read_back(hint) == old
         problem = "lines of the crontab were lost"
         problem += "; it is as before again" if restored else refusal
     raise CrontabError(problem + hint)

@@ -335,6 +335,7 @@ def test_a_crontab_that_changes_all_the_time_is_left_alone(tab: Tab) -> None:
         ({"write": {"1": ["foreign"]}}, "somebody else has changed the crontab just now", None),
         ({"write": {"1": ["lose 1", "foreign"]}}, "it was left as it is", None),
         ({"-l": {"3": ["exit 1"]}}, "crontab -l: exit status 1: no reason given", None),
+        ({"-l": {"3": ["say oh"]}}, "oh; what is in the crontab now is not known (look", None),
         ({"-l": {"3": ["edit 7 7 * * * x"]}}, "somebody else has changed the crontab", None),
     ],
     ids=str,
@@ -361,7 +362,18 @@ def test_what_is_read_back_is_compared_and_what_was_lost_put_back(
         assert (tab.text == before) is restored
     if restored is None:
         assert tab.calls.count("write") == 1
+        assert "nothing was written" not in result.err
     assert set(tab.calls) <= {"-l", "write"}
+
+
+@pytest.mark.proves("cron-6")
+def test_what_cannot_be_read_after_it_was_put_back_is_not_known(tab: Tab) -> None:
+    tab.set(OTHERS)
+    tab.mischief = {"write": {"1": ["lose 2"]}, "-l": {"4": ["exit 1"]}}
+    result = tab.run("--install-cron", "nightly")
+    assert (result.code, tab.text) == (1, OTHERS)
+    assert "what is in the crontab now is not known" in result.err
+    assert "nothing was written" not in result.err
 
 
 @pytest.mark.proves("cron-6")
