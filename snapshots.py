@@ -370,7 +370,7 @@ class Report:
     deleted: tuple[Snapshot, ...] = ()
     warnings: tuple[str, ...] = ()
     error: str = ""
-    unpruned: bool = False  # it failed, but only after its create, which may have made one
+    unpruned: bool = False  # it may have left something that retention drops
     seconds: float = 0.0
     ended: datetime = LONG_AGO
 
@@ -6165,7 +6165,7 @@ CREATE TABLE server (provider TEXT, server_id TEXT, name TEXT, looked_at TEXT, n
     PRIMARY KEY (provider, server_id));
 CREATE TABLE entry (installed_at TEXT)
 """  # times as in utc_text; lists as JSON; progress: see `progress_of`, null once a run has ended;
-# unpruned: did the last turn fail after its create, which may have made a snapshot?
+# unpruned: may a turn since the last success have left something that retention drops?
 BUSY_SECONDS = 0.4  # how long one write waits for others that hold the file
 HISTORY_WAIT_SECONDS = 0.5  # how long a run waits for it: once when it begins, once when it ends
 HISTORY_ERRORS: tuple[type[Exception], ...] = (
@@ -6262,10 +6262,11 @@ class History:
             return
         if report.success:
             counts = {"kept": report.total_snapshots, "stored_gb": stored}
-            self._put_server(server, success_at=ended, failed=0, unpruned=0, **counts)
+            counts["unpruned"] = report.unpruned
+            self._put_server(server, success_at=ended, failed=0, **counts)
         else:
-            outcome = {"failed": 1, "error": report.error, "unpruned": report.unpruned}
-            self._put_server(server, failure_at=ended, **outcome)
+            left = {"unpruned": 1} if report.unpruned else {}  # what an earlier turn has left stays
+            self._put_server(server, failure_at=ended, failed=1, error=report.error, **left)
 
     def end(self, status: Optional[ExitStatus]) -> None:
         """The run has ended; what is too old goes."""
@@ -6325,7 +6326,7 @@ class History:
                 self._changed.wait(until - clock.monotonic())
 
     def _work(self) -> None:
-        self.has_unpruned = read_unpruned(self.path)
+        self.has_unpruned = read_unpruned(self.path, self.world.clock.now())
         clock, not_before = self.world.clock, -math.inf
         while True:
             with self._changed:
@@ -6398,18 +6399,19 @@ def reading_history(path: Path) -> Iterator[sqlite3.Connection]:
         yield file
 
 
-NEVER_ENDED = "SELECT max(started_at) FROM run WHERE ended_at IS NULL"
+NEVER_ENDED = "SELECT max(started_at) FROM run WHERE ended_at IS NULL AND started_at <= ?"
 UNPRUNED = "SELECT provider, server_id, unpruned, success_at FROM server"
 
 
-def read_unpruned(path: Path) -> Callable[[Server], bool]:
-    """Tells whether a server's last turn may have left something to prune: it failed after its
-    create, or its run was killed. Where the history cannot be read, none has: they are
-    pruned when they are due. To be asked while no run is under way."""
+def read_unpruned(path: Path, now: datetime, under_way: bool = False) -> Callable[[Server], bool]:
+    """Tells whether a server's last turns may have left something to prune: they say so themselves,
+    or their run was killed. Where the history cannot be read, they have not: what is left goes when
+    the servers are due. under_way: a run is, and has not been killed."""
     known: dict[tuple[str, str], bool] = {}
     killed = ""
     with contextlib.suppress(*HISTORY_ERRORS), reading_history(path) as file:
-        killed = file.execute(NEVER_ENDED).fetchone()[0] or ""
+        latest = "" if under_way else utc_text(now)
+        killed = file.execute(NEVER_ENDED, (latest,)).fetchone()[0] or ""
         for provider, server_id, unpruned, success_at in file.execute(UNPRUNED):
             known[provider, server_id] = bool(unpruned) or killed >= (success_at or "-")
     return lambda server: known.get((server.provider, server.id), killed != "")
@@ -6587,6 +6589,7 @@ class Turn:
         self.age_taken = -math.inf  # monotonic: when it was last read that the server is due
         self.lost: Optional[ApiError] = None  # a create that got no answer
         self.may_have_made = False  # a create went out and was not refused
+        self.unpruned = False  # the turn was good, but the brake has left what may fill the plan
         self.times_busy = 0  # how often the create was refused because the server was busy
         self.busy_until = math.inf  # monotonic: how long that is waited for
         self.history: Optional[History] = None
@@ -6654,7 +6657,7 @@ def rotate(turn: Turn) -> None:
     except NotDueError as error:
         if turn.history is None or not turn.history.has_unpruned(turn.server):
             raise
-        turn.info("%s, but its last turn failed after that was made", error)
+        turn.info("%s, but its last turn may have left something to prune", error)
         prune_only(turn)
         return
     turn.may_have_made = True  # or another run has, and this one has taken it over
@@ -7055,6 +7058,7 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
             f" {max_per_run} go per run ([RETENTION] max_deletes_per_run), the rest in the next"
             " runs"
         )
+    turn.unpruned = bool(turn.freed and plan.postponed)
     if failures:
         which = "newest" if turn.prunes_only else "new"
         name = turn.verified.name
@@ -7262,7 +7266,9 @@ def prune_what_was_left(turn: Turn, listing: Iterable[Snapshot]) -> None:
     """A turn that did not get to its end (its run was killed, say) has left what retention drops,
     and no slot for the new snapshot: that goes first. Raises TurnError."""
     turn.info("all slots are full; pruning first what the last turn has left")
+    warned = len(turn.warnings)
     prune_without_a_new_one(turn, listing)
+    del turn.warnings[warned:]  # the prune after the new one knows better
     turn.prunes_only, turn.verified = False, None
     turn.freed, turn.freed_at = len(turn.deleted), turn.world.clock.monotonic()
 
@@ -7305,7 +7311,7 @@ def take_turn(turn: Turn, steps: Callable[[Turn], None] = rotate) -> Optional[Re
         deleted=tuple(turn.deleted),
         warnings=tuple(map(turn.world.redact.line, turn.warnings)),
         error=turn.world.redact.line(error_text, ERROR_LIMIT),
-        unpruned=bool(error_text) and (turn.may_have_made or turn.prunes_only),
+        unpruned=turn.unpruned or (bool(error_text) and (turn.may_have_made or turn.prunes_only)),
         seconds=turn.world.clock.monotonic() - turn.began,
         ended=turn.world.clock.now(),
     )
@@ -7469,7 +7475,10 @@ class Fleet:
                 self._changed.wait(until - clock.monotonic())
         for index in good:
             if index not in self.reports and index not in self.not_due:
-                self._finish(index, self._failed(entries[index], self._why_unfinished(index)))
+                turn = self.running.get(index)
+                report = self._failed(entries[index], self._why_unfinished(index))
+                left = turn is not None and turn.may_have_made
+                self._finish(index, dataclasses.replace(report, unpruned=left))
         return [self.reports[index] for index in sorted(self.reports)]
 
     def _wait(self, seconds: Optional[float]) -> None:
@@ -7609,7 +7618,10 @@ def dry_run(
 ) -> ExitStatus:
     """Show what a run would do: reads only; no lock, no notification, no log file."""
     lines: dict[str, list[str]] = {}
-    has_unpruned = read_unpruned(settings.history_path)
+    holder = None
+    with contextlib.suppress(LockError):
+        holder = run_holds_lock(settings.lock_path)
+    has_unpruned = read_unpruned(settings.history_path, world.clock.now(), holder is not None)
 
     def describe(turn: Turn) -> None:
         unpruned = has_unpruned(turn.server)
@@ -7990,7 +8002,7 @@ def read_back(hint: str) -> str:
     try:
         return read_crontab()
     except UnreadableCrontabError as error:
-        text = f"{error}; what is in the crontab now is not known (look with crontab -l)"
+        text = f"{error}; what is in the crontab now is not known: ask crontab -l again"
         raise CrontabError(text + hint) from None
 
 

@@ -335,7 +335,7 @@ def test_a_crontab_that_changes_all_the_time_is_left_alone(tab: Tab) -> None:
         ({"write": {"1": ["foreign"]}}, "somebody else has changed the crontab just now", None),
         ({"write": {"1": ["lose 1", "foreign"]}}, "it was left as it is", None),
         ({"-l": {"3": ["exit 1"]}}, "crontab -l: exit status 1: no reason given", None),
-        ({"-l": {"3": ["say oh"]}}, "oh; what is in the crontab now is not known (look", None),
+        ({"-l": {"3": ["say oh"]}}, "oh; what is in the crontab now is not known: ask", None),
         ({"-l": {"3": ["edit 7 7 * * * x"]}}, "somebody else has changed the crontab", None),
     ],
     ids=str,

@@ -1099,6 +1099,24 @@ def test_a_turn_that_hangs_in_the_machine_does_not_keep_the_run_from_its_end(
     assert [len(project.own(server)) for server in servers] == [1, 0, 1]
 
 
+def test_a_turn_that_hangs_after_its_create_is_known_to_have_left_something(
+    project: Project,
+) -> None:
+    for number, name in enumerate(("before", "after"), 11):
+        project.server("hetzner", number, name)
+    timing(project, run_timeout=600)
+    for_ever = project.clock.condition()
+
+    def act(turn: snapshots.Turn) -> Optional[snapshots.Report]:
+        if str(turn) == "after":
+            snapshots.create(turn)
+        with for_ever:
+            for_ever.wait()
+        return None
+
+    assert [report.unpruned for report in run_fleet(project, act)] == [False, True]
+
+
 @pytest.mark.proves("I19")
 def test_each_server_has_its_final_status_and_the_summary_counts_them(project: Project) -> None:
     good = add(project, "hetzner", 7, 101, duration_seconds=30)

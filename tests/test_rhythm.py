@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import random
+import sqlite3
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -502,6 +505,38 @@ def test_without_a_history_what_was_left_is_pruned_when_the_server_is_due(projec
     project.clock.advance(86400)
     assert project.run().code == 0
     assert len(project.own(server)) == 2
+
+
+@pytest.mark.proves("rhythm-5")
+def test_a_run_under_way_has_not_been_killed_as_far_as_a_dry_run_goes(project: Project) -> None:
+    aged(project, "hetzner", 11, 3)
+    timing(project, min_interval_hours=24)
+    assert "1 not due" in project.run().out
+    begun(project, project.clock.now())
+    with open(project.folder / "logs" / "snapshots.lock", "w", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert "1 not due" in project.run("-n").out
+    assert "would create nothing" in project.run("-n").out
+
+
+def begun(project: Project, at: datetime) -> None:
+    """A run has begun, and nothing says that it has ended."""
+    path = project.folder / "logs" / "history.db"
+    with closing(sqlite3.connect(path)) as file, file:
+        values = ("x", snapshots.utc_text(at))
+        file.execute("INSERT INTO run (id, started_at) VALUES (?, ?)", values)
+
+
+@pytest.mark.proves("rhythm-5")
+def test_a_run_that_was_killed_tomorrow_as_the_clock_had_it_makes_no_turns_today(
+    project: Project,
+) -> None:
+    aged(project, "hetzner", 11, 3)
+    timing(project, min_interval_hours=24)
+    assert "1 not due" in project.run().out
+    begun(project, project.clock.now() + timedelta(days=1))
+    for _ in range(3):
+        assert "1 not due" in project.run().out
 
 
 @pytest.mark.proves("rhythm-6")

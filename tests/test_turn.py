@@ -12,6 +12,7 @@ from conftest import POLL_AGAIN, Project, gaps, not_contabo, outside
 from fakes import Request, Server
 from test_faults import CREATE, DELETE, LIST, LOOK, each_provider
 from test_fleet import roomy, timing
+from test_notify import webhook
 
 import snapshots
 from snapshots import Snapshot
@@ -293,6 +294,70 @@ def test_contabo_what_goes_before_the_next_snapshot_counts_for_the_brake(project
     assert "2 more snapshots due for deletion; at most 2 go per run" in result.err
     assert len(project.cloud.deleted) == 2
     assert project.own(server) == [*left[2:], project.cloud.created[-1].name]
+
+
+def test_contabo_what_the_brake_leaves_on_a_full_plan_goes_in_the_next_runs(
+    project: Project,
+) -> None:
+    """And the notification has one number of what is left, not one from before as well."""
+    server, _ = left_full(project, held=3)
+    project.config["RETENTION"] = {"max_deletes_per_run": 1}
+    webhook(project)
+    for more in (3, 3, 3):
+        result = project.run()
+        assert result.code == 0
+        (warning,) = project.cloud.hooks[-1].json["warnings"]
+        assert warning.startswith(f"{more} more snapshots due for deletion; at most 1 go per run")
+        project.clock.advance(86400)
+    assert len(project.own(server)) == 4
+    assert len(project.cloud.deleted) == 3
+    project.config["RETENTION"] = {"max_deletes_per_run": 9}
+    assert project.run().code == 0
+    assert project.own(server) == [project.cloud.created[-1].name]
+
+
+def test_contabo_another_failure_does_not_make_forget_what_an_earlier_one_has_left(
+    project: Project,
+) -> None:
+    server, _ = left_full(project)
+    project.cloud.fault(CREATE["contabo"], fake.status(403), times=1)
+    assert project.run().code == 1
+    project.clock.advance(86400)
+    assert project.run().code == 0
+    assert project.own(server) == [project.cloud.created[-1].name]
+
+
+@pytest.mark.parametrize("how", ["stopped", "too slow", "lost"])
+def test_contabo_one_that_is_finished_after_its_turn_has_failed_blocks_no_later_one(
+    project: Project, how: str
+) -> None:
+    """It takes the last slot, and nobody has pruned after it."""
+    server, old = plan(project, 2, 3, 2, switch=False)
+    server.duration_seconds = 90
+    polls: list[str] = []
+
+    def stop(_request: fake.Request) -> bool:
+        if project.cloud.created and not polls:
+            polls.append("")
+            project.interrupt()
+        return bool(polls)
+
+    if how == "too slow":
+        project.config["TIMING"]["snapshot_creation_timeout"] = 30
+    elif how == "lost":
+        project.cloud.fault(CREATE["contabo"], fake.hang_up(act=True), times=None)
+        project.cloud.fault(LIST["contabo"], fake.status(500), times=None)
+    else:
+        project.cloud.fault(LIST["contabo"], fake.status(500), times=1, when=stop)
+    assert project.run().code == 1
+    project.cloud.clear_faults()
+    project.config["TIMING"].pop("snapshot_creation_timeout", None)
+    project.clock.advance(86400)
+    (late,) = project.cloud.created
+    assert project.own(server) == [*old, late.name]
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    assert project.own(server) == [late.name, project.cloud.created[-1].name]
 
 
 def test_contabo_nothing_goes_first_where_the_newest_cannot_be_seen_twice(
