@@ -78,7 +78,7 @@ from datetime import date, datetime, timedelta, timezone, tzinfo
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn, Optional, Protocol, TextIO, TypeVar, Union
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 try:
     import idna
@@ -590,7 +590,6 @@ PLACEHOLDER_KEYS = re.compile(
     "id|((ping|start|success|failure)_)?url|chat_id|password|(api|bot)_token|client_id|client_secret|api_user|api_password"
 )
 SHORT_SECRET = 8  # characters; a shorter one cannot be masked everywhere without harm
-LOOPBACK_NAMES = ("localhost", "localhost.")
 
 
 def is_placeholder(key: str, text: str) -> bool:
@@ -721,9 +720,6 @@ def expand(path: str) -> str:
     return home + re.sub(r"\$(?:(\$)|([A-Za-z_]\w*|\{\w+\})?)", value, path[len(user) :])
 
 
-GROUPS_OF_MANY = ("users", "staff")
-
-
 def is_own_group(group: int) -> bool:
     """Is it a group of this process's, and not one that people share?"""
     import grp
@@ -732,8 +728,8 @@ def is_own_group(group: int) -> bool:
         name = grp.getgrgid(group).gr_name
     except KeyError:
         name = ""
-    shared = group == 100 or name in GROUPS_OF_MANY
-    return group in (os.getegid(), *os.getgroups()) and not shared
+    is_shared = group == 100 or name in ("users", "staff")
+    return group in (os.getegid(), *os.getgroups()) and not is_shared
 
 
 def open_to_others(path: Path) -> Iterator[Remark]:
@@ -998,7 +994,7 @@ def read_token(value: Any, base: Path) -> SecretText:
 
 def is_loopback(host: str) -> bool:
     """Is this host name or address this very machine?"""
-    if host.lower() in LOOPBACK_NAMES:
+    if host.lower() in ("localhost", "localhost."):
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -1006,19 +1002,18 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_url(text: str) -> tuple[str, str]:
-    """(scheme, host) of an http or https URL. Raises ValueError."""
+def check_url(text: str) -> SplitResult:
+    """The parts of an http or https URL. Raises ValueError."""
     try:
         parts = urlsplit(text)
-        host = parts.hostname or ""
         _ = parts.port
     except ValueError:
         raise ValueError("is not a URL") from None
-    if parts.scheme not in ("http", "https") or not host:
+    if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be a URL that starts with https://")
     if re.search(r"[\s\x00-\x1f\x7f\\]", text):
         raise ValueError("holds a space or a control character")
-    return parts.scheme, host
+    return parts
 
 
 def host_of(url: str) -> str:
@@ -1029,13 +1024,12 @@ def host_of(url: str) -> str:
 def read_endpoint(value: Any, _base: Path) -> str:
     """The base URL of an API: https, unless the host is this machine."""
     text = text_of(value)
-    scheme, host = check_url(text)
-    parts = urlsplit(text)
+    parts = check_url(text)
     if "@" in parts.netloc:
         raise ValueError("must not hold a user name or password")
     if parts.query or parts.fragment:
         raise ValueError("must not hold a query or fragment")
-    if scheme != "https" and not is_loopback(host):
+    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
         raise ValueError("must start with https:// (a token would travel in the clear)")
     return text.rstrip("/")
 
@@ -2698,24 +2692,35 @@ class UnclearError(SnapshotsError):
     """It is not known whether a create without an answer was carried out."""
 
 
+@dataclass
+class Attempt:
+    """How one try of a call came out."""
+
+    outcome: Outcome
+    reason: str  # in words, masked
+    message: str = ""  # the provider's own, masked
+    hint: str = ""
+    asked_seconds: Optional[float] = None  # how long it asks us to wait
+    result: Any = None
+    status: int = 0  # 0: there was no answer
+    authorization: str = field(default="", repr=False)  # the header that it was sent with
+    request_id: str = ""
+
+
 class ApiError(SnapshotsError):
     """A request that did not work out: what was tried, why, and what may be done about it."""
 
     def __init__(
         self,
         doing: str,
-        reason: str,
-        outcome: Outcome,
-        next_step: Next,
-        *,
-        message: str = "",
-        request_id: str = "",
-        hint: str = "",
+        last: Attempt,
+        next_step: Next = Next.FAIL,
         may_have_acted: bool = False,  # one of its tries had no answer that excludes it
     ) -> None:
-        super().__init__(f"cannot {doing}: {reason}" + (f" ({hint})" if hint else ""))
-        self.outcome, self.next_step = outcome, next_step
-        self.message, self.request_id = message, request_id
+        hint = f" ({last.hint})" if last.hint else ""
+        super().__init__(f"cannot {doing}: {last.reason}{hint}")
+        self.outcome, self.next_step = last.outcome, next_step
+        self.message, self.request_id = last.message, last.request_id
         self.may_have_acted = may_have_acted
 
 
@@ -2736,6 +2741,19 @@ class Response:
             raise GarbledError("the answer is not JSON") from None
 
 
+def value_at(content: Any, *path: str) -> Any:
+    """What stands at a path of keys that may be missing; None where nothing does."""
+    for key in path:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
+
+
+def count_at(content: Any, *path: str) -> Optional[int]:
+    """A whole number at a path of keys; None where there is none."""
+    value = value_at(content, *path)
+    return value if type(value) is int else None
+
+
 PENDING = re.compile(r"pending event|blocking events?", re.IGNORECASE)
 
 
@@ -2749,12 +2767,11 @@ def explain(answer: Response) -> tuple[str, str]:
         body = answer.json()
     except GarbledError:
         return "", ""
-    if not isinstance(body, dict):
-        return "", ""
-    inner = body.get("error")
+    inner = value_at(body, "error")
     source = inner if isinstance(inner, dict) else body
-    code = source.get("code") or source.get("id") or (inner if isinstance(inner, str) else "")
-    message = source.get("message") or source.get("error_description") or source.get("description")
+    code = value_at(source, "code") or value_at(source, "id") or inner
+    keys = ("message", "error_description", "description")
+    message = next(filter(None, (value_at(source, key) for key in keys)), "")
     if isinstance(message, list):
         message = "; ".join(str(part) for part in message)
     return code if isinstance(code, str) else "", message if isinstance(message, str) else ""
@@ -2838,16 +2855,16 @@ def retry_after_seconds(answer: Response, now: datetime) -> Optional[float]:
         left = (moment - own_now).total_seconds() if moment else 0.0
         return left if left > 0 else None
     if answer.status == 429:
-        with contextlib.suppress(GarbledError, KeyError, TypeError):
-            value = answer.json()["parameters"]["retry_after"] if answer.body[:1] == b"{" else None
-            return float(min(value, 10**9)) if type(value) is int and value > 0 else None
+        with contextlib.suppress(GarbledError):
+            value = count_at(answer.json(), "parameters", "retry_after") or 0
+            return float(min(value, 10**9)) if value > 0 else None
     return None
 
 
-def pause_before(attempt: int, base: float = 1.0, cap: float = 30.0) -> float:
-    """Seconds to wait before attempt 1, 2, 3, ...: doubling up to the cap (or the base, where that
-    is more), with jitter: half to all of it."""
-    longest = min(max(cap, base), base * 2.0 ** min(attempt - 1, 30))
+def pause_before(attempt: int, base: float = 1.0) -> float:
+    """Seconds to wait before attempt 1, 2, 3, ...: doubling up to 30 (or the base, where that is
+    more), with jitter: half to all of it."""
+    longest = min(max(30.0, base), base * 2.0 ** min(attempt - 1, 30))
     return longest * random.uniform(0.5, 1.0)  # noqa: S311
 
 
@@ -2866,20 +2883,17 @@ def take(content: Any, *path: Union[str, int], kind: Union[type, tuple[type, ...
     return content
 
 
-def take_id(content: Any, *path: Union[str, int]) -> str:
-    """An id, as text. It becomes part of a path, so nothing but [A-Za-z0-9-] will do."""
+def take_id(content: Any, *path: Union[str, int], pattern: str = "[A-Za-z0-9-]{1,64}") -> str:
+    """An id, as text. It becomes part of a path, so nothing else will do."""
     value = take(content, *path, kind=(int, str))
-    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", str(value)):
+    if not re.fullmatch(pattern, str(value)):
         raise GarbledError(f"{'.'.join(map(str, path))} is not usable as an id")
     return str(value)
 
 
 def take_number(content: Any, *path: Union[str, int]) -> str:
     """An id of DigitalOcean or Hetzner, as text: a positive number of at most 19 digits."""
-    value = take(content, *path, kind=(int, str))
-    if not re.fullmatch(r"[1-9][0-9]{0,18}", str(value)):
-        raise GarbledError(f"{'.'.join(map(str, path))} is not usable as an id")
-    return str(value)
+    return take_id(content, *path, pattern="[1-9][0-9]{0,18}")
 
 
 ISO_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
@@ -3585,21 +3599,6 @@ class Pace:
                 limit.believe(int(text), self.world.clock.monotonic())
 
 
-@dataclass
-class Attempt:
-    """How one try of a call came out."""
-
-    outcome: Outcome
-    reason: str  # in words, masked
-    message: str = ""  # the provider's own, masked
-    hint: str = ""
-    asked_seconds: Optional[float] = None  # how long it asks us to wait
-    result: Any = None
-    status: int = 0  # 0: there was no answer
-    authorization: str = field(default="", repr=False)  # the header that it was sent with
-    request_id: str = ""
-
-
 class Api:
     """One base URL with its credentials, connections and pace, for any number of threads."""
 
@@ -3666,7 +3665,9 @@ class Api:
         began = clock.monotonic()
         deadline = began + min(within, self.world.max_retry_seconds)
         rate_deadline = began + min(RATE_SECONDS, self.world.max_retry_seconds)
-        busy_deadline = rate_deadline if within >= RETRY_SECONDS else deadline
+        deadlines = {Outcome.RATE_LIMITED: rate_deadline}  # of what is no failure
+        if within >= RETRY_SECONDS:
+            deadlines[Outcome.BUSY] = rate_deadline
         tries = 0
 
         def once(second_look: bool = False) -> Attempt:
@@ -3713,16 +3714,11 @@ class Api:
                 garbled = True
             if step is Next.RETRY:
                 step = Next.FAIL
-                limited = reply.outcome is Outcome.RATE_LIMITED
-                pause = pause_before(attempt)
-                if reply.asked_seconds is not None:  # which may be 0, time after time
-                    pause = max(reply.asked_seconds, pause)
-                until = rate_deadline if limited else deadline
-                if reply.outcome is Outcome.BUSY:
-                    until = busy_deadline
+                pause = max(reply.asked_seconds or 0, pause_before(attempt))
+                until = deadlines.get(reply.outcome, deadline)
                 is_short = pause <= MAX_RETRY_AFTER_SECONDS
-                if limited and is_short:  # for the others as well, whether this one goes on or not
-                    self.pace.pause(pause)
+                if reply.outcome is Outcome.RATE_LIMITED and is_short:
+                    self.pace.pause(pause)  # the others as well, whether this one goes on or not
                 if clock.monotonic() + pause <= until and is_short:
                     log.debug("%s: %s; again in %s", doing, reply.reason, span(pause))
                     self.world.pause(pause)
@@ -3732,16 +3728,7 @@ class Api:
                 reply.reason += f" (tried {tries} times in {span(took)})"
             if reply.asked_seconds is not None:
                 reply.reason += f" (it asks to wait {span(reply.asked_seconds)})"
-            raise ApiError(
-                doing,
-                reply.reason,
-                reply.outcome,
-                step,
-                message=reply.message,
-                request_id=reply.request_id,
-                hint=reply.hint,
-                may_have_acted=may_have_acted,
-            )
+            raise ApiError(doing, reply, step, may_have_acted)
 
     def _admit(self, doing: str, deadline: float, second_look: bool) -> None:
         """Wait for the account's pace. Raises where nothing must be sent, or not in time."""
@@ -3750,11 +3737,11 @@ class Api:
             with self._second_looks.held():
                 pass  # nothing is sent while one thread finds out whether the credentials are good
         if self.refused:
-            hint = HINTS[Outcome.UNAUTHORIZED]
-            raise ApiError(doing, self.refused, Outcome.UNAUTHORIZED, Next.FAIL, hint=hint)
+            outcome = Outcome.UNAUTHORIZED
+            raise ApiError(doing, Attempt(outcome, self.refused, hint=HINTS[outcome]))
         if not self.pace.wait(deadline):
             reason = "the rate limit leaves no room in time"
-            raise ApiError(doing, reason, Outcome.RATE_LIMITED, Next.FAIL)
+            raise ApiError(doing, Attempt(Outcome.RATE_LIMITED, reason))
 
     def _second_look(self, once: Callable[..., Attempt], refusal: Attempt) -> Attempt:
         """A 401 may be a mistake. Of all the account's threads the first that gets one sends its
@@ -3899,9 +3886,7 @@ class Provider(Protocol):
     has_slots: ClassVar[bool]  # does each server have so many slots for snapshots?
     lists_account: ClassVar[bool]  # can one listing serve several servers at all?
     account_pages: int  # how many such a listing has, as known so far; 0: there is no other
-    id_place: ClassVar[
-        tuple[Union[str, int], ...]
-    ]  # of a snapshot's id, where it is read by itself
+    id_place: ClassVar[tuple[Union[str, int], ...]]  # of the id of a snapshot that is read alone
     limits: ClassVar[Callable[[], list[RateLimit]]]  # documented rate limits
 
     @staticmethod
@@ -4008,7 +3993,7 @@ def every_page(fetch: Callable[[int], Page], doing: str, id_of: Callable[[Any], 
             raise IncompleteError(f"the listing has more than {MAX_PAGES} pages")
         except GarbledError as error:
             if attempt == MAX_READS or not isinstance(error, IncompleteError):
-                raise ApiError(doing, str(error), Outcome.GARBLED, Next.FAIL) from None
+                raise ApiError(doing, Attempt(Outcome.GARBLED, str(error))) from None
             log.debug("%s: %s; reading it again", doing, error)
     raise AssertionError("not reached")
 
@@ -4071,19 +4056,6 @@ def name_of(item: Mapping[str, Any], key: str) -> Optional[str]:
 def size_of(value: Any) -> Optional[float]:
     """A size in GB, or None where the provider sent null or something else."""
     return float(value) if type(value) in (int, float) and 0 <= value < 1e9 else None
-
-
-def value_at(content: Any, *path: str) -> Any:
-    """What stands at a path of keys that may be missing; None where nothing does."""
-    for key in path:
-        content = content.get(key) if isinstance(content, dict) else None
-    return content
-
-
-def count_at(content: Any, *path: str) -> Optional[int]:
-    """A whole number at a path of keys; None where there is none."""
-    value = value_at(content, *path)
-    return value if type(value) is int else None
 
 
 class DigitalOcean:
@@ -4221,42 +4193,33 @@ class DigitalOcean:
             raise
 
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
-        """One droplet by itself, several from the whole account."""
+        """One droplet by itself: items have integer ids, a `type` of snapshot or backup, and no
+        owner but the URL. Several from the whole account: text ids, resource_id, resource_type."""
         if len(server_ids) == 1:
-            return tuple(self._list_droplet(server_ids[0]))
-        return self._list_account()
+            path = f"/droplets/{server_ids[0]}/snapshots"
+            doing = f"list snapshots of droplet {server_ids[0]}"
+            items = every_entry(self._page, path, doing, "snapshots")
+        else:
+            doing, more = "list the account's snapshots", {"resource_type": "droplet"}
+            items = every_entry(
+                self._page, "/snapshots", doing, "snapshots", more, by_number_or_volume
+            )
+            self.account_pages = max(1, math.ceil(len(items) / self.PER_PAGE))
 
-    def _list_droplet(self, server_id: str) -> list[Snapshot]:
-        """Items have integer ids, a `type` of snapshot or backup, and no owner but the URL."""
-        path, doing = f"/droplets/{server_id}/snapshots", f"list snapshots of droplet {server_id}"
-        items = every_entry(self._page, path, doing, "snapshots")
-        return [
-            self._snapshot(item_id, item, server_id if item.get("type") == "snapshot" else None)
-            for item_id, item in items
-        ]
+        def owner_of(item: Mapping[str, Any]) -> Optional[str]:
+            if len(server_ids) == 1:
+                return server_ids[0] if item.get("type") == "snapshot" else None
+            return str(item.get("resource_id")) if item.get("resource_type") == "droplet" else None
 
-    def _list_account(self) -> tuple[Snapshot, ...]:
-        """Items have text ids, resource_id and resource_type."""
-        doing, more = "list the account's snapshots", {"resource_type": "droplet"}
-        items = every_entry(self._page, "/snapshots", doing, "snapshots", more, by_number_or_volume)
-        self.account_pages = max(1, math.ceil(len(items) / self.PER_PAGE))
         return tuple(
-            self._snapshot(
+            Snapshot(
                 item_id,
-                item,
-                str(item.get("resource_id")) if item.get("resource_type") == "droplet" else None,
+                name_of(item, "name"),
+                moment_of(item.get("created_at")),
+                owner_of(item),
+                size_gb=size_of(item.get("size_gigabytes")),
             )
             for item_id, item in items
-        )
-
-    @staticmethod
-    def _snapshot(item_id: str, item: Mapping[str, Any], server_id: Optional[str]) -> Snapshot:
-        return Snapshot(
-            item_id,
-            name_of(item, "name"),
-            moment_of(item.get("created_at")),
-            server_id,
-            size_gb=size_of(item.get("size_gigabytes")),
         )
 
     @staticmethod
@@ -4798,15 +4761,15 @@ class Account:
         try:
             found = self.provider.poll(tickets)
         except ApiError as error:
-            if error.outcome in (Outcome.UNAUTHORIZED, Outcome.FORBIDDEN):
-                log.warning("%s: %s", self.provider.title, error)
+            is_hopeless = error.outcome in (Outcome.UNAUTHORIZED, Outcome.FORBIDDEN)
+            again = "" if is_hopeless else "; asking again"
+            log.warning("%s: %s%s", self.provider.title, error, again)
+            if is_hopeless:
                 raise
             self.poll_trouble = str(error)
-        else:
-            self.poll_trouble = ""
-            return found
-        log.warning("%s: %s; asking again", self.provider.title, self.poll_trouble)
-        return {}
+            return {}
+        self.poll_trouble = ""
+        return found
 
     # --- one listing for all that ask ---
 
@@ -7118,7 +7081,7 @@ def still_there(turn: Turn, snapshots: Sequence[Snapshot]) -> set[str]:
     listed = {snapshot.id for snapshot in turn.listing(turn.batch_wait())}
     if turn.verified.id not in listed:
         reason = f"the listing does not show snapshot {turn.verified.name}, which stays"
-        raise ApiError("see what is deleted", reason, Outcome.GARBLED, Next.FAIL)
+        raise ApiError("see what is deleted", Attempt(Outcome.GARBLED, reason))
     return left & listed
 
 

@@ -195,7 +195,7 @@ DAMAGES = [
     ),
     damage(
         "an incomplete listing is good enough",
-        "                raise ApiError(doing, str(error), Outcome.GARBLED, Next.FAIL) from None\n",
+        "                raise ApiError(doing, Attempt(Outcome.GARBLED, str(error))) from None\n",
         "                return list(found.items())\n",
         ADD_UP,
     ),
@@ -213,7 +213,7 @@ DAMAGES = [
     ),
     damage(
         "any text is an id",
-        '    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", str(value)):\n',
+        "    if not re.fullmatch(pattern, str(value)):\n",
         "    if not str(value):\n",
         "test_http.py::test_an_id_that_could_bend_a_path_is_refused",
     ),
