@@ -1661,7 +1661,13 @@ def top_key_and_content(path: Path) -> tuple[str, Mapping[str, Any]]:
     try:
         whole = parse_json(read_text_file(path))
     except (OSError, ValueError) as error:
-        raise ConfigError([reason_of(error)]) from None
+        hint = ""
+        if isinstance(error, FileNotFoundError):
+            with contextlib.suppress(OSError, ValueError):
+                there = [name for name in os.listdir(path.parent) if name.endswith(".json")]
+                stem = did_you_mean(path.stem, (name[:-5] for name in there))
+                hint = stem.replace("'?", ".json'?")
+        raise ConfigError([reason_of(error) + hint]) from None
     if not isinstance(whole, dict):
         raise ConfigError(["must be one object in braces"])
     top = next(iter(whole), "")
@@ -7724,7 +7730,9 @@ def parse_schedule(text: str) -> Schedule:
         elif len(fields) == 6:
             hint = f" (cron has no field for seconds: write {' '.join(fields[1:])!r})"
         known = ", ".join(PRESETS)
-        raise ValueError(f"must be five fields in quotes, HH:MM, or one of {known}{hint}")
+        raise ValueError(
+            f'must be five fields such as "15 3 * * *", HH:MM, or one of {known}{hint}'
+        )
     sets = [cron_values(word, *field) for word, field in zip(fields, CRON_FIELDS)]
     schedule = Schedule(" ".join(fields), *sets)
     if next(schedule.days_from(date(2000, 1, 1)), None) is None:
@@ -8984,8 +8992,11 @@ def check_account(
         if server.name in names:
             yield "ok", server.name, f"exists under this name at {provider.title}", ""
         else:
-            words = f"is called {names[0]} at {provider.title}"
-            yield "warning", server.name, words, f"right if {server.id} is the server you mean"
+            words, fix = f"is called {names[0]} at {provider.title}", ""
+            by_setup = server.name == f"{names[0]}-{server.id}"  # for there is another one
+            if not by_setup:
+                fix = f"right if {server.id} is the server you mean"
+            yield "ok" if by_setup else "warning", server.name, words, fix
         mine = [s for s in listing if s.server_id == server.id]
         foreign = len(mine) - len(owned(mine, server.id, *labels_of(server)))
         if foreign:
@@ -9417,6 +9428,10 @@ VPS 4, 2 with Cloud VPS 6, 3 with Cloud VPS 8 to 18, 5 with Cloud VPS Plus and
 GPU VPS, none with Storage VPS and VDS. Keep one less than the slots, for the
 new one is made before the oldest goes. With one slot the oldest must go first.
 Contabo itself deletes a snapshot after 30 days."""
+NO_CHATS = (
+    "Nobody has written to this bot: write anything to it now, or in a group",
+    "or channel that it has been added to, and look again.",
+)
 RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
@@ -9610,6 +9625,7 @@ class Setup:
         self.say, self.ask = self.dialogue.say, self.dialogue.ask
         self.made: list[str] = []
         self.covered: dict[tuple[str, str], Path] = {}  # server files by provider and id
+        self.names: set[str] = set()  # of the servers in them
         self.known: dict[str, tuple[str, dict[str, str]]] = {}  # where credentials are, and which
 
     def run(self) -> int:
@@ -9645,6 +9661,7 @@ class Setup:
                     self.world.screen.problem(f"warning: {path}: {error}")
                     continue
                 provider, keys = TOP_KEYS[top], CREDENTIAL_KEYS[TOP_KEYS[top]]
+                self.names.add(str(content.get("name")))
                 self.covered[provider, number_text(content.get("id"))] = path
                 raw = {key: str(content.get(key) or "") for key in keys}
                 if all(raw.values()) and not any(is_placeholder(*pair) for pair in raw.items()):
@@ -9763,6 +9780,9 @@ class Setup:
                 raise ValueError
         except ValueError:
             name = f"server-{server_id}"
+        if name in self.names:  # of two with one name, messages would not say which
+            name = f"{name[:170]}-{server_id}"
+        self.names.add(name)
         top = next(top for top, key in TOP_KEYS.items() if key == provider)
         content = {top: {"id": int(server_id), "name": name, **keys}}
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -9851,19 +9871,21 @@ class Setup:
             else:
                 rows = [("NO", "KIND", "NAME", "CHAT_ID")]
                 rows += [(str(n), k, name[:40], i) for n, (k, name, i) in enumerate(chats, 1)]
-                self.dialogue.show(aligned(rows, None, right="03") if chats else ())
-            if not chats:
-                self.say("Nobody has written to this bot: write anything to it now, or in a group")
-                self.say("or channel that it has been added to, and look again.")
-            found = self.ask(
-                "Which chat (a number above, a chat_id, or Enter to look again)",
-                lambda text, chats=chats: (  # type: ignore[misc]
-                    chats[int(text) - 1][2]
-                    if re.fullmatch("[1-9][0-9]{0,2}", text) and int(text) <= len(chats)
-                    else text and read_chat_id(text, self.settings.base)
-                ),
-                "",
-            )
+                self.dialogue.show(aligned(rows, None, right="03") if chats else NO_CHATS)
+
+            def read(text: str, numbers: Sequence[str] = tuple(chat[2] for chat in chats)) -> str:
+                if not re.fullmatch("[0-9]{1,3}", text):
+                    return text and read_chat_id(text, self.settings.base)
+                if not 1 <= int(text) <= len(numbers):  # and so short is no chat_id
+                    raise ValueError(
+                        f"must be a number from the table, 1 to {len(numbers)}, or a chat_id"
+                        if numbers
+                        else "must be a chat_id"
+                    )
+                return numbers[int(text) - 1]
+
+            question = "Which chat (a number above, a chat_id, or Enter to look again)"
+            found = self.ask(question, read, "")
             if found:
                 return found
         raise DeliveryError("nobody has written to it")

@@ -657,6 +657,17 @@ def test_a_missing_or_bad_file_costs_only_its_own_server_its_turn(tmp_path: Path
     assert entries[2].error == f"{tmp_path / 'configs/nope.json'}: No such file or directory"  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("name", ["web", "wbe.json", "web.jsn", "webb"])
+def test_a_name_that_is_nearly_a_files_gets_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write(tmp_path, GOOD)
+    monkeypatch.chdir(tmp_path)
+    ((entry,), _) = snapshots.load_servers([name], snapshots.Settings(base=tmp_path))
+    assert isinstance(entry, snapshots.BadServer)
+    assert entry.error.endswith(": No such file or directory, did you mean 'web.json'?")
+
+
 @pytest.mark.proves("C7")
 def test_two_files_for_one_server_are_both_refused(tmp_path: Path) -> None:
     write(tmp_path, GOOD, "a.json")

@@ -135,7 +135,7 @@ def test_when_becomes_five_fields(when: str, fields: str) -> None:
         ("0 ３ * * *", "must be 0 to 23"),
         ("99999999999999999999 3 * * *", "must be 0 to 59"),
         ("0 15 3 * * *", "cron has no field for seconds: write '15 3 * * *'"),
-        ("15 3 * *", "must be five fields in quotes, HH:MM, or one of nightly, "),
+        ("15 3 * *", 'must be five fields such as "15 3 * * *", HH:MM, or one of nightly, '),
         ("15 3 * * *\n* * * * * evil", "must be five fields"),
         ("@reboot", "after each reboot only: write 03:15"),
         ("@Daily", "did you mean '@daily'?"),

@@ -332,7 +332,28 @@ def test_servers_of_one_name_and_files_that_are_there_get_files_of_their_own(gui
     assert len({name.casefold() for name in files}) == 6
     assert files["DB.json"] == 77
     assert files["db-5.json"] == 5
-    assert {name for name, number in files.items() if number == 3} <= {"web.json", "web-3-2.json"}
+    assert {name for name, number in files.items() if number == 3} <= {"web.json", "web-3-3.json"}
+
+
+@pytest.mark.proves("setup-4")
+def test_servers_of_one_name_are_told_apart_in_every_message(guide: Guide) -> None:
+    """Two of one project's, and one of another project's, in a second --setup."""
+    guide.account(web=11)
+    guide.cloud.add_server(guide.account(), 12, "web")
+    guide.cloud.add_server(guide.account(), 14, "x" * 200)
+    guide.run("hetzner", *guide.credentials(), "all", "2", "nothing", "none")
+    other = guide.project.account("hetzner", "other")
+    guide.cloud.add_server(other, 13, "web")
+    guide.cloud.add_server(other, 15, "x" * 200)
+    guide.run("hetzner", other.token, "all", "2", "nothing")
+    servers = [content["hetzner_cloud_server"] for content in guide.made().values()]
+    names = {server["id"]: server["name"] for server in servers}
+    assert (names[11], names[12], names[13]) == ("web", "web-12", "web-13")
+    assert len(set(names.values())) == 5
+    out = guide.project.run("--check").out
+    assert re.search(r"^ok +web-13 +is called web at Hetzner$", out, re.MULTILINE)
+    assert not re.search("^warning +web", out, re.MULTILINE)
+    assert guide.project.run().code == 0
 
 
 @pytest.mark.proves("setup-4")
@@ -510,14 +531,15 @@ def test_a_chat_is_chosen_before_anything_is_sent(guide: Guide) -> None:
     answers = start(guide)
     updates = [update("message", ADA), update("message", SUPER), update("channel_post", CHANNEL)]
     token = guide.bot(*updates, chats=(-1001234567890,))
-    result = guide.run(*answers, "telegram", token, "4x", "2", "yes", "", "none")
+    result = guide.run(*answers, "telegram", token, "4x", "4", "2", "yes", "", "none")
     assert result.code == 0
     assert "\x1b" not in result.out
     assert " 1  channel     News @news" in result.out
     assert "chat_id = -1001234567890\n" in guide.config.read_text()
     assert [m.chat_id for m in guide.cloud.telegram_messages] == ["-1001234567890"]
-    (line,) = [line for line in result.out.splitlines() if line.startswith("That cannot be used: ")]
-    assert "must be the chat's number" in line
+    no_chat, no_row = [line for line in result.out.splitlines() if "That cannot be" in line]
+    assert "must be the chat's number" in no_chat
+    assert no_row == "That cannot be used: must be a number from the table, 1 to 3, or a chat_id."
 
 
 @pytest.mark.proves("setup-5")
@@ -567,6 +589,7 @@ def test_a_bot_that_another_program_reads_is_explained(guide: Guide, conflict: s
         in result.out
     )
     assert "give the chat's number yourself" in result.out
+    assert "Nobody has written" not in result.out  # which nobody knows
     assert "chat_id = 4711\n" in guide.config.read_text()
 
 
@@ -579,7 +602,7 @@ def test_a_bot_that_another_program_reads_is_explained(guide: Guide, conflict: s
             "Telegram cannot be asked about this bot: HTTP 401: Unauthorized",
         ),
         (
-            ["telegram", "BOT", "666"],
+            ["telegram", "BOT", "66666"],
             "the test message was not delivered: cannot send a Telegram message: HTTP 400: Bad Request: chat not found",
         ),
         (["webhook", "HOOK/inactive"], "is the workflow active"),
