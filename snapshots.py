@@ -6067,13 +6067,15 @@ def send_test_messages(
             place = f"{place_of(channel)} ({source})"
             if isinstance(channel, Ping):
                 messages.append((f"{place}: log event", channel, good))
-            elif channel.address not in seen:
-                messages.append((f"{place}: failure message", channel, bad))
-                if wants(channel, good) and mode != "failures":
-                    messages.append((f"{place}: success message", channel, good))
-            seen.add(channel.address)
+                continue
+            for report, word in ((bad, "failure"), (good, "success")):
+                is_sent = report is bad or (wants(channel, good) and mode != "failures")
+                if is_sent and (*channel.address, word) not in seen:
+                    seen.add((*channel.address, word))
+                    messages.append((f"{place}: {word} message", channel, report))
     _, remarks = channels_of([settings.telegram, settings.webhook, settings.smtp])
-    problems = remark_lines(remarks, Level.WARNING)
+    problems = remark_lines(remarks, Level.WARNING)  # and files whose own channels nobody knows:
+    problems += [entry.error for entry in entries if isinstance(entry, BadServer)]
     for _, channel, report in messages:
         if not dry_run:
             notifier.channels[channel.channel].put(channel, report)
@@ -6093,7 +6095,7 @@ def send_test_messages(
         out(f"[PING] {key}: not tested: a call would count")
     if not (messages or literal):
         problems.append("no channel is set up: nobody is notified of anything")
-    elif not dry_run:
+    elif messages and not dry_run:
         out("sent with the environment of this shell; cron's may differ (see --check)")
     for problem in problems:
         world.screen.problem(problem)

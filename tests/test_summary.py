@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from typing import Any
+from typing import Any, Optional
 
 import fakes as fake
 import pytest
@@ -586,11 +586,47 @@ def test_a_problem_of_the_configuration_stops_the_test_and_tells_nobody(project:
     assert "'poll_interval'" in line
 
 
-def test_a_broken_server_file_is_tested_over_what_can_be_read(project: Project) -> None:
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ('"oops": 1', "oops: unknown key"),
+        (
+            '"webhook": {"enabled": true, "url": "env:NOBODY_SET_IT"}',
+            "webhook.url: the environment",
+        ),
+        ('"ping_url": "env:NOBODY_SET_IT"', "ping_url: the environment variable"),
+        (None, "no.json: No such file or directory"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("args", [(), ("-n",), ("-q",)])
+def test_a_broken_server_file_is_tested_over_what_can_be_read_and_fails(
+    project: Project, keys: Optional[str], told: str, args: tuple[str, ...]
+) -> None:
+    """Nobody knows whom it would tell, or who watches it."""
     telegram(project)
-    project.write("broken.json", '{"hetzner_cloud_server": {"id": 7, "name": "x", "oops": 1}}')
-    send_test(project)
-    assert "TEST broken" in texts(project)[0]
+    file = ["no.json"]
+    if keys is not None:
+        content = f'{{"hetzner_cloud_server": {{"id": 7, "name": "x", {keys}}}}}'
+        file = [project.write("broken.json", content).name]
+    lines = send_test(project, *args, *file, status=1)
+    assert any(told in line for line in lines)
+    assert len(texts(project)) == (0 if args == ("-n",) else 2)
+
+
+def test_a_success_is_tested_if_one_server_alone_wants_to_tell_of_it(
+    project: Project, post: PostOffice
+) -> None:
+    post.open()
+    project.config["SMTP"].pop("notify_on_success")
+    project.server("hetzner", 11, "web")
+    project.server("hetzner", 12, "shop", file={"smtp": {"notify_on_success": True}})
+    lines = send_test(project)
+    source = project.folder / "configs" / "hetzner-12.json"
+    assert lines[:2] == [
+        "e-mail to ops@example.org (snapshots.config): failure message delivered",
+        f"e-mail to ops@example.org ({source}): success message delivered",
+    ]
 
 
 @pytest.mark.parametrize("flag", ["--list", "--now", "--prune-only", "--show-cron", "--json"])
