@@ -3696,9 +3696,8 @@ class Api:
             reply.request_id = request_id
             return reply
 
-        attempt, renewed, garbled, may_have_acted = 0, False, False, False
+        renewed = garbled = may_have_acted = False
         while True:
-            attempt += 1
             reply = once()
             if reply.status == 401 and not renewed and self.auth.renew(reply.authorization):
                 renewed = True
@@ -3720,7 +3719,7 @@ class Api:
                 garbled = True
             if step is Next.RETRY:
                 step = Next.FAIL
-                pause = max(reply.asked_seconds or 0, pause_before(attempt))
+                pause = max(reply.asked_seconds or 0, pause_before(tries))
                 until = deadlines.get(reply.outcome, deadline)
                 is_short = pause <= MAX_RETRY_AFTER_SECONDS
                 if reply.outcome is Outcome.RATE_LIMITED and is_short:
@@ -4478,16 +4477,13 @@ class ContaboLogin(NoAuth):
 
     def token(self) -> str:
         """The current token; one thread fetches it, all the others wait for that."""
-        return self._known() or str(self._logins.ask())
-
-    def _known(self) -> str:
-        return self._token if self.world.clock.monotonic() < self._good_until else ""
+        return str(self._logins.ask())
 
     def _log_in(self, keys: Sequence[None]) -> Mapping[None, str]:
         if self._failure is not None:
             raise self._failure
-        token = self._known()
-        if not token:
+        token = self._token  # once: another thread may drop it at any time
+        if not token or self.world.clock.monotonic() >= self._good_until:
             try:
                 token, good_until = self._fetch()
             except ApiError as error:
@@ -4495,7 +4491,7 @@ class ContaboLogin(NoAuth):
                     self._failure = error
                 raise
             self.world.redact.add(token)
-            self._good_until, self._token = good_until, token
+            self._token, self._good_until = token, good_until
         return {None: token}
 
     def _fetch(self) -> tuple[str, float]:
@@ -4830,9 +4826,7 @@ class Account:
     def reads_find(self, snapshot: Snapshot) -> bool:
         """Do reads find what is there, as this one is? Found out once, by the first that asks:
         without that, a not-found would prove nothing."""
-        if self._reads_find is None:
-            self._first_read.ask(snapshot)
-        return bool(self._reads_find)
+        return bool(self._first_read.ask(snapshot))
 
     def _read_first(self, snapshots: Sequence[Snapshot]) -> Mapping[Snapshot, bool]:
         if self._reads_find is None:
@@ -4841,7 +4835,7 @@ class Account:
             except ApiError as error:
                 self._reads_find = False
                 log.debug("%s: %s; deletions are seen in listings", self.provider.title, error)
-        return {}
+        return dict.fromkeys(snapshots, self._reads_find)
 
 
 # === Notifications ============================================================================
