@@ -2620,9 +2620,8 @@ class Outcome(enum.Enum):
     NOT_SENT = enum.auto()  # no connection; it cannot have had an effect
     UNUSABLE = enum.auto()  # it cannot be sent as it is configured, now or later
     UNTRUSTED = enum.auto()  # the certificate is not to be trusted
-    LOST = enum.auto()  # no complete answer, or none of the API's own; it may have been carried out
+    LOST = enum.auto()  # no complete answer, none of the API's own, or 5xx; may have had an effect
     GOOD = enum.auto()  # 2xx as promised
-    EMPTY = enum.auto()  # 204
     GARBLED = enum.auto()  # 2xx, but not as promised
     REDIRECT = enum.auto()  # 3xx
     REJECTED = enum.auto()  # 400, 405, 409 uniqueness_error, 412, 415, 422 and other 4xx
@@ -2634,7 +2633,6 @@ class Outcome(enum.Enum):
     BUSY = enum.auto()  # 409 conflict, 423 locked, 422 pending event, 403 maintenance
     PROTECTED = enum.auto()  # 423 protected
     RATE_LIMITED = enum.auto()  # 429
-    SERVER_ERROR = enum.auto()  # 408 and 5xx
 
 
 class Next(enum.Enum):
@@ -2660,7 +2658,6 @@ NEXT: Mapping[Outcome, Mapping[Act, Next]] = MappingProxyType(
             Outcome.UNTRUSTED: (Next.FAIL,) * 4,
             Outcome.LOST: (Next.RETRY, Next.VERIFY, Next.RETRY, Next.RETRY),
             Outcome.GOOD: (Next.DONE,) * 4,
-            Outcome.EMPTY: (Next.FAIL, Next.VERIFY, Next.DONE, Next.FAIL),
             Outcome.GARBLED: (Next.RETRY_ONCE, Next.VERIFY, Next.RETRY_ONCE, Next.FAIL),
             Outcome.REDIRECT: (Next.FAIL, Next.VERIFY, Next.FAIL, Next.FAIL),
             Outcome.REJECTED: (Next.FAIL,) * 4,
@@ -2672,7 +2669,6 @@ NEXT: Mapping[Outcome, Mapping[Act, Next]] = MappingProxyType(
             Outcome.BUSY: (Next.RETRY, Next.WAIT, Next.RETRY, Next.RETRY),
             Outcome.PROTECTED: (Next.FAIL, Next.FAIL, Next.SKIP, Next.FAIL),
             Outcome.RATE_LIMITED: (Next.RETRY,) * 4,
-            Outcome.SERVER_ERROR: (Next.RETRY, Next.VERIFY, Next.RETRY, Next.RETRY),
         }.items()
     }
 )
@@ -2799,7 +2795,7 @@ BY_STATUS: Mapping[int, Outcome] = MappingProxyType(
         402: Outcome.LIMIT,
         403: Outcome.FORBIDDEN,
         404: Outcome.LOST,  # of whatever: a path, a route, an API that was withdrawn
-        408: Outcome.SERVER_ERROR,
+        408: Outcome.LOST,
         409: Outcome.BUSY,
         410: Outcome.LOST,
         423: Outcome.BUSY,
@@ -2816,7 +2812,7 @@ def outcome_of(status: int, code: Optional[str] = None, message: str = "") -> Ou
     code: None where the answer is not in the API's own words; "" where these have no code.
     """
     if 200 <= status < 300:
-        return Outcome.EMPTY if status == 204 else Outcome.GOOD
+        return Outcome.GOOD
     if 300 <= status < 400:
         return Outcome.REDIRECT
     if code is None and status in GATEWAYS_SAY_TOO:
@@ -2828,11 +2824,9 @@ def outcome_of(status: int, code: Optional[str] = None, message: str = "") -> Ou
     found = BY_CODE.get((status, code or "")) or BY_STATUS.get(status)
     if found is not None:
         return found
-    if 500 <= status < 600:
-        return Outcome.SERVER_ERROR
     if 400 <= status < 500 and (code is not None or message):
         return Outcome.REJECTED
-    return Outcome.LOST  # a gateway's page, or 101, or 600: whoever says it may have done anything
+    return Outcome.LOST  # 5xx, a gateway's page, 101, 600: whoever says it may have done anything
 
 
 def http_date(text: str) -> Optional[datetime]:
@@ -3790,7 +3784,7 @@ class Api:
         if message and message != code:
             reason += f": {message}"
         hint = HINTS.get(outcome, "")
-        if own_code is None and outcome is Outcome.LOST:
+        if own_code is None and outcome is Outcome.LOST and answer.status < 500:
             hint = NOT_OWN
         elif act is Act.TOKEN and outcome is Outcome.GONE:
             hint = "check [API] contabo_auth_url"

@@ -28,7 +28,7 @@ NOW = datetime(2025, 6, 1, 12, 0, tzinfo=timezone.utc)
 OUTCOMES = [
     (200, "", "", Outcome.GOOD),
     (201, "", "", Outcome.GOOD),
-    (204, "", "", Outcome.EMPTY),
+    (204, "", "", Outcome.GOOD),
     (301, "", "", Outcome.REDIRECT),
     (307, "", "", Outcome.REDIRECT),
     (400, "json_error", "", Outcome.REJECTED),
@@ -46,7 +46,7 @@ OUTCOMES = [
     (404, "", "Cannot GET /", Outcome.LOST),
     (404, None, "no Route matched with those values", Outcome.LOST),
     (405, "", "", Outcome.REJECTED),
-    (408, "", "", Outcome.SERVER_ERROR),
+    (408, "", "", Outcome.LOST),
     (409, "conflict", "", Outcome.BUSY),
     (409, "", "", Outcome.LOST),
     (409, "", "The instance has a running task", Outcome.BUSY),
@@ -63,10 +63,10 @@ OUTCOMES = [
     (423, "", "", Outcome.LOST),
     (423, "protected", "", Outcome.PROTECTED),
     (429, "", "", Outcome.RATE_LIMITED),
-    (500, "", "", Outcome.SERVER_ERROR),
-    (502, "", "", Outcome.SERVER_ERROR),
-    (503, "", "", Outcome.SERVER_ERROR),
-    (504, "", "", Outcome.SERVER_ERROR),
+    (500, "", "", Outcome.LOST),
+    (502, "", "", Outcome.LOST),
+    (503, "", "", Outcome.LOST),
+    (504, "", "", Outcome.LOST),
     (600, "", "", Outcome.LOST),
     (101, "", "", Outcome.LOST),
 ]
@@ -92,7 +92,6 @@ def test_the_table_says_for_every_outcome_what_to_do_about_every_act() -> None:
         (Outcome.UNTRUSTED, "FAIL FAIL FAIL FAIL"),
         (Outcome.LOST, "RETRY VERIFY RETRY RETRY"),
         (Outcome.GOOD, "DONE DONE DONE DONE"),
-        (Outcome.EMPTY, "FAIL VERIFY DONE FAIL"),
         (Outcome.GARBLED, "RETRY_ONCE VERIFY RETRY_ONCE FAIL"),
         (Outcome.REDIRECT, "FAIL VERIFY FAIL FAIL"),
         (Outcome.REJECTED, "FAIL FAIL FAIL FAIL"),
@@ -104,7 +103,6 @@ def test_the_table_says_for_every_outcome_what_to_do_about_every_act() -> None:
         (Outcome.BUSY, "RETRY WAIT RETRY RETRY"),
         (Outcome.PROTECTED, "FAIL FAIL SKIP FAIL"),
         (Outcome.RATE_LIMITED, "RETRY RETRY RETRY RETRY"),
-        (Outcome.SERVER_ERROR, "RETRY VERIFY RETRY RETRY"),
     ],
 )
 def test_what_follows_from_an_outcome(outcome: Outcome, row: str) -> None:
@@ -254,12 +252,12 @@ def test_the_hourly_window_and_the_bucket_hold_their_limits() -> None:
 # === What an answer means ======================================================================
 
 NAMED = {
-    204: Outcome.EMPTY,
+    204: Outcome.GOOD,
     401: Outcome.LOST,
     402: Outcome.LOST,
     403: Outcome.LOST,
     404: Outcome.LOST,
-    408: Outcome.SERVER_ERROR,
+    408: Outcome.LOST,
     409: Outcome.LOST,
     410: Outcome.LOST,
     423: Outcome.LOST,
@@ -270,7 +268,7 @@ CLASSES = {
     2: Outcome.GOOD,
     3: Outcome.REDIRECT,
     4: Outcome.LOST,
-    5: Outcome.SERVER_ERROR,
+    5: Outcome.LOST,
 }
 
 

@@ -142,8 +142,8 @@ DAMAGES = [
     # --- the create ---
     damage(
         "a create that got a 504 is simply sent again",
-        "Outcome.SERVER_ERROR: (Next.RETRY, Next.VERIFY, ",
-        "Outcome.SERVER_ERROR: (Next.RETRY, Next.RETRY, ",
+        "Outcome.LOST: (Next.RETRY, Next.VERIFY, ",
+        "Outcome.LOST: (Next.RETRY, Next.RETRY, ",
         ADOPTED + "[504-hetzner]",
     ),
     damage(
