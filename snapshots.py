@@ -1974,10 +1974,7 @@ class Redactor:
     @staticmethod
     def forms_of(secret: str) -> set[str]:
         """How a credential may look between two steps of unescaping, in lower case."""
-        try:
-            raw = secret.encode("utf-8", "surrogateescape")
-        except UnicodeEncodeError:
-            raw = secret.encode("utf-8", "surrogatepass")
+        raw = secret.encode("utf-8", "surrogateescape")
         forms = {secret, raw.decode("latin-1"), raw.hex()}
         for shift in range(3):  # base64 of anything that holds the secret, at each alignment
             for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -3642,6 +3639,15 @@ class Api:
         """Read something: see `call`."""
         return self.call(Act.READ, path, doing, parse, **more)
 
+    def find(self, path: str, doing: str, parse: Callable[[Any], T], **more: Any) -> Optional[T]:
+        """The same of what may have gone: None where the API itself says that it is not there."""
+        try:
+            return self.get(path, doing, parse, **more)
+        except ApiError as error:
+            if error.outcome is Outcome.GONE:
+                return None
+            raise
+
     def call(
         self,
         act: Act,
@@ -4179,17 +4185,13 @@ class DigitalOcean:
             take(content, "action", "id", kind=int)
             return self._progress(content["action"])
 
-        try:
-            return self.api.get(
-                f"/droplets/{ticket.server_id}/actions/{ticket.action_id}",
-                f"read action {ticket.action_id} of droplet {ticket.server_id}",
-                parse,
-                within=POLL_RETRY_SECONDS,
-            )
-        except ApiError as error:
-            if error.outcome is Outcome.GONE:
-                return Progress(State.UNKNOWN_ACTION)
-            raise
+        progress = self.api.find(
+            f"/droplets/{ticket.server_id}/actions/{ticket.action_id}",
+            f"read action {ticket.action_id} of droplet {ticket.server_id}",
+            parse,
+            within=POLL_RETRY_SECONDS,
+        )
+        return progress or Progress(State.UNKNOWN_ACTION)
 
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
         """One droplet by itself: items have integer ids, a `type` of snapshot or backup, and no
@@ -4349,16 +4351,9 @@ class Hetzner:
         found: dict[Any, Progress] = {}
         for start in range(0, len(tickets), self.IDS_PER_POLL):
             ids = [ticket.action_id for ticket in tickets[start : start + self.IDS_PER_POLL]]
-            doing = f"read {counted(len(ids), 'action')}"
-            try:
-                found.update(
-                    self.api.get(
-                        "/actions", doing, parse, params={"id": ids}, within=POLL_RETRY_SECONDS
-                    )
-                )
-            except ApiError as error:
-                if error.outcome is not Outcome.GONE:
-                    raise
+            doing, params = f"read {counted(len(ids), 'action')}", {"id": ids}
+            some = self.api.find("/actions", doing, parse, params=params, within=POLL_RETRY_SECONDS)
+            found.update(some or {})
         unknown = Progress(State.UNKNOWN_ACTION)
         return {ticket: found.get(ticket.action_id, unknown) for ticket in tickets}
 
@@ -4810,12 +4805,7 @@ class Account:
             return True
 
         path, doing = self.provider.path_of(snapshot), f"read snapshot {snapshot.id}"
-        try:
-            return self.api.get(path, doing, parse, within=POLL_RETRY_SECONDS)
-        except ApiError as error:
-            if error.outcome is Outcome.GONE:
-                return False
-            raise
+        return self.api.find(path, doing, parse, within=POLL_RETRY_SECONDS) is not None
 
     def reads_find(self, snapshot: Snapshot) -> bool:
         """Do reads find what is there, as this one is? Found out once, by the first that asks:
