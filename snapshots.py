@@ -6015,6 +6015,9 @@ class Notifier:
         return sum(channel.lost for channel in self.channels.values())
 
 
+NO_CHANNEL = "no channel is set up: nobody is notified of anything"
+
+
 def send_test_messages(
     settings: Settings,
     entries: Sequence[Union[Server, BadServer]],
@@ -6072,7 +6075,7 @@ def send_test_messages(
     for key in literal if not settings.ping.url else ():
         out(f"[PING] {key}: not tested: a call would count")
     if not (messages or literal):
-        problems.append("no channel is set up: nobody is notified of anything")
+        problems.append(NO_CHANNEL)
     elif messages and not dry_run:
         out("sent with the environment of this shell; cron's may differ (see --check)")
     for problem in problems:
@@ -8865,6 +8868,7 @@ CRON_LACKS = (
     *("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"),
     *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"),
 )
+ROOM_MB = 10  # for the log, the history and the report of some nights
 PAM_OF_CRON, ENVIRONMENT_OF_PAM = Path("/etc/pam.d/cron"), Path("/etc/environment")
 HOPELESS = (
     Outcome.UNAUTHORIZED,
@@ -8909,8 +8913,11 @@ def every_finding(view: View, names: Sequence[str]) -> Iterator[Finding]:
         if isinstance(entry, BadServer):
             yield "error", entry.name, entry.error, ""
     channels = sorted({d.channel for server in good for d in server.destinations})
-    yield "ok", "notifications", f"go over {', '.join(channels) or 'no channel'}", ""
     monitors = {host_of(url) for url in secrets_of(settings.ping)}
+    if channels or monitors or any(server.ping_url for server in good):
+        yield "ok", "notifications", f"go over {', '.join(channels) or 'no channel'}", ""
+    else:
+        yield "warning", "notifications", NO_CHANNEL, "write --setup, unless something else watches"
     if monitors:
         yield "ok", "ping", f"every run without FILE calls {', '.join(sorted(monitors))}", ""
     yield from check_environment(settings, good)
@@ -8996,6 +9003,15 @@ def check_files(settings: Settings) -> Iterator[Finding]:
         yield "error", "logs_dir", f"{place} cannot be written to", "run it as its owner"
         return
     yield "ok", "logs_dir", f"{logs} can be written to", ""
+    with contextlib.suppress(OSError, AttributeError):  # not every system can tell
+        free = shutil.disk_usage(place).free / 1e6
+        if free < ROOM_MB:
+            yield (
+                "warning",
+                "logs_dir",
+                f"{logs}: its disk has room for {free:.1f} MB more",
+                "make room",
+            )
     for level, path in (
         ("error", settings.lock_path),
         ("warning", settings.log_path),

@@ -1093,6 +1093,20 @@ def test_a_file_where_the_logs_should_be_is_exit_1(place: Place) -> None:
     assert place.cloud.journal == []
 
 
+@pytest.mark.proves("looking-7")
+def test_a_disk_that_is_full_is_seen_before_the_night(
+    place: Place, mount: Callable[..., Path]
+) -> None:
+    place.server()
+    logs = mount(place.folder / "logs", "size=64m")
+    words = f"{logs}: its disk has room for "
+    assert words not in place.run("--check")[1]
+    with open(logs / "big", "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 63 << 20)
+    (line,) = [line for line in place.run("--check")[1].splitlines() if words in line]
+    assert re.search(r"^warning +logs_dir .* for [01]\.[0-9] MB more \(make room\)$", line)
+
+
 @pytest.mark.proves("L6", "W1")
 def test_a_disk_that_is_full_costs_the_log_and_not_the_run(
     place: Place, mount: Callable[..., Path]

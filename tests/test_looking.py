@@ -490,9 +490,23 @@ def test_check_of_one_file_knows_what_the_others_cover(project: Project) -> None
 
 
 @pytest.mark.proves("looking-7")
+@pytest.mark.parametrize("watched", ["no", "by a check", "by its own check"])
+def test_check_warns_where_nobody_would_hear_of_a_failure(project: Project, watched: str) -> None:
+    url = f"{project.cloud.url}/hook/ping"
+    project.server("hetzner", 11, file={"ping_url": url} if watched == "by its own check" else {})
+    if watched == "by a check":
+        project.config["PING"] = {"url": url}
+    found = document(project.run("--check", "--json"))
+    (finding,) = [f for f in found["findings"] if f["subject"] == "notifications"]
+    assert (finding["level"] == "warning") == (watched == "no")
+    assert ("nobody is notified" in finding["finding"]) == (watched == "no")
+
+
+@pytest.mark.proves("looking-7")
 def test_check_says_unknown_where_it_could_not_ask(project: Project) -> None:
     project.server("hetzner", 11, "web")
     project.server("digitalocean", 12, "db")
+    project.config["WEBHOOK"] = {"enabled": "true", "url": f"{project.cloud.url}/hook/x"}
     project.cloud.fault("GET /hz", fake.hang_up(), times=None)
     result = project.run("--check")
     assert result.code == 2
@@ -544,7 +558,7 @@ def test_check_sees_files_that_a_run_could_not_write(
     code = snapshots.main(["--config", str(path), "--check", "--json"], project.clock)
     found = json.loads(project.capsys.readouterr().out)
     assert code == (2 if level == "error" else 0)
-    levels = {f["level"] for f in found["findings"]}
+    levels = {f["level"] for f in found["findings"] if f["subject"] != "notifications"}
     assert level in levels
     assert levels <= {"ok", level}
     assert {k: v for k, v in files(project).items() if "snapshots.config" not in k} == {
