@@ -1018,6 +1018,20 @@ def test_a_run_that_does_not_come_is_overdue(scheduled: Tab) -> None:
 
 
 @pytest.mark.proves("cron-14")
+def test_a_run_while_the_clock_was_ahead_hides_no_start_that_does_not_come(scheduled: Tab) -> None:
+    clock = scheduled.project.clock
+    clock.begin += timedelta(days=300)
+    assert scheduled.run().code == 0
+    clock.begin -= timedelta(days=300)
+    assert document(scheduled, "--status")["schedule"]["overdue"] is False
+    assert scheduled.run().code == 0
+    clock.advance(80 * 60)
+    found = document(scheduled, "--status")
+    assert found["last_run"]["started_at"].startswith("2025-06-01T03:00")
+    assert found["schedule"]["overdue"] is True
+
+
+@pytest.mark.proves("cron-14")
 @pytest.mark.parametrize("what", ["gone", "damaged"])
 def test_without_a_history_nobody_knows_what_is_overdue(scheduled: Tab, what: str) -> None:
     path = scheduled.project.folder / "logs" / "history.db"
