@@ -30,6 +30,7 @@ import base64
 import bisect
 import calendar
 import collections
+import configparser
 import contextlib
 import dataclasses
 import difflib
@@ -820,16 +821,10 @@ def read_count(low: int, high: int) -> Reader:
     return read
 
 
-FLAGS: Mapping[str, bool] = {
-    **dict.fromkeys(("true", "yes", "on", "1"), True),
-    **dict.fromkeys(("false", "no", "off", "0"), False),
-}
-
-
 def read_flag(value: Any, _base: Path) -> bool:
     """true or false; in snapshots.config also in the other words that INI files use."""
     if isinstance(value, IniText):
-        value = FLAGS.get(value.lower())
+        value = configparser.ConfigParser.BOOLEAN_STATES.get(value.lower())
     if not isinstance(value, bool):
         raise ValueError("must be true or false, without quotes")
     return value
@@ -2284,36 +2279,24 @@ class Runtime:
 ALWAYS = MappingProxyType({"always": True})  # extra= of a record that no level keeps out
 
 
-class Threshold(logging.Filter):
-    """Lets through what is at least of a level, and what other tools rely on (see ALWAYS)."""
-
-    def __init__(self, level: int) -> None:
-        super().__init__()
-        self.level = level
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= self.level or getattr(record, "always", False)
+def at_least(level: int) -> Callable[[logging.LogRecord], bool]:
+    """A filter: what is at least of a level, and what other tools rely on (see ALWAYS)."""
+    return lambda record: record.levelno >= level or getattr(record, "always", False)
 
 
-class OneLine(logging.Filter):
-    """Rewrites a record before any handler sees it: masked, one line, no arguments left.
+def make_one_line(record: logging.LogRecord, redact: Redactor) -> bool:
+    """A filter that rewrites a record before any handler sees it: masked, one line, no arguments.
 
     `logging` prints raw arguments when a handler fails, so none may be left in the record.
     """
-
-    def __init__(self, redact: Redactor) -> None:
-        super().__init__()
-        self.redact = redact
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        try:
-            message = record.getMessage()
-        except (TypeError, ValueError):
-            message = str(record.msg)
-        record.msg = self.redact.line(message, LINE_LIMIT + ERROR_LIMIT)
-        record.args = ()
-        record.exc_info = record.exc_text = record.stack_info = None
-        return True
+    try:
+        message = record.getMessage()
+    except (TypeError, ValueError):
+        message = str(record.msg)
+    record.msg = redact.line(message, LINE_LIMIT + ERROR_LIMIT)
+    record.args = ()
+    record.exc_info = record.exc_text = record.stack_info = None
+    return True
 
 
 class LogFile(logging.handlers.RotatingFileHandler):
@@ -2384,14 +2367,14 @@ def open_log(settings: Settings, world: Runtime, verbose: bool, to_file: bool) -
     logging.raiseExceptions = False
     close_log()
     log.setLevel(logging.DEBUG)
-    log.addFilter(OneLine(world.redact))
+    log.addFilter(functools.partial(make_one_line, redact=world.redact))
     level: int = logging.getLevelName(settings.logging.level)
     file = LogFile(settings.log_path, settings.logging, world.screen)
-    file.addFilter(Threshold(level if to_file else logging.CRITICAL + 1))
+    file.addFilter(at_least(level if to_file else logging.CRITICAL + 1))
     handlers: list[logging.Handler] = [file]
     if verbose:
         handlers.append(ToScreen(world.screen))
-        handlers[-1].addFilter(Threshold(level))
+        handlers[-1].addFilter(at_least(level))
     for handler in handlers:
         handler.setFormatter(
             logging.Formatter("%(asctime)s | %(levelname)-8s | %(message)s", "%Y-%m-%d %H:%M:%S")
