@@ -3005,17 +3005,6 @@ def connect_first(
     raise OSError(errno.EHOSTUNREACH, "; ".join(reasons) or "the host has no address")
 
 
-def connect_to(
-    host: str, port: int, timeout_seconds: float, avoid: Mapping[Any, float] = MappingProxyType({})
-) -> socket.socket:
-    """A connection to a host, whichever of its addresses answers; its timeout is the one given.
-    avoid: as in `connect_first`.
-
-    Raises OSError (socket.gaierror, socket.timeout) or UnicodeError.
-    """
-    return connect_first(addresses_of(host, port), timeout_seconds, avoid)
-
-
 def timed(pool: Any) -> Any:
     """A class of urllib3's connection pools, made to keep to our times and to note what it does.
 
@@ -3388,16 +3377,6 @@ def read_answer(response: requests.Response) -> Union[Response, NoResponse]:
 # --- one request for all that ask ---
 
 
-@contextlib.contextmanager
-def unlocked(condition: threading.Condition) -> Iterator[None]:
-    """Let go of a condition that is held, and hold it again afterwards, whatever happens."""
-    condition.release()
-    try:
-        yield
-    finally:
-        condition.acquire()
-
-
 @dataclass(eq=False)
 class Question:
     """What one thread asks of a Shared."""
@@ -3465,15 +3444,16 @@ class Shared:
         self._is_sending = True
         answers: Mapping[Any, Any] = {}
         error: Optional[SnapshotsError] = None
+        self._changed.release()  # others may ask while the request is under way
         try:
-            with unlocked(self._changed):
-                answers = self._fetch(list(dict.fromkeys(question.key for question in batch)))
+            answers = self._fetch(list(dict.fromkeys(question.key for question in batch)))
         except SnapshotsError as failure:
             error = failure
         except BaseException as failure:
             error = TurnError(f"an unexpected error in a shared request: {type(failure).__name__}")
             raise
         finally:
+            self._changed.acquire()
             self._is_sending = False
             if self._answers_late:
                 batch, self._open = batch + self._open, []
@@ -5417,9 +5397,9 @@ def greet(client: smtplib.SMTP, section: SmtpSection, timeout: float) -> None:
     context = ssl.create_default_context()
     until, failed = time.monotonic() + timeout, dict[Any, float]()
     while True:
-        sock = client.sock = connect_to(section.server, section.port, timeout, failed)
-        failed[sock.getpeername()] = time.monotonic()
         known = addresses_of(section.server, section.port)
+        sock = client.sock = connect_first(known, timeout, failed)
+        failed[sock.getpeername()] = time.monotonic()
         has_others = any(item[4] not in failed for item in known)
         try:
             code, words = first_words(client, section, context, timeout / (1 + has_others))
@@ -5461,7 +5441,7 @@ def first_words(
 def begins_with_tls(section: SmtpSection, context: ssl.SSLContext, timeout: float) -> bool:
     """Does a new connection to that port get an answer to TLS, be it a bad certificate?"""
     try:
-        with connect_to(section.server, section.port, timeout) as sock:
+        with connect_first(addresses_of(section.server, section.port), timeout) as sock:
             context.wrap_socket(sock, server_hostname=section.server).close()
     except OSError as error:
         return isinstance(error, ssl.SSLCertVerificationError)
