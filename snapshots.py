@@ -7532,6 +7532,7 @@ def dry_run(
     prunes_only: bool,
 ) -> ExitStatus:
     """Show what a run would do: reads only; no lock, no notification, no log file."""
+    world.max_retry_seconds = LOOK_RETRY_SECONDS
     lines: dict[str, list[str]] = {}
     holder = None
     with contextlib.suppress(LockError):
@@ -8100,8 +8101,11 @@ def entries_in(text: str, job: CronJob) -> list[CronEntry]:
                 old = shlex.quote(str(config))
                 way_out = f"moved? write --remove-cron --config {old}, then --install-cron"
             problem = f"{missing[0]} is not there ({way_out})"
-        elif job.command[0] not in words:
+        folder = dict(zip(words, words[1:])).get("cd", "")
+        if not problem and job.command[0] not in [os.path.join(folder, word) for word in words]:
             warnings.append(f"it is run by another Python than this, {job.command[0]}")
+        if by_hand and re.search(r"(?<!\\)%", match[2]):
+            warnings.append("a % ends the command there (write \\% with crontab -e)")
         where = f"{whose_crontab()}, line {index + 1}"
         entries.append(CronEntry(where, line.strip(), schedule, by_hand, problem, tuple(warnings)))
     return entries

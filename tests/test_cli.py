@@ -1557,6 +1557,16 @@ def test_a_dry_run_foretells_what_the_run_then_does(project: Project) -> None:
     assert [name for name in before if name not in project.own(server)] == doomed
 
 
+def test_a_dry_run_gives_up_soon_for_somebody_waits(project: Project) -> None:
+    project.server("hetzner", 11)
+    project.cloud.fault("GET /hz", fake.hang_up(), times=None)
+    began = project.clock.monotonic()
+    result = project.run("-n")
+    assert result.code == 1
+    assert "(tried " in result.err
+    assert project.clock.monotonic() - began <= 30
+
+
 def test_a_dry_run_finds_a_wrong_server_and_exits_as_a_run(project: Project) -> None:
     project.server("hetzner", 71, "web")
     project.server("hetzner", 72, "db", file={"id": 99})

@@ -692,6 +692,23 @@ def test_what_is_wrong_with_an_entry_is_shown(tab: Tab) -> None:
     assert tab.run("--show-cron").err == ""
 
 
+@pytest.mark.proves("cron-13")
+def test_in_a_line_by_hand_paths_are_seen_from_its_directory_and_a_percent_sign_ends_it(
+    tab: Tab,
+) -> None:
+    folder, python = Path(sys.executable).parent.parent, Path(sys.executable).name
+    line = f"15 3 * * * cd {folder} && bin/{python} {SCRIPT} --config {tab.config}"
+    for end in ("", " >> /tmp/$(date +\\%Y\\%m).log 2>&1"):
+        tab.set(f"{line}{end}\n")
+        assert tab.run("--show-cron").err == ""
+    for end in (" >> /tmp/$(date +%Y%m).log 2>&1", " >> /tmp/$(date +\\%Y%m).log", " %"):
+        tab.set(f"{line}{end}\n")
+        err = tab.run("--show-cron").err
+        assert err.endswith(", line 1: a % ends the command there (write \\% with crontab -e)\n")
+    tab.set(f"{line.replace(python, 'env')}\n")
+    assert "run by another Python than this" in tab.run("--show-cron").err
+
+
 # --- entries that get into each other's way, and starts that did not come ---
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
