@@ -8039,25 +8039,25 @@ def with_block(text: str, job: CronJob, block: Sequence[str]) -> str:
     return "".join(f"{line}\n" for line in [*lines[:begin], *block, *lines[end:]])
 
 
-def config_of(command: str, script: Path) -> Optional[Path]:
-    """The configuration for which a command that people wrote starts a run of this script.
+def configs_of(command: str, script: Path) -> Iterator[Path]:
+    """The configurations for which a command that people wrote starts runs of this script.
 
-    None if it does not. Where it is not clear which script it is, it counts as this one.
+    Where it is not clear which script it is, it counts as this one.
     """
     home = os.path.expanduser("~")
     folder = home
-    words = re.findall(r"[^\s'\";()<>|&=]+", command.replace("\\%", "%").replace("$HOME", home))
+    command = command.replace("\\%", "%").replace("$HOME", home)
+    words = re.findall(r"[^\s'\";()<>|&=]+|[;|&]", command)
     for index, word in enumerate(words):
         path = os.path.join(folder, os.path.expanduser(word))
         if words[max(0, index - 1)] == "cd":
             folder = path
         elif os.path.basename(word) == SCRIPT:
-            options = words[index + 1 :]
+            options = list(itertools.takewhile(lambda w: w not in ";|&", words[index + 1 :]))
             another = os.path.exists(path) and not os.path.samefile(path, script)
             if not another and not ONLY_LOOKS & set(options):
                 named = dict(zip(options, options[1:])).get("--config", "snapshots.config")
-                return Path(os.path.dirname(path), named)
-    return None
+                yield Path(os.path.dirname(path), named)
 
 
 def entries_in(text: str, job: CronJob) -> list[CronEntry]:
@@ -8077,12 +8077,17 @@ def entries_in(text: str, job: CronJob) -> list[CronEntry]:
                 f"line {index + 1} sets CRON_TZ, which moves the starts where cron knows it"
             )
         match = None if assignment else CRON_LINE.fullmatch(line)
-        by_hand = index not in inside
-        config = config_of(match[2], job.script) if match and by_hand else inside.get(index)
-        if not match or not config:
+        if not match:
             continue
-        gone = not (config if by_hand else config.parent).exists()
-        if not gone and os.path.realpath(config) != os.path.realpath(job.config):
+        by_hand = index not in inside
+        named = configs_of(match[2], job.script) if by_hand else [inside[index]]
+        ours = [
+            config
+            for config in named
+            if not (config if by_hand else config.parent).exists()
+            or os.path.realpath(config) == os.path.realpath(job.config)
+        ]
+        if not ours:
             continue
         schedule, problem, warnings = None, "", [other_zone] if other_zone else []
         try:
@@ -8097,8 +8102,8 @@ def entries_in(text: str, job: CronJob) -> list[CronEntry]:
             way_out = "write --install-cron again"
             if by_hand:
                 way_out = "correct the line with crontab -e"
-            elif gone:
-                old = shlex.quote(str(config))
+            elif not ours[0].parent.exists():
+                old = shlex.quote(str(ours[0]))
                 way_out = f"moved? write --remove-cron --config {old}, then --install-cron"
             problem = f"{missing[0]} is not there ({way_out})"
         folder = dict(zip(words, words[1:])).get("cd", "")

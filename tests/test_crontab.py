@@ -470,6 +470,11 @@ RIVALS = [
     "15 3 * * * cd {folder} && echo 50\\% && python3 snapshots.py",
     "15 3 * * * {script} # nightly",
     "15 3 * * * {script}\r",
+    "15 3 * * * cd {folder} && python3 snapshots.py -q; python3 snapshots.py --report page.html",
+    "15 3 * * * {script} && {script} --status --nagios",
+    "15 3 * * * {script} | tee log & {script} -n",
+    "15 3 * * * {script} 2>&1 || echo --status",
+    "15 3 * * * {script} --config /; {script} --config {config}",
 ]
 
 
@@ -505,6 +510,7 @@ NO_RIVALS = [
     "0 * * * * cd {folder} && python3 snapshots.py --report page.html",
     "0 * * * * {script} --list > list.txt",
     "0 4 * * 0 {script} --config {other}/snapshots.config",
+    "0 4 * * 0 {script} --check && {script} -q --status > state",
     "0 4 * * 0 cd {folder} && python3 snapshots.py --config {other}/snapshots.config",
 ]
 
