@@ -2660,7 +2660,7 @@ HINTS: Mapping[Outcome, str] = MappingProxyType(
         Outcome.READ_ONLY: "the token must be valid and allow writing",
         Outcome.FORBIDDEN: "the credentials lack a right; the README lists those needed",
         Outcome.REDIRECT: "redirects are never followed; check the URL",
-        Outcome.GONE: "is the id right, and do the credentials belong to the same project?",
+        Outcome.GONE: "is the id right, still there, and in the project of these credentials?",
     }
 )
 NOT_OWN = "not the API's own words: a proxy or gateway in between, or a wrong URL in [API]"
@@ -8947,7 +8947,12 @@ def check_account(
         names = listed[server.id].names if server.id in listed else ()
         if not names:
             missing = f"there is no server {server.id} for these credentials"
-            yield "error", server.name, missing, "correct id, or take its project's token"
+            yield (
+                "error",
+                server.name,
+                missing,
+                "correct id, take its project's token, or remove the file if it was deleted",
+            )
             continue
         if server.name in names:
             yield "ok", server.name, f"exists under this name at {provider.title}", ""
@@ -9614,14 +9619,19 @@ class Setup:
 
     def look_around(self) -> None:
         """What there is already, and whether files can be written."""
+        warnings: set[str] = set()
         for folder in {self.path.parent, self.settings.configs_dir}:
             place = folder
             while not os.path.lexists(place):
                 place = place.parent
             if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
                 raise SnapshotsError(f"{place}: cannot be written to (run it as its owner)")
+            if not ON_WINDOWS and os.stat(place).st_uid != os.geteuid():
+                warnings.add(f"warning: {place} belongs to another user (run it as one user only)")
             for unfinished in folder.glob(f".*{UNFINISHED}"):  # of one that was killed
                 unfinished.unlink()
+        for warning in warnings:
+            self.world.screen.problem(warning)
         with contextlib.suppress(ConfigError):  # there is none so far
             for path in files_in(self.settings.configs_dir)[0]:
                 try:

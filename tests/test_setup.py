@@ -1011,6 +1011,17 @@ def test_what_a_killed_setup_has_left_goes(guide: Guide) -> None:
         assert (folder / ".web.json.tmp").exists()
 
 
+@pytest.mark.proves("setup-8")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_root_in_somebody_elses_directory_is_warned(guide: Guide) -> None:
+    """Whose cron could not read what root writes."""
+    assert guide.run("hetzner").err.count("\n") == 1
+    os.chown(guide.project.folder, 1234, 5678)
+    first, *_ = guide.run("hetzner").err.splitlines()
+    where = guide.project.folder
+    assert first == f"snapshots: warning: {where} belongs to another user (run it as one user only)"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_a_file_that_root_replaces_stays_its_users(tmp_path: Path) -> None:
     path = tmp_path / "snapshots.config"
@@ -1271,7 +1282,7 @@ def test_a_server_that_was_deleted_at_the_provider_is_one_clear_line(guide: Guid
     assert snapshots.main(["--config", str(guide.config)], guide.project.clock) == 2
     (line,) = guide.project.capsys.readouterr().err.splitlines()
     assert line.startswith("snapshots: db: cannot create a snapshot of server 2: HTTP 404")
-    assert line.endswith("(is the id right, and do the credentials belong to the same project?)")
+    assert line.endswith("(is the id right, still there, and in the project of these credentials?)")
     words = line.removeprefix("snapshots: db: ")
     assert any(words in message.text for message in guide.cloud.telegram_messages)
 
