@@ -7076,6 +7076,12 @@ def wait_for_room(turn: Turn, limit: SharedLimit, error: ApiError) -> None:
 
     Raises TurnError where nobody is left who could make room.
     """
+    may_have_left = turn.history is not None and turn.history.has_unpruned(turn.server)
+    if may_have_left and turn.freed_at is None:
+        listing = turn.listing()
+        if plan_retention(turn.owned(listing), turn.server.policy, 1).delete:
+            prune_what_was_left(turn, listing)
+            return
     turn.info("%s; waiting for other servers' turns to make room", error)
     if limit.wait_for_room(turn.place):
         return
@@ -7179,8 +7185,8 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
 
 def prune_what_was_left(turn: Turn, listing: Iterable[Snapshot]) -> None:
     """A turn that did not get to its end (its run was killed, say) has left what retention drops,
-    and no slot for the new snapshot: that goes first. Raises TurnError."""
-    turn.info("all slots are full; pruning first what the last turn has left")
+    and no room for the new snapshot: that goes first. Raises TurnError."""
+    turn.info("there is no room; pruning first what the last turn has left")
     warned = len(turn.warnings)
     prune_without_a_new_one(turn, listing)
     del turn.warnings[warned:]  # the prune after the new one knows better

@@ -26,7 +26,7 @@ from fakes import (
     status,
 )
 from fakes.clock import CountingClock, FakeClock
-from test_faults import CREATE
+from test_faults import CREATE, DELETE
 
 import snapshots
 
@@ -724,6 +724,34 @@ def test_waiting_for_room_ends_when_the_one_that_could_make_it_fails(project: Pr
     assert ones[servers[0].name] == "FAILURE"
     assert result.code in (1, 2)
     assert project.clock.elapsed < 300
+
+
+@pytest.mark.parametrize("victim", [1, 2, 3])
+def test_what_a_turn_has_left_does_not_keep_a_project_at_its_limit_for_good(
+    project: Project, victim: int
+) -> None:
+    """There is room for one more than the servers keep, which the victim has not given back. Those
+    before it in the order cannot know that it will."""
+    servers = [project.server("hetzner", 11 + n, f"s{n}", retain=1) for n in range(3)]
+    for server in servers:
+        project.history(server, 1)
+    project.account("hetzner").limit = 4
+    refused: list[str] = []
+
+    def is_the_victims(_request: fake.Request) -> bool:
+        if len(project.cloud.created) >= victim:
+            refused.append("")
+        return bool(refused)
+
+    project.cloud.fault(DELETE["hetzner"], fake.status(403), times=None, when=is_the_victims)
+    assert project.run().code != 0
+    assert refused
+    project.cloud.clear_faults()
+    project.clock.advance(86400)
+    assert project.run().code == (0 if victim == 1 else 2)
+    project.clock.advance(86400)
+    assert project.run().code == 0
+    assert [len(project.own(server)) for server in servers] == [1, 1, 1]
 
 
 @pytest.mark.proves("limit-1")
