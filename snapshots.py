@@ -7402,6 +7402,11 @@ class Fleet:
                 self._finish(index, dataclasses.replace(report, unpruned=left))
         return [self.reports[index] for index in sorted(self.reports)]
 
+    @property
+    def turns(self) -> list[Turn]:
+        """Those under way; one that has its report is only about to end."""
+        return [turn for i, turn in list(self.running.items()) if i not in self.reports]
+
     def _wait(self, seconds: Optional[float]) -> None:
         """Wait for a change; wake for the progress line, where one is wanted."""
         if self.on_progress is not None:
@@ -7500,7 +7505,7 @@ def final_status_line(report: Report, hostname: str) -> str:
 
 def progress_line(fleet: Fleet) -> str:
     """done / running / waiting / failed, the slowest server, elapsed time."""
-    turns = list(fleet.running.values())
+    turns = fleet.turns
     failed = sum(not report.success for report in fleet.reports.values())
     line = (
         f"{len(fleet.reports) - failed} done, {len(turns)} running, {fleet.waiting} waiting,"
@@ -7515,7 +7520,7 @@ def progress_line(fleet: Fleet) -> str:
 
 def progress_of(fleet: Fleet) -> dict[str, Any]:
     """How far a run is, as `--status --json` shows it."""
-    turns = list(fleet.running.values())
+    turns = fleet.turns
     failed = sum(not report.success for report in fleet.reports.values())
     total = len(fleet.reports) + len(turns) + fleet.waiting
     parts = len(fleet.reports) + sum((turn.percent or 0) / 100 for turn in turns)

@@ -1429,6 +1429,23 @@ def test_the_line_of_progress_counts_all_and_names_the_one_that_takes_longest(
     assert snapshots.progress_line(fleet).endswith("; longest: s38 (verifying 0 %)")
 
 
+def test_a_server_that_is_reported_is_not_counted_as_running_too(project: Project) -> None:
+    for number in (31, 32, 33):
+        project.server("hetzner", number, f"s{number}")
+    settings = snapshots.load_settings(project.write_config(), required=True)
+    servers, _ = snapshots.load_servers([], settings)
+    seen: list[tuple[int, str]] = []
+
+    def listen(report: snapshots.Report) -> None:  # while its turn is not over
+        progress = snapshots.progress_of(fleet)
+        seen.append((progress["total"], snapshots.progress_line(fleet).partition(",")[0]))
+        assert report.server.name not in [server["name"] for server in progress["servers"]]
+
+    fleet = snapshots.Fleet(outside(project.clock), settings, listen)
+    fleet.run(servers, lambda turn: snapshots.Report(turn.server, success=True))
+    assert seen == [(3, "1 done"), (3, "2 done"), (3, "3 done")]
+
+
 def test_a_turn_that_does_not_heed_a_stop_is_reported_without_it(project: Project) -> None:
     """Five seconds are given to end; what comes later is not heard any more."""
     for number, name in ((31, "stops"), (32, "hangs"), (33, "waits")):
