@@ -9074,7 +9074,7 @@ def without_private(value: Any, redact: Redactor) -> Any:
         return {k: without_private(v, redact) for k, v in value.items() if not k.startswith("_")}
     if isinstance(value, list):
         return [without_private(item, redact) for item in value]
-    return redact(value) if isinstance(value, str) else value
+    return redact(clean(value)) if isinstance(value, str) else value
 
 
 def verdict_line(document: Document) -> str:

@@ -1007,6 +1007,12 @@ def test_status_tells_the_entry_and_the_next_run(scheduled: Tab) -> None:
     }
 
 
+def test_an_entry_that_is_no_utf8_is_json_that_every_parser_reads(scheduled: Tab) -> None:
+    """No lone half of a character, which many refuse."""
+    scheduled.set(scheduled.text.replace("2>&1", "2>&1 # caf\udce9"))
+    assert document(scheduled, "--status")["schedule"]["entry"].endswith("2>&1 # caf?")
+
+
 @pytest.mark.proves("cron-14")
 def test_a_run_that_does_not_come_is_overdue(scheduled: Tab) -> None:
     """An hour after its start, and until one comes; never while one is under way."""
