@@ -1373,7 +1373,6 @@ class Settings:
 
     @property
     def log_path(self) -> Path:
-        """The log."""
         return self.logs_dir / self.files.log_file
 
     @property
@@ -1383,12 +1382,10 @@ class Settings:
 
     @property
     def lock_path(self) -> Path:
-        """The lock of runs."""
         return self.logs_dir / self.files.lock_file
 
     @property
     def history_path(self) -> Path:
-        """What runs did."""
         return self.logs_dir / self.history.file
 
 
@@ -3986,16 +3983,14 @@ def every_entry(
 
 
 def listed_servers(
-    page: Callable[..., Page],
-    key: str,
-    plan_and_disk: Callable[[Mapping[str, Any]], tuple[Any, Any]],
+    page: Callable[..., Page], key: str, disk_key: str, *plan_path: str
 ) -> dict[str, Listed]:
     """A listing of servers, as DigitalOcean and Hetzner have it."""
-    items = every_entry(page, f"/{key}", f"list the account's {key}", key)
-    return {
-        item_id: Listed((name_of(item, "name") or item_id,), size_text(*plan_and_disk(item)))
-        for item_id, item in items
-    }
+    found: dict[str, Listed] = {}
+    for item_id, item in every_entry(page, f"/{key}", f"list the account's {key}", key):
+        size = size_text(value_at(item, *plan_path), item.get(disk_key))
+        found[item_id] = Listed((name_of(item, "name") or item_id,), size)
+    return found
 
 
 def size_text(plan: Any, disk_gb: Any) -> str:
@@ -4191,9 +4186,7 @@ class DigitalOcean:
         return f"/snapshots/{snapshot.id}"
 
     def list_servers(self) -> dict[str, Listed]:
-        return listed_servers(
-            self._page, "droplets", lambda item: (item.get("size_slug"), item.get("disk"))
-        )
+        return listed_servers(self._page, "droplets", "disk", "size_slug")
 
     def price_per_gb(self) -> Optional[tuple[float, str]]:
         """No API gives it. https://docs.digitalocean.com/products/snapshots/details/pricing/
@@ -4347,11 +4340,7 @@ class Hetzner:
         return f"/images/{snapshot.id}"
 
     def list_servers(self) -> dict[str, Listed]:
-        return listed_servers(
-            self._page,
-            "servers",
-            lambda item: (value_at(item, "server_type", "name"), item.get("primary_disk_size")),
-        )
+        return listed_servers(self._page, "servers", "primary_disk_size", "server_type", "name")
 
     def price_per_gb(self) -> Optional[tuple[float, str]]:
         """Net, a decimal number as text."""
@@ -4363,7 +4352,7 @@ class Hetzner:
                 raise GarbledError("the price is no number")
             return float(price), currency
 
-        return self.api.call(Act.READ, "/pricing", "read the price of snapshots", parse)
+        return self.api.get("/pricing", "read the price of snapshots", parse)
 
     def look_for(
         self, server_id: str, name: str, since: datetime, lost: ApiError
