@@ -4513,12 +4513,8 @@ class Contabo:
                     raise GarbledError("_pagination.totalElements is no whole number")
                 return Page(tuple(items), number < pages, int(total))
 
-            return self.api.get(
-                path,
-                doing,
-                parse,
-                params={**params, "page": number, "size": self.PER_PAGE},
-            )
+            asked = {**params, "page": number, "size": self.PER_PAGE}
+            return self.api.get(path, doing, parse, params=asked)
 
         return every_page(page, doing, lambda item: take_id(item, key))
 
@@ -4745,8 +4741,7 @@ class Account:
         path = self.provider.path_of(snapshot)
         doing = f"delete snapshot {snapshot.id} ({snapshot.name})"
         with self.listings.held():
-            was_there = self.api.call(Act.DELETE, path, doing, lambda answer: answer.status != 404)
-            return bool(was_there)
+            return self.api.call(Act.DELETE, path, doing, lambda answer: bool(answer.status != 404))
 
     def is_there(self, snapshot: Snapshot) -> bool:
         """What one read shows; False is the provider's own not-found. Raises ApiError."""
