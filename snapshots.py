@@ -7799,8 +7799,13 @@ class CronJob:
 
     @property
     def command(self) -> list[str]:
-        """Program and arguments."""
-        return [os.path.abspath(sys.executable), str(self.script), *self.options]
+        """Program and arguments. UV: the path of the uv that has started this, whose environment
+        for a script is in a cache that `uv cache prune` empties (uv 0.13, tried in 2026-11; source:
+        https://docs.rs/uv-static/latest/uv_static/struct.EnvVars.html)."""
+        program, uv = [os.path.abspath(sys.executable)], os.environ.get("UV")
+        if uv and f"{os.sep}environments-v" in program[0]:
+            program = [os.path.abspath(uv), "run", "--script"]
+        return [*program, str(self.script), *self.options]
 
     def line(self, expression: str) -> str:
         """The crontab's line. Raises CrontabError where cron would not take it."""

@@ -699,6 +699,25 @@ def test_what_is_wrong_with_an_entry_is_shown(tab: Tab) -> None:
 
 
 @pytest.mark.proves("cron-13")
+def test_what_uv_runs_is_started_by_uv_for_its_cache_may_be_emptied(
+    tab: Tab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    uv = tmp_path / "uv"
+    uv.touch()
+    monkeypatch.setenv("UV", str(uv))
+    assert tab.run("--install-cron", "nightly").code == 0
+    assert tab.text == tab.block("15 3 * * *")  # the project's own .venv, which stays
+    block = tab.block("15 3 * * *").replace(sys.executable, f"{uv} run --script")
+    cached = (
+        tmp_path / "cache" / "environments-v2" / "snapshots-5958075fe8cb9820" / "bin" / "python"
+    )
+    monkeypatch.setattr(sys, "executable", str(cached))
+    assert tab.run("--install-cron", "nightly").code == 0
+    assert tab.text == block
+    assert tab.run("--show-cron").err == ""
+
+
+@pytest.mark.proves("cron-13")
 def test_in_a_line_by_hand_paths_are_seen_from_its_directory_and_a_percent_sign_ends_it(
     tab: Tab,
 ) -> None:
