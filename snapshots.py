@@ -9976,6 +9976,9 @@ class Setup:
         remarks = [*remarks, *collect_secrets(self.settings, entries, self.world)]
         for warning in remark_lines(remarks, Level.WARNING):
             self.world.screen.problem(f"warning: {warning}")
+        good = [entry for entry in entries if isinstance(entry, Server)]
+        for level, _, words, fix in check_environment(self.settings, good):
+            self.world.screen.problem(f"{level}: {words} ({fix})")
         self.say("What a run would do now:")
         status = dry_run(self.settings, entries, self.world, prunes_only=False)
         command = shlex.join(self.job.command)

@@ -1011,6 +1011,23 @@ def test_what_a_killed_setup_has_left_goes(guide: Guide) -> None:
         assert (folder / ".web.json.tmp").exists()
 
 
+@pytest.mark.proves("setup-9")
+def test_what_this_shell_has_and_cron_will_not_is_said_at_once(
+    guide: Guide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide.account(web=11)
+    monkeypatch.setenv("TOKEN_OF_MINE", guide.credentials()[0])
+    answers = ("hetzner", "env:TOKEN_OF_MINE", "all", "2", "nothing", "nightly", "yes")
+    result = guide.run(*answers)
+    assert result.code == 0
+    assert result.err == (
+        "snapshots: warning: env:TOKEN_OF_MINE is set in this shell; cron does not have it by"
+        " itself (use file:)\n"
+    )
+    guide.tab.set(f"TOKEN_OF_MINE = x\n{guide.tab.text}")
+    assert guide.run("hetzner", "", "nothing").err == ""
+
+
 @pytest.mark.proves("setup-8")
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_root_in_somebody_elses_directory_is_warned(guide: Guide) -> None:
