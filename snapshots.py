@@ -6000,7 +6000,8 @@ def send_test_messages(
                 is_sent = report is bad or (wants(channel, good) and mode != "failures")
                 if is_sent and (*channel.address, word) not in seen:
                     seen.add((*channel.address, word))
-                    messages.append((f"{place}: {word} message", channel, report))
+                    marked = marked_as_test(channel, report, notifier.sender)
+                    messages.append((f"{place}: {word} message", marked, report))
     _, remarks = channels_of([settings.telegram, settings.webhook, settings.smtp])
     problems = remark_lines(remarks, Level.WARNING)  # and files whose own channels nobody knows:
     problems += [entry.error for entry in entries if isinstance(entry, BadServer)]
@@ -6028,6 +6029,23 @@ def send_test_messages(
     for problem in problems:
         world.screen.problem(problem)
     return not problems
+
+
+TEXT_KEYS = ("text", "content", "message", "body")  # of payloads: what people read
+
+
+def marked_as_test(channel: Destination, report: Report, sender: Sender) -> Destination:
+    """The channel as it is; where its template shows nothing of the report, with TEST before it."""
+    if "TEST" in sender.shown(channel, report):
+        return channel
+
+    def mark(text: str, key: str) -> str:
+        return f"TEST: {text}" if key in TEXT_KEYS else text
+
+    word = "success" if report.success else "failure"
+    keys = [key for key in (f"message_{word}", f"payload_{word}") if getattr(channel, key, None)]
+    changed = {key: change_texts(getattr(channel, key), mark, "text") for key in keys}
+    return dataclasses.replace(channel, **changed)
 
 
 def reports_for_test(

@@ -614,6 +614,19 @@ def test_a_broken_server_file_is_tested_over_what_can_be_read_and_fails(
     assert len(texts(project)) == (0 if args == ("-n",) else 2)
 
 
+def test_a_message_whose_template_shows_nothing_of_the_report_is_marked_as_well(
+    project: Project,
+) -> None:
+    telegram(project, message_success="all *fine*", message_failure="bad: {error}")
+    payload = {"blocks": [{"type": "section", "text": {"type": "plain", "text": "ok"}}], "n": 1}
+    webhook(project, payload_success=json.dumps(payload))
+    project.server("hetzner", 11, "web")
+    send_test(project)
+    assert texts(project) == ["bad: TEST: this is a test, nothing has failed", "TEST: all fine"]
+    payload["blocks"] = [{"type": "section", "text": {"type": "plain", "text": "TEST: ok"}}]
+    assert project.cloud.hooks[-1].json == payload
+
+
 def test_a_success_is_tested_if_one_server_alone_wants_to_tell_of_it(
     project: Project, post: PostOffice
 ) -> None:
