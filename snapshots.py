@@ -9544,7 +9544,11 @@ def read_rows(text: str, count: int) -> list[int]:
 
 def file_stem(name: str, server_id: str) -> str:
     """A server's name as that of a file, which every system takes."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode("ascii")
+    plain = (
+        unicodedata.normalize("NFKD", name.replace("ß", "ss"))
+        .encode("ascii", "ignore")
+        .decode("ascii")
+    )
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:100].strip("-._")
     if not stem:
         return f"server-{server_id}"

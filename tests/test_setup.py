@@ -288,6 +288,7 @@ ODD_NAMES = {
     "web.json": "web.json",
     "a/b\\c:d*e?f": "a-b-c-d-e-f",
     "Büro Köln": "Buro-Koln",
+    "Große Straße": "Grosse-Strasse",
     "日本": "server-1",
     "con": "server-con",
     "LPT1.old": "server-LPT1.old",
