@@ -6763,7 +6763,7 @@ def look_once(turn: Turn, lost: ApiError) -> Optional[Ticket]:
         if since is None:
             raise UnclearError("the provider's time is unknown")
         return turn.provider.look_for(turn.server.id, turn.name, since, lost)
-    except (ApiError, GarbledError, UnclearError) as error:
+    except (ApiError, UnclearError) as error:
         log.warning("%s: looking for the snapshot: %s", turn, error)
         raise UnclearError(str(error)) from error
 
