@@ -343,7 +343,7 @@ OLD_PYTHONS = [
 @pytest.mark.proves("C15")
 @pytest.mark.skipif(not OLD_PYTHONS, reason="no Python 3.7 or 3.8 is installed")
 @pytest.mark.parametrize("python", OLD_PYTHONS)
-def test_a_python_that_is_too_old_is_told_so_in_one_line(python: str) -> None:
+def test_a_python_that_is_too_old_says_so_in_one_line(python: str) -> None:
     result = subprocess.run([python, str(SCRIPT)], text=True, capture_output=True, check=False)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("snapshots: Python 3.9 or newer is needed, this is 3.")
@@ -555,7 +555,7 @@ def test_a_directory_that_takes_no_log_costs_the_log_alone(
 
 @pytest.mark.proves("C1")
 @pytest.mark.parametrize("what", ["snapshots.config", "configs/1.json"])
-def test_a_file_that_may_not_be_read_is_told_as_that(
+def test_a_file_that_may_not_be_read_is_reported_as_that(
     place: Place, powerless: list[str], what: str
 ) -> None:
     place.server()
@@ -623,7 +623,9 @@ NASTY = "a\nFINAL_STATUS | b\r\x1b[2Jc\x00d\u2028e\u202ef %s %d {0} {server_name
 
 @pytest.mark.proves("I24", "W6")
 @pytest.mark.parametrize("provider", snapshots.PROVIDERS)
-def test_what_an_api_says_is_one_line_wherever_it_is_told(project: Project, provider: str) -> None:
+def test_what_an_api_says_is_one_line_wherever_it_is_reported(
+    project: Project, provider: str
+) -> None:
     project.server(provider, 11)
     body = {"error": {"code": "odd", "message": NASTY}, "message": NASTY, "id": "odd"}
     project.cloud.fault(ANY_CREATE[provider], fake.status(400, body), times=None)
@@ -640,7 +642,7 @@ def test_what_an_api_says_is_one_line_wherever_it_is_told(project: Project, prov
 
 @pytest.mark.proves("W6")
 @pytest.mark.parametrize("provider", snapshots.PROVIDERS)
-def test_a_name_is_one_line_wherever_it_is_told(project: Project, provider: str) -> None:
+def test_a_name_is_one_line_wherever_it_is_reported(project: Project, provider: str) -> None:
     server = project.server(provider, 11, "100 %s {0} %(name)s")
     project.history(server, 1)
     project.cloud.add_snapshot(server, NASTY, project.clock.now())
@@ -796,7 +798,7 @@ def test_the_hour_that_comes_twice_makes_two_snapshots_of_one_name(
 
 
 @pytest.mark.proves("C14")
-def test_a_certificate_that_is_not_valid_yet_is_told_as_that(
+def test_a_certificate_that_is_not_valid_yet_is_reported_as_that(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As every certificate is where the clock has fallen back to 1970."""
@@ -946,7 +948,7 @@ def test_many_at_the_same_instant_are_one_run(place: Place) -> None:
     ],
     ids=["holder", "nothing", "garbage", "too much"],
 )
-def test_while_the_lock_is_held_nobody_is_asked_or_told_anything(
+def test_while_the_lock_is_held_nobody_is_asked_or_notified(
     place: Place, content: str, told: str
 ) -> None:
     place.server()
@@ -1203,7 +1205,7 @@ def test_a_signal_stops_the_run_in_an_orderly_way(place: Place, number: signal.S
 
 
 @pytest.mark.proves("D-5")
-def test_a_signal_that_comes_while_the_handlers_are_installed_is_heard(
+def test_a_signal_that_comes_while_the_handlers_are_installed_is_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     redact = snapshots.Redactor()
@@ -1267,7 +1269,7 @@ def test_a_signal_while_a_request_hangs_ends_soon_all_the_same(place: Place) -> 
 
 
 @pytest.mark.proves("D-5", "N9")
-def test_a_receiver_that_hangs_does_not_hold_up_a_run_that_was_told_to_stop(place: Place) -> None:
+def test_a_receiver_that_hangs_does_not_hold_up_a_run_that_was_asked_to_stop(place: Place) -> None:
     """It has ten seconds, whatever timeout and retries are configured."""
     place.server(duration_seconds=60)
     place.extra = f"[WEBHOOK]\nenabled = true\nurl = {place.cloud.url}/hook/x\ntimeout = 100\n"
@@ -1521,7 +1523,7 @@ def test_a_real_cron_that_fires_in_a_run_changes_nothing(place: Place) -> None:
 # --- dry run ---
 
 
-def test_a_dry_run_reads_only_and_tells_each_reason(project: Project) -> None:
+def test_a_dry_run_reads_only_and_gives_each_reason(project: Project) -> None:
     for n, provider in enumerate(["digitalocean", "hetzner", "contabo"]):
         server = project.server(provider, 70 + n, f"s{n}", retain=2)
         project.history(server, 3)

@@ -139,7 +139,7 @@ def test_templates_payloads_and_addresses_may_go_on_in_the_next_line(tmp_path: P
 
 
 @pytest.mark.proves("C2")
-def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
+def test_every_problem_is_reported_at_once_with_its_line(tmp_path: Path) -> None:
     text = (
         "[TIMING]\n"
         "poll_intervall = 5\n"
@@ -469,7 +469,7 @@ def test_a_payload_that_json_cannot_write_is_a_problem_of_its_line(
 
 
 @pytest.mark.proves("C6")
-def test_every_problem_of_a_server_file_is_told_at_once(tmp_path: Path) -> None:
+def test_every_problem_of_a_server_file_is_reported_at_once(tmp_path: Path) -> None:
     content = {
         "provider": "digitalocean",
         "name": "web",
@@ -545,7 +545,7 @@ def test_a_channel_without_credentials_is_one_clear_line_and_no_failure(tmp_path
         ),
     ],
 )
-def test_a_channel_that_somebody_set_up_by_halves_is_told_on_stderr(
+def test_a_channel_that_somebody_set_up_by_halves_is_reported_on_stderr(
     project: Project, section: str, missing: str
 ) -> None:
     """Once, however many servers there are, and before anything is done; in a dry run as well."""
@@ -561,7 +561,7 @@ def test_a_channel_that_somebody_set_up_by_halves_is_told_on_stderr(
         assert result.err.count(missing) == 1
 
 
-def test_a_bad_server_file_is_told_over_its_own_channels_where_they_can_be_read(
+def test_a_bad_server_file_is_reported_over_its_own_channels_where_they_can_be_read(
     project: Project,
 ) -> None:
     """As in the files of those who keep all their settings there."""
@@ -791,7 +791,7 @@ def test_two_files_for_one_server_protect_nothing_and_break_nothing(project: Pro
 
 
 @pytest.mark.proves("C7")
-def test_servers_of_one_name_are_told_apart_by_id(project: Project) -> None:
+def test_servers_of_one_name_are_distinguished_by_id(project: Project) -> None:
     few = project.server("hetzner", 11, "web", retain=1)
     many = project.server("hetzner", 12, "web", retain=4)
     old = {server.id: project.history(server, 4) for server in (few, many)}
@@ -1050,7 +1050,7 @@ def test_a_name_that_is_nearly_that_of_a_server_file_is_a_warning(
 
 
 @pytest.mark.proves("wild-10")
-def test_where_every_name_is_only_nearly_right_that_is_told(project: Project) -> None:
+def test_where_every_name_is_only_nearly_right_that_is_reported(project: Project) -> None:
     path = project.write("WEB.JSON", "{}")
     result = project.run()
     assert result.code == 1

@@ -137,7 +137,7 @@ def test_a_dry_run_shows_everything_and_writes_nothing(tab: Tab) -> None:
         (None, ["2026-03-02 03:15 UTC, in 2 h 15 min"]),
     ],
 )
-def test_the_next_runs_are_told_in_the_zone_of_the_machine(
+def test_the_next_runs_are_reported_in_the_zone_of_the_machine(
     tab: Tab, monkeypatch: Any, tmp_path: Path, zone: str | None, lines: list[str]
 ) -> None:
     """Not in that of $TZ, of which cron knows nothing; without /etc/localtime it is UTC."""
@@ -1009,7 +1009,7 @@ def document(tab: Tab, *args: str) -> Any:
 
 
 @pytest.mark.proves("cron-14")
-def test_status_tells_the_entry_and_the_next_run(scheduled: Tab) -> None:
+def test_status_shows_the_entry_and_the_next_run(scheduled: Tab) -> None:
     result = scheduled.run("--status")
     assert (result.code, result.err) == (0, "")
     told = [line for line in result.out.splitlines() if line.startswith("cron: ")]
@@ -1102,7 +1102,7 @@ def test_an_entry_once_a_week_makes_no_server_stale_for_six_days(scheduled: Tab)
 
 
 @pytest.mark.proves("cron-14")
-def test_check_tells_what_is_wrong_with_an_entry(scheduled: Tab) -> None:
+def test_check_shows_what_is_wrong_with_an_entry(scheduled: Tab) -> None:
     good = scheduled.text
 
     def findings(text: str) -> list[tuple[str, str]]:

@@ -141,7 +141,7 @@ def test_an_answer_lost_twice_ends_in_failure_and_nothing_is_pruned(
 
 @pytest.mark.proves("I12", "D-9")
 @each_provider
-def test_where_it_cannot_be_told_nothing_is_sent_again_and_nothing_pruned(
+def test_where_it_cannot_be_known_nothing_is_sent_again_and_nothing_pruned(
     project: Project, provider: str
 ) -> None:
     server, a, b, old = three(project, provider)
@@ -572,7 +572,7 @@ def test_one_with_an_unreadable_date_is_left_alone_with_a_warning(
 @pytest.mark.parametrize(
     ("state", "told"), [("unavailable", True), ("absent", True), ("creating", False)]
 )
-def test_a_broken_one_of_ours_is_left_alone_and_told(
+def test_a_broken_one_of_ours_is_left_alone_and_reported(
     project: Project, state: str, told: bool
 ) -> None:
     """It costs money, and nobody can be restored from it; one still in the making is no trouble."""
@@ -759,7 +759,7 @@ def test_a_protected_one_is_never_tried(project: Project) -> None:
 
 @pytest.mark.proves("G14")
 @each_provider
-def test_a_thousand_strangers_and_a_hundred_of_ours_are_told_apart(
+def test_a_thousand_strangers_and_a_hundred_of_ours_are_distinguished(
     project: Project, provider: str
 ) -> None:
     project.cloud.page_size = None  # as long as documented, and still many pages
@@ -895,7 +895,7 @@ def test_a_login_that_stays_away_fails_its_servers_in_time_and_no_others(
 
 
 @pytest.mark.proves("T7")
-def test_a_read_only_token_is_told_in_plain_words(project: Project) -> None:
+def test_a_read_only_token_is_reported_in_plain_words(project: Project) -> None:
     project.account("hetzner", read_only=True)
     server = project.server("hetzner", 31, "web")
     old = project.history(server, 2)
@@ -1039,7 +1039,7 @@ def test_contabo_full_with_the_switch_makes_room_first(project: Project, linger:
     assert "all slots are full: deleting" in result.log
 
 
-def test_contabo_a_freed_slot_that_stays_counted_is_told_loudly(project: Project) -> None:
+def test_contabo_a_freed_slot_that_stays_counted_is_reported_in_capitals(project: Project) -> None:
     server = project.server(
         "contabo", 31, "web", retain=1, slots=1, file={"replace_when_full": True}
     )
@@ -1219,7 +1219,7 @@ def test_contabo_warns_of_the_age_of_one_that_had_to_go_first_as_well(project: P
     assert "Contabo deletes it by itself on " in result.log
 
 
-def test_hetzner_at_its_limit_is_told_with_the_count_and_the_way_out(project: Project) -> None:
+def test_hetzner_at_its_limit_is_reported_with_the_count_and_the_way_out(project: Project) -> None:
     project.account("hetzner", limit=3)
     server = project.server("hetzner", 31, "web", retain=3)
     old = project.history(server, 3)
@@ -1231,7 +1231,7 @@ def test_hetzner_at_its_limit_is_told_with_the_count_and_the_way_out(project: Pr
     assert project.own(server) == old
 
 
-def test_a_402_where_there_are_no_slots_is_just_told(project: Project) -> None:
+def test_a_402_where_there_are_no_slots_is_just_reported(project: Project) -> None:
     server = project.server("digitalocean", 31, "web")
     old = project.history(server, 2)
     project.cloud.fault(CREATE["digitalocean"], fake.status(402), times=None)
@@ -1242,7 +1242,7 @@ def test_a_402_where_there_are_no_slots_is_just_told(project: Project) -> None:
     assert project.own(server) == old
 
 
-def test_contabo_a_slot_that_is_used_but_not_listed_is_told_as_that(project: Project) -> None:
+def test_contabo_a_slot_that_is_used_but_not_listed_is_reported_as_that(project: Project) -> None:
     server = project.server(
         "contabo", 31, "web", retain=2, slots=2, file={"replace_when_full": True}
     )

@@ -237,7 +237,7 @@ def test_one_listing_serves_many(project: Project, provider: str) -> None:
 
 
 @pytest.mark.parametrize("provider", ["hetzner", "digitalocean"])
-def test_a_server_that_finishes_alone_waits_a_little_for_company(
+def test_a_server_that_finishes_alone_waits_a_little_for_others(
     project: Project, provider: str
 ) -> None:
     roomy(project)
@@ -248,7 +248,7 @@ def test_a_server_that_finishes_alone_waits_a_little_for_company(
     assert project.clock.elapsed <= 60
 
 
-def test_nobody_waits_for_company_longer_than_30_seconds(project: Project) -> None:
+def test_nobody_waits_for_others_longer_than_30_seconds(project: Project) -> None:
     roomy(project)
     short = add(project, "hetzner", 1, 101, duration_seconds=20)[0]
     add(project, "hetzner", 1, 102, duration_seconds=2000)
@@ -259,7 +259,7 @@ def test_nobody_waits_for_company_longer_than_30_seconds(project: Project) -> No
     assert 0 <= (first - done).total_seconds() <= 30 + 5 + 1
 
 
-def test_nobody_waits_for_company_that_has_left(project: Project) -> None:
+def test_nobody_waits_for_others_that_have_left(project: Project) -> None:
     """The account's other server has failed: there is nothing to wait for."""
     roomy(project)
     add(project, "hetzner", 1, 101, duration_seconds=30)
@@ -681,7 +681,7 @@ def test_at_the_limit_slow_snapshots_change_nothing(
     assert left_by_one == left_by_ten
 
 
-def test_without_a_free_slot_all_fail_and_are_told_where_to_raise_the_limit(
+def test_without_a_free_slot_all_fail_and_say_where_to_raise_the_limit(
     project: Project,
 ) -> None:
     result, left = limited(project, "ssssss", 0, 10)
@@ -1357,7 +1357,7 @@ def test_a_droplet_whose_action_cannot_be_read_does_not_hold_up_the_others(
     ("waiting", "age", "batch_wait"),
     [(0, 0, 30), (0, 1000, 30), (1, 0, 0), (1, 100, 10), (9, 299, 29.9), (9, 1000, 30)],
 )
-def test_a_turn_waits_for_company_but_not_at_the_cost_of_those_that_wait_for_its_slot(
+def test_a_turn_waits_for_others_but_not_at_the_cost_of_those_that_wait_for_its_slot(
     project: Project, waiting: int, age: float, batch_wait: float
 ) -> None:
     project.server("hetzner", 31, "web")
@@ -1510,7 +1510,9 @@ def test_a_bar_in_a_name_does_not_make_a_field_of_its_own() -> None:
     assert (fields[3], fields[5], fields[7]) == ("a/b / c", "host/name", "a/b-x")
 
 
-def test_two_turns_that_cannot_prune_are_both_told_that_there_is_no_room(project: Project) -> None:
+def test_two_turns_that_cannot_prune_both_say_that_there_is_no_room(
+    project: Project,
+) -> None:
     """One after the other, in the order of the configuration, and none waits for the other."""
     servers = [
         *add(project, "hetzner", 2, 101, nights=0, retain=5, duration_seconds=30),

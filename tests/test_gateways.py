@@ -487,7 +487,7 @@ REFUSALS: dict[str, tuple[dict[str, str], str]] = {
 
 @needs_nginx
 @pytest.mark.parametrize("how", REFUSALS)
-def test_what_the_gateway_refuses_is_told_in_one_line_and_not_repeated_blindly(
+def test_what_the_gateway_refuses_is_reported_in_one_line_and_not_repeated_blindly(
     project: Project, gateway: Callable[..., Nginx], how: str
 ) -> None:
     lines, reason = REFUSALS[how]
@@ -549,7 +549,7 @@ def test_a_bad_certificate_gets_no_request_and_no_credential(
 @needs_nginx
 @pytest.mark.usefixtures("trusted")
 @pytest.mark.parametrize("how", ["http to the port for https", "it wants a certificate of ours"])
-def test_a_gateway_that_wants_other_tls_is_told_in_one_line(
+def test_a_gateway_that_wants_other_tls_is_reported_in_one_line(
     project: Project, gateway: Callable[..., Nginx], how: str
 ) -> None:
     """nginx answers both with its own page for 400."""
@@ -994,7 +994,7 @@ REFUSED_MAILS = {
 @pytest.mark.proves("N6")
 @needs_exim
 @pytest.mark.parametrize("case", REFUSED_MAILS)
-def test_a_mail_that_a_real_server_refuses_is_told_in_one_line(
+def test_a_mail_that_a_real_server_refuses_is_reported_in_one_line(
     project: Project, post_office: Callable[..., Exim], case: str
 ) -> None:
     refusal = REFUSED_MAILS[case]

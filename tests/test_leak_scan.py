@@ -43,7 +43,7 @@ def test_a_leak_is_found_in_every_form_and_wherever_its_credential_comes_from(
 
 @pytest.mark.proves("I21", "W10")
 @pytest.mark.parametrize("place", PLACES)
-def test_a_leak_is_found_wherever_it_is_and_its_place_is_told(
+def test_a_leak_is_found_wherever_it_is_and_its_place_is_reported(
     errors: dict[str, str], place: str
 ) -> None:
     told = errors[f"test_leak_at[{place}]"].splitlines()

@@ -70,7 +70,7 @@ def test_a_listing_is_complete_or_an_error(
 
 
 @pytest.mark.proves("G5")
-def test_a_listing_that_has_settled_is_read_to_its_end() -> None:
+def test_a_listing_that_has_come_to_rest_is_read_to_its_end() -> None:
     answers = iter([page(1, 1), page(1, more=True), page(1), page(1, 2)])
     items = snapshots.every_page(lambda number: next(answers), "list", snapshots.by_number)
     assert [i for i, _ in items] == ["1", "2"]

@@ -423,7 +423,7 @@ def test_a_history_that_cannot_be_read_is_no_good_news(project: Project, kind: s
 
 
 @pytest.mark.proves("looking-7")
-def test_check_tells_what_is_well_and_what_is_not(
+def test_check_shows_what_is_well_and_what_is_not(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fleet(project)
@@ -491,7 +491,7 @@ def test_check_of_one_file_knows_what_the_others_cover(project: Project) -> None
 
 @pytest.mark.proves("looking-7")
 @pytest.mark.parametrize("watched", ["no", "by a check", "by its own check"])
-def test_check_warns_where_nobody_would_hear_of_a_failure(project: Project, watched: str) -> None:
+def test_check_warns_where_nobody_would_know_of_a_failure(project: Project, watched: str) -> None:
     url = f"{project.cloud.url}/hook/ping"
     project.server("hetzner", 11, file={"ping_url": url} if watched == "by its own check" else {})
     if watched == "by a check":
@@ -712,7 +712,9 @@ def test_names_are_cut_only_on_a_terminal_that_is_too_narrow() -> None:
     ],
     ids=["snapshots", "long snapshots", "numbered servers", "hosts"],
 )
-def test_names_that_are_cut_still_tell_one_from_the_other(names: list[str], width: int) -> None:
+def test_names_that_are_cut_still_distinguish_one_from_the_other(
+    names: list[str], width: int
+) -> None:
     why = "left alone: not named as this tool names them"
     rows = [(f"  {name}", "33 h", "2.3", why) for name in names]
     cells = [line.split("  33 h")[0].strip() for line in snapshots.aligned(rows, width)]

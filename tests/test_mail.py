@@ -62,7 +62,7 @@ def test_the_next_mechanism_is_tried(project: Project, post: PostOffice) -> None
 
 
 @pytest.mark.proves("wild-7")
-def test_a_refusal_is_told_though_the_server_hangs_up_after_it(
+def test_a_refusal_is_reported_though_the_server_hangs_up_after_it(
     project: Project, post: PostOffice
 ) -> None:
     """As many do; another mechanism cannot be tried, and another try would be refused as well."""
@@ -128,7 +128,7 @@ def test_where_only_forbidden_md5_is_offered_the_line_says_so(
 
 
 @pytest.mark.usefixtures("no_md5")
-def test_a_refusal_is_told_rather_than_what_could_not_be_tried(
+def test_a_refusal_is_reported_rather_than_what_could_not_be_tried(
     project: Project,
     post: PostOffice,
 ) -> None:
@@ -305,7 +305,7 @@ def test_other_invisible_signs_are_shown(sign: str) -> None:
 
 @pytest.mark.proves("wild-7")
 @pytest.mark.parametrize("security", ["starttls", "none"])
-def test_a_port_that_begins_with_tls_is_told_at_once(
+def test_a_port_that_begins_with_tls_is_reported_at_once(
     project: Project,
     post: PostOffice,
     security: str,
@@ -321,7 +321,7 @@ def test_a_port_that_begins_with_tls_is_told_at_once(
 
 
 @pytest.mark.proves("wild-7")
-def test_a_port_that_begins_without_tls_is_told_at_once(
+def test_a_port_that_begins_without_tls_is_reported_at_once(
     project: Project,
     post: PostOffice,
 ) -> None:

@@ -689,7 +689,7 @@ SAMPLE_PAYLOAD = {
 }
 
 
-def test_the_sample_templates_tell_of_a_success(project: Project) -> None:
+def test_the_sample_templates_speak_of_a_success(project: Project) -> None:
     project.server("hetzner", 11, "my_server")
     name = snapshots.snapshot_name("my_server", project.clock.now())
     telegram(project, message_success=SAMPLE_SUCCESS, message_failure=SAMPLE_FAILURE)
@@ -726,7 +726,7 @@ def test_the_sample_templates_tell_of_a_success(project: Project) -> None:
     }
 
 
-def test_the_sample_templates_tell_of_a_failure_and_say_why(project: Project) -> None:
+def test_the_sample_templates_speak_of_a_failure_and_say_why(project: Project) -> None:
     server = project.server("hetzner", 11, "my_server", fails=True)
     project.history(server, 2)
     telegram(project, message_success=SAMPLE_SUCCESS, message_failure=SAMPLE_FAILURE)
@@ -868,7 +868,7 @@ def test_an_hour_is_more_than_a_message_is_waited_for(project: Project) -> None:
         ("wrong chat", "chat not found"),
     ],
 )
-def test_a_refusal_of_telegram_is_told_and_not_repeated(
+def test_a_refusal_of_telegram_is_reported_and_not_repeated(
     project: Project, case: str, reason: str
 ) -> None:
     project.server("hetzner", 11)
@@ -1074,7 +1074,7 @@ def test_pauses_between_tries_grow_from_the_configured_one(project: Project) -> 
     assert 2 <= first <= 4 <= second <= 8 <= third <= 16
 
 
-def test_a_receiver_can_tell_a_second_try_from_a_second_message(project: Project) -> None:
+def test_a_receiver_can_know_a_second_try_from_a_second_message(project: Project) -> None:
     fleet(project, 2)
     webhook(project)
     project.cloud.fault(HOOK, fake.status(503, act=True), times=2)
@@ -1208,7 +1208,7 @@ def free_port() -> int:
 
 
 @pytest.mark.proves("N1")
-def test_nobody_there_is_told_without_the_address(project: Project) -> None:
+def test_nobody_there_is_reported_without_the_address(project: Project) -> None:
     project.server("hetzner", 11)
     telegram(project)
     path = webhook(project)
@@ -1389,7 +1389,9 @@ def test_without_starttls_no_password_is_sent(
     assert (server.auths, server.mails, server.connections) == ([], [], 1)
 
 
-def test_a_server_that_offers_no_login_is_told_as_that(project: Project, post: PostOffice) -> None:
+def test_a_server_that_offers_no_login_is_reported_as_that(
+    project: Project, post: PostOffice
+) -> None:
     server = post.open(users=None)
     project.server("hetzner", 11)
     result = project.run()
@@ -1419,7 +1421,9 @@ def test_a_mail_server_on_this_host_may_do_without_encryption(
     assert server.auths == ([False] if user else [])
 
 
-def test_a_wrong_password_is_told_and_not_tried_again(project: Project, post: PostOffice) -> None:
+def test_a_wrong_password_is_reported_and_not_tried_again(
+    project: Project, post: PostOffice
+) -> None:
     server = post.open(users={"backup@example.org": "another"})
     project.server("hetzner", 11)
     result = project.run()
@@ -1433,7 +1437,7 @@ def test_a_wrong_password_is_told_and_not_tried_again(project: Project, post: Po
 @pytest.mark.parametrize(
     ("code", "is_final"), [("550 no such user", True), ("450 greylisted", False)]
 )
-def test_refused_recipients_are_told_and_the_others_get_it_once(
+def test_refused_recipients_are_reported_and_the_others_get_it_once(
     project: Project, post: PostOffice, code: str, is_final: bool, retries: int
 ) -> None:
     server = post.open(answers={"gone@example.org": [code] * 9})
@@ -1480,7 +1484,7 @@ def test_a_mail_that_may_have_been_taken_is_not_sent_again(
     assert len(server.mails) == 1
 
 
-def test_nobody_at_the_mail_servers_port_is_tried_again_and_told(
+def test_nobody_at_the_mail_servers_port_is_tried_again_and_reported(
     project: Project, post: PostOffice
 ) -> None:
     post.open()
@@ -1556,7 +1560,7 @@ def test_a_channel_that_is_down_does_not_stop_the_others(
 
 
 @pytest.mark.proves("I20", "D-1", "N8")
-def test_a_success_that_nobody_can_be_told_of_is_a_success(
+def test_a_success_that_nobody_can_be_notified_of_is_a_success(
     project: Project, post: PostOffice
 ) -> None:
     post.open()
@@ -1574,7 +1578,7 @@ def test_a_success_that_nobody_can_be_told_of_is_a_success(
 
 
 @pytest.mark.proves("D-1")
-def test_a_failure_that_nobody_can_be_told_of_stays_a_failure(
+def test_a_failure_that_nobody_can_be_notified_of_stays_a_failure(
     project: Project, post: PostOffice
 ) -> None:
     post.open()
@@ -1765,7 +1769,7 @@ def test_after_a_stop_no_receiver_gets_the_long_timeout_of_before(
     assert statuses(project, route) == [200, None]
 
 
-def test_a_server_decides_for_itself_whether_it_is_told_of(project: Project) -> None:
+def test_a_server_decides_for_itself_whether_it_is_notified(project: Project) -> None:
     bot = telegram(project)
     path = webhook(project)
     project.config["WEBHOOK"]["enabled"] = "false"
@@ -1786,7 +1790,7 @@ def test_a_server_decides_for_itself_whether_it_is_told_of(project: Project) -> 
     assert [(hook.path, hook.json["server"]) for hook in project.cloud.hooks] == [(path, "both")]
 
 
-def test_a_broken_server_file_is_told_of_over_the_global_channels(
+def test_a_broken_server_file_is_reported_over_the_global_channels(
     project: Project, post: PostOffice
 ) -> None:
     server = post.open()
@@ -1806,7 +1810,7 @@ def test_a_broken_server_file_is_told_of_over_the_global_channels(
 
 
 @pytest.mark.proves("I25")
-def test_a_dry_run_tells_nobody(project: Project) -> None:
+def test_a_dry_run_notifies_nobody(project: Project) -> None:
     telegram(project)
     webhook(project)
     project.server("hetzner", 11)
@@ -1844,7 +1848,7 @@ def assert_told_of_the_run(project: Project, result: Result, reason: str, *chann
         ("SMTP", "port", ["Telegram", "webhook"]),
     ],
 )
-def test_a_configuration_problem_is_told_over_every_sound_channel(
+def test_a_configuration_problem_is_reported_over_every_sound_channel(
     project: Project, section: str, key: str, channels: list[str]
 ) -> None:
     project.server("hetzner", 11)
@@ -1868,7 +1872,7 @@ def test_the_run_level_failure_is_mailed_as_well(project: Project, post: PostOff
 
 
 @pytest.mark.proves("D-2")
-def test_no_server_at_all_is_told(project: Project) -> None:
+def test_no_server_at_all_is_reported(project: Project) -> None:
     telegram(project, message_failure=SAMPLE_FAILURE)
     webhook(project)
     (project.folder / "configs").mkdir()
@@ -1876,7 +1880,7 @@ def test_no_server_at_all_is_told(project: Project) -> None:
     assert_told_of_the_run(project, result, "holds no server file", "Telegram", "webhook")
 
 
-def test_an_unusable_lock_is_told(project: Project) -> None:
+def test_an_unusable_lock_is_reported(project: Project) -> None:
     telegram(project)
     webhook(project)
     project.server("hetzner", 11)
@@ -1885,7 +1889,7 @@ def test_an_unusable_lock_is_told(project: Project) -> None:
     assert_told_of_the_run(project, result, "the lock file cannot be", "Telegram", "webhook")
 
 
-def test_a_crash_of_our_own_is_told(project: Project) -> None:
+def test_a_crash_of_our_own_is_reported(project: Project) -> None:
     telegram(project)
     webhook(project)
     project.server("hetzner", 11)

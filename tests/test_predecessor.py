@@ -262,7 +262,7 @@ def test_names_of_the_hour_that_comes_twice_are_taken_over(old: Project) -> None
 
 
 @pytest.mark.proves("parties-4")
-def test_everybody_is_told_as_before(old: Project) -> None:
+def test_everybody_is_notified_as_before(old: Project) -> None:
     assert run(old)[0] == 0
     messages = {(m.token, m.chat_id): [] for m in old.cloud.telegram_messages}  # type: ignore[var-annotated]
     for message in old.cloud.telegram_messages:
@@ -287,7 +287,7 @@ def test_everybody_is_told_as_before(old: Project) -> None:
 
 
 @pytest.mark.proves("parties-4")
-def test_a_failure_is_told_as_before_and_says_why(old: Project) -> None:
+def test_a_failure_is_reported_as_before_and_says_why(old: Project) -> None:
     for server in servers(old):
         server.fails = True
     code, _, _, lines = run(old)

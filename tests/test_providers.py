@@ -385,7 +385,7 @@ def test_one_poll_is_made_at_a_time(project: Project) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 99])
-def test_an_unexpected_error_in_a_shared_listing_is_told_to_all_who_wait_for_it(
+def test_an_unexpected_error_in_a_shared_listing_is_reported_to_all_who_wait_for_it(
     project: Project, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     """A fault of the tool itself, while it reads what many asked for; once, or again and again."""
@@ -478,7 +478,7 @@ def test_hetzner_pages_come_one_after_the_other(project: Project, step: int) -> 
         ({}, "HTTP 400"),
     ],
 )
-def test_an_error_is_told_with_its_code_and_its_message_and_neither_twice(
+def test_an_error_is_reported_with_its_code_and_its_message_and_neither_twice(
     project: Project, provider: str, body: Any, told: str
 ) -> None:
     project.server(provider, 31, "web")

@@ -169,7 +169,7 @@ def test_sixty_failures_reach_every_receiver_and_are_counted(
 
 
 @pytest.mark.proves("wild-3")
-def test_sixty_failures_are_all_in_the_log_and_told_to_discord(project: Project) -> None:
+def test_sixty_failures_are_all_in_the_log_and_reported_to_discord(project: Project) -> None:
     """The README's recipe; every alert counts, and none is lost."""
     project.config["TIMING"]["max_parallel"] = 61
     project.cloud.page_size = None
@@ -314,7 +314,7 @@ def test_what_a_receiver_says_stands_in_the_warning(
 
 @pytest.mark.proves("wild-5")
 @pytest.mark.parametrize("path", ["slack/revoked", "slack/archived"])
-def test_slacks_words_are_told_and_n8n_is_not_blamed(project: Project, path: str) -> None:
+def test_slacks_words_are_reported_and_n8n_is_not_blamed(project: Project, path: str) -> None:
     project.server("hetzner", 11)
     webhook(project, "slack")
     project.config["WEBHOOK"]["url"] = f"{project.cloud.url}/hook/{path}"
@@ -370,7 +370,7 @@ def test_a_200_that_is_known_to_be_a_refusal_is_no_delivery(
 
 @pytest.mark.proves("wild-5")
 @pytest.mark.parametrize("receiver", ["teams", "dingtalk", "feishu"])
-def test_receivers_that_refuse_with_200_are_heard(project: Project, receiver: str) -> None:
+def test_receivers_that_refuse_with_200_are_understood(project: Project, receiver: str) -> None:
     project.server("hetzner", 11)
     webhook(project, receiver)
     assert_undelivered(project.run(), 1)
@@ -459,7 +459,7 @@ def test_discords_limit_is_waited_for_as_long_as_it_says(project: Project) -> No
 
 
 @pytest.mark.proves("wild-5")
-def test_a_pause_that_stands_in_the_body_alone_is_heard(project: Project) -> None:
+def test_a_pause_that_stands_in_the_body_alone_is_seen(project: Project) -> None:
     project.server("hetzner", 11)
     webhook(project, "other")
     body = {"message": "You are being rate limited.", "retry_after": 64.57, "global": False}
@@ -511,7 +511,7 @@ def test_a_login_in_the_url_is_sent_as_basic_and_masked(
 
 
 @pytest.mark.proves("wild-5")
-def test_a_wrong_login_is_told_in_the_receivers_words(project: Project) -> None:
+def test_a_wrong_login_is_reported_in_the_receivers_words(project: Project) -> None:
     path = f"/hook/{project.token('hook')}"
     project.cloud.hook_logins[path] = ("robot", "right-password")
     host = project.cloud.url.partition("://")[2]

@@ -190,7 +190,7 @@ def test_a_listing_that_is_empty_for_a_minute_is_read_again(
 @pytest.mark.proves("wild-1")
 @each_provider
 @pytest.mark.parametrize("first", [500, 404])
-def test_what_an_earlier_try_has_deleted_is_told_as_deleted(
+def test_what_an_earlier_try_has_deleted_is_reported_as_deleted(
     project: Project, provider: str, first: int
 ) -> None:
     _, old = lonely(project, provider)
@@ -236,7 +236,7 @@ def test_a_slot_is_not_freed_by_a_404_that_is_not_contabos(project: Project) -> 
 
 @pytest.mark.proves("wild-1")
 @pytest.mark.parametrize("act", [True, False])
-def test_a_slot_of_which_nobody_can_tell_is_told_as_that(project: Project, act: bool) -> None:
+def test_a_slot_of_which_nobody_can_know_is_reported_as_that(project: Project, act: bool) -> None:
     project.history(small_instance(project), 1)
     project.cloud.fault(DELETE["contabo"], fake.garbage(HTML, act, 404), times=None)
     cannot_be_listed(project, "contabo", fake.status(404, OWN["contabo"]))
@@ -249,7 +249,9 @@ def test_a_slot_of_which_nobody_can_tell_is_told_as_that(project: Project, act: 
 
 @pytest.mark.proves("wild-1")
 @pytest.mark.parametrize("code", [204, 404])
-def test_a_slot_that_is_only_said_to_be_freed_is_told_as_that(project: Project, code: int) -> None:
+def test_a_slot_that_is_only_said_to_be_freed_is_reported_as_that(
+    project: Project, code: int
+) -> None:
     server = small_instance(project)
     old = project.history(server, 1)
     project.cloud.fault(DELETE["contabo"], fake.status(code), times=None)
@@ -401,7 +403,7 @@ def test_a_create_is_looked_for_after_a_404_that_is_not_the_apis_own(
 @pytest.mark.proves("wild-1")
 @each_provider
 @pytest.mark.parametrize("who", NOBODYS)
-def test_whether_a_server_is_there_only_the_api_can_tell(
+def test_whether_a_server_is_there_only_the_api_can_know(
     project: Project, provider: str, who: str
 ) -> None:
     lonely(project, provider)

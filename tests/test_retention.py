@@ -99,7 +99,7 @@ def test_the_new_one_stays_even_if_another_is_dated_in_the_future() -> None:
 
 
 @pytest.mark.proves("G11")
-def test_equal_times_are_told_apart_by_id_and_ids_compare_as_numbers() -> None:
+def test_equal_times_are_distinguished_by_id_and_ids_compare_as_numbers() -> None:
     twins = [Snapshot(i, "web-20250101030000", START, "1") for i in ("9", "10", "11")]
     assert ids(snapshots.plan_retention(twins, Policy(2), 10).delete) == ["9"]
 

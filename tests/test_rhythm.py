@@ -664,7 +664,7 @@ def test_the_sample_rhythm_is_read_from_both_places(project: Project) -> None:
 
 @pytest.mark.proves("rhythm-2")
 @pytest.mark.parametrize("look", ["--list", "--status"])
-def test_looks_tell_when_a_server_is_due(project: Project, look: str) -> None:
+def test_looks_show_when_a_server_is_due(project: Project, look: str) -> None:
     timing(project, min_interval_hours=24)
     aged(project, "hetzner", 11, 5)
     aged(project, "hetzner", 12, 5, file={"min_interval_hours": 0})

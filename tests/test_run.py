@@ -111,7 +111,7 @@ def test_7_one_bad_file_costs_its_own_server_alone(project: Project) -> None:
     assert [cells[3:5] for cells in result.final] == [["broken", "FAILURE"], ["web", "SUCCESS"]]
 
 
-def test_8_what_failed_is_heard_of(project: Project, cloud: FakeCloud) -> None:
+def test_8_what_failed_is_reported(project: Project, cloud: FakeCloud) -> None:
     server = project.server("digitalocean", 11, "web")
     token = project.token("bot")
     cloud.add_bot(token, ["-100123"])

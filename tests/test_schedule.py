@@ -183,7 +183,9 @@ def why(text: str) -> str:
 
 @pytest.mark.proves("cron-1", "cron-2")
 @pytest.mark.skipif(CRONTAB is None, reason="crontab is not installed")
-def test_debians_crontab_takes_what_is_understood_and_no_more_than_is_told(tmp_path: Path) -> None:
+def test_debians_crontab_takes_what_is_understood_and_nothing_else(
+    tmp_path: Path,
+) -> None:
     """`crontab -n` only checks. What it takes and we do not is what it would never start."""
     assert CRONTAB
     good = [text for text in expressions(1, 6000) if parsed(text)]

@@ -337,7 +337,7 @@ def test_servers_of_one_name_and_files_that_are_there_get_files_of_their_own(gui
 
 
 @pytest.mark.proves("setup-4")
-def test_servers_of_one_name_are_told_apart_in_every_message(guide: Guide) -> None:
+def test_servers_of_one_name_are_distinguished_in_every_message(guide: Guide) -> None:
     """Two of one project's, and one of another project's, in a second --setup."""
     guide.account(web=11)
     guide.cloud.add_server(guide.account(), 12, "web")
@@ -679,7 +679,7 @@ def test_mail_goes_out_and_is_kept(guide: Guide, post: PostOffice) -> None:
         ("localhost", "25", "none"),
     ],
 )
-def test_the_port_tells_how_mail_is_secured(
+def test_the_port_shows_how_mail_is_secured(
     guide: Guide, host: str, port: str, security: str
 ) -> None:
     settings = snapshots.load_settings(guide.project.write_config(), True)
@@ -947,7 +947,7 @@ def test_on_windows_powershell_is_shown(guide: Guide) -> None:
 
 
 @pytest.mark.proves("setup-8")
-def test_a_full_disk_and_a_directory_that_is_none_are_told(
+def test_a_full_disk_and_a_directory_that_is_none_are_reported(
     guide: Guide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each is one clear line, and no half file is left."""

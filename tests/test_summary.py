@@ -70,7 +70,7 @@ def test_a_run_that_went_well_is_one_message_as_well(project: Project, post: Pos
 
 
 @pytest.mark.proves("telling-1", "telling-4")
-def test_each_destination_is_told_of_its_own_servers(project: Project) -> None:
+def test_each_destination_is_notified_of_its_own_servers(project: Project) -> None:
     three(project)
     telegram(project)
     token = bot_token(project)
@@ -89,7 +89,7 @@ def test_each_destination_is_told_of_its_own_servers(project: Project) -> None:
     assert "own" not in "".join(messages["123"])
 
 
-def test_a_destination_hears_of_all_if_it_wants_to_hear_of_one(project: Project) -> None:
+def test_a_destination_is_notified_of_all_if_it_wants_one(project: Project) -> None:
     telegram(project, notify_on_success="false")
     webhook(project, notify_on_failure="false")
     mode(project, "summary")
@@ -406,7 +406,7 @@ def test_failures_is_a_message_for_each_failure_alone(project: Project, post: Po
     assert [mail.message["Subject"] for mail in server.mails] == ["Snapshot FAILURE: broken"]
 
 
-def test_each_channel_says_what_it_wants_to_hear_of(project: Project) -> None:
+def test_each_channel_says_what_it_wants(project: Project) -> None:
     three(project)
     telegram(project, notify_on_success="false")
     webhook(project, notify_on_failure="no")
@@ -434,7 +434,7 @@ def test_a_mode_is_read_in_any_case(project: Project, word: str) -> None:
     assert settings.notifications.mode == (word.lower() or "per_server")
 
 
-def test_an_unknown_mode_stops_the_run_and_is_told(project: Project) -> None:
+def test_an_unknown_mode_stops_the_run_and_is_reported(project: Project) -> None:
     telegram(project)
     mode(project, "daily")
     project.server("hetzner", 11)
@@ -512,7 +512,7 @@ def test_what_is_not_delivered_is_said_and_fails(project: Project, post: PostOff
 
 
 @pytest.mark.proves("telling-5")
-def test_nobody_to_be_told_is_a_failure(project: Project) -> None:
+def test_nobody_to_be_notified_is_a_failure(project: Project) -> None:
     project.server("hetzner", 11, "web")
     (line,) = send_test(project, status=1)
     assert line == "snapshots: no channel is set up: nobody is notified of anything"
@@ -579,7 +579,9 @@ def test_a_dry_test_shows_the_messages_and_sends_none(project: Project, post: Po
     assert ENVIRONMENT not in lines
 
 
-def test_a_problem_of_the_configuration_stops_the_test_and_tells_nobody(project: Project) -> None:
+def test_a_problem_of_the_configuration_stops_the_test_and_notifies_nobody(
+    project: Project,
+) -> None:
     telegram(project)
     project.config["TIMING"]["poll_interval"] = "never"
     (line,) = send_test(project, status=1)
@@ -627,7 +629,7 @@ def test_a_message_whose_template_shows_nothing_of_the_report_is_marked_as_well(
     assert project.cloud.hooks[-1].json == payload
 
 
-def test_a_success_is_tested_if_one_server_alone_wants_to_tell_of_it(
+def test_a_success_is_tested_if_one_server_alone_wants_to_be_notified_of_it(
     project: Project, post: PostOffice
 ) -> None:
     post.open()

@@ -330,7 +330,7 @@ def test_a_trickling_head_ends_with_the_deadline() -> None:
         ("http://no-such-host.invalid/", "its host name cannot be resolved"),
     ],
 )
-def test_what_was_not_sent_is_told_from_what_was_lost(url: str, reason: str) -> None:
+def test_what_was_not_sent_is_distinguished_from_what_was_lost(url: str, reason: str) -> None:
     session = snapshots.new_session(1)
     result = snapshots.send(session, "POST", url, 5.0, json={})
     assert result == snapshots.NoResponse(snapshots.Outcome.NOT_SENT, reason)
@@ -743,7 +743,7 @@ class Plain(Front):
 
 
 @pytest.mark.proves("wild-9")
-def test_a_proxy_that_speaks_no_tls_is_told_from_a_provider_that_does_not(
+def test_a_proxy_that_speaks_no_tls_is_distinguished_from_a_provider_that_does_not(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.server("hetzner", 31, "web")

@@ -48,7 +48,7 @@ def test_a_new_one_that_cannot_be_used_is_a_failure_at_once(project: Project, st
     assert set(old) <= set(project.own(server))
 
 
-def test_a_new_one_that_stays_in_the_making_is_told_as_that(project: Project) -> None:
+def test_a_new_one_that_stays_in_the_making_is_reported_as_that(project: Project) -> None:
     server = project.server("hetzner", 31, "web", duration_seconds=40)
     old = project.history(server, 2)
     change_new(project, server, status="creating")
@@ -201,7 +201,7 @@ def plan(project: Project, retain: int, slots: int, held: int, switch: bool = Tr
         (2, 1, "the plan has 1 slot (set it to 1, with replace_when_full);"),
     ],
 )
-def test_contabo_a_retention_above_the_plan_is_told_with_what_to_set(
+def test_contabo_a_retention_above_the_plan_is_reported_with_what_to_set(
     project: Project, retain: int, slots: int, advice: str
 ) -> None:
     server, old = plan(project, retain, slots, slots)
@@ -221,7 +221,7 @@ def test_contabo_all_stay_is_above_any_plan(project: Project) -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
-def test_contabo_the_risk_is_told_with_what_would_remain(project: Project, slots: int) -> None:
+def test_contabo_the_risk_is_reported_with_what_would_remain(project: Project, slots: int) -> None:
     _, old = plan(project, slots, slots, slots, switch=False)
     result = project.run()
     assert result.code == 1
@@ -454,7 +454,7 @@ def test_contabo_a_slot_freed_for_the_new_one_counts_for_the_brake(project: Proj
 
 
 @pytest.mark.parametrize("readable", [True, False])
-def test_contabo_after_a_slot_was_freed_in_vain_what_is_left_is_told(
+def test_contabo_after_a_slot_was_freed_in_vain_what_is_left_is_reported(
     project: Project, readable: bool
 ) -> None:
     server, old = plan(project, 2, 2, 2)
@@ -533,7 +533,7 @@ def test_a_busy_server_is_waited_for_up_to_the_last_second(
     assert project.run().code == code
 
 
-def test_a_server_that_is_busy_once_is_told_of(project: Project) -> None:
+def test_a_server_that_is_busy_once_is_reported(project: Project) -> None:
     server = project.server("hetzner", 31, "web", duration_seconds=5)
     busy = fake.status(423, json={"error": {"code": "locked", "message": "busy"}})
     project.cloud.fault(CREATE["hetzner"], busy)
@@ -649,7 +649,7 @@ def test_a_deletion_is_not_waited_for_for_ever_if_a_request_is_held_up(project: 
     assert 240 < project.clock.elapsed < 300
 
 
-def test_a_dry_run_tells_nothing_of_the_snapshots_of_other_servers(project: Project) -> None:
+def test_a_dry_run_shows_nothing_of_the_snapshots_of_other_servers(project: Project) -> None:
     for number in (41, 42, 43):
         project.history(project.server("hetzner", number, "web"), 2)
     project.cloud.add_snapshot(project.cloud.snapshots()[0].server, "by hand")  # type: ignore[arg-type]
@@ -682,7 +682,7 @@ def told(project: Project) -> dict[str, str]:
     return dict(hook.json)
 
 
-def test_what_was_deleted_and_how_long_it_took_is_told(project: Project) -> None:
+def test_what_was_deleted_and_how_long_it_took_is_reported(project: Project) -> None:
     server = project.server("hetzner", 31, "web", retain=2, duration_seconds=40)
     old = project.history(server, 3)
     new = snapshots.snapshot_name("web", project.clock.now())
@@ -696,7 +696,7 @@ def test_what_was_deleted_and_how_long_it_took_is_told(project: Project) -> None
 
 
 @pytest.mark.proves("X3")
-def test_what_had_gone_already_is_not_told_as_deleted(project: Project) -> None:
+def test_what_had_gone_already_is_not_reported_as_deleted(project: Project) -> None:
     """Somebody else deletes it just before."""
     server = project.server("hetzner", 31, "web", retain=1, duration_seconds=93)
     old = project.history(server, 2)
@@ -716,7 +716,7 @@ def test_what_had_gone_already_is_not_told_as_deleted(project: Project) -> None:
     assert f": deleted snapshot {old[1]}" in log
 
 
-def test_what_only_pretends_to_be_deleted_is_not_told_as_deleted(project: Project) -> None:
+def test_what_only_pretends_to_be_deleted_is_not_reported_as_deleted(project: Project) -> None:
     server = project.server("hetzner", 31, "web", retain=1, duration_seconds=93)
     old = project.history(server, 3)
     stay = {snapshot.id for snapshot in project.cloud.snapshots(server)[:2]}
@@ -727,7 +727,7 @@ def test_what_only_pretends_to_be_deleted_is_not_told_as_deleted(project: Projec
     assert (said["deleted"], said["total"]) == (old[2], "3")
 
 
-def test_contabo_what_was_deleted_to_make_room_is_told(project: Project) -> None:
+def test_contabo_what_was_deleted_to_make_room_is_reported(project: Project) -> None:
     _, old = plan(project, 2, 2, 2)
     said = told(project)
     assert (said["deleted"], said["total"]) == (old[0], "2")

@@ -307,7 +307,7 @@ DAMAGES = [
         "an error is reported in the library's words, which hold the URL",
         "    reason = network_reason(error)\n    refusals",
         "    reason = str(error)\n    refusals",
-        "test_notify.py::test_nobody_there_is_told_without_the_address",
+        "test_notify.py::test_nobody_there_is_reported_without_the_address",
     ),
     damage(
         "nothing is masked on the screen and in the log",
@@ -344,7 +344,7 @@ DAMAGES = [
         "a summary of failures is not for who hears of failures alone",
         "            if any(wants(destination, report) for destination, report in items):",
         "            if all(wants(destination, report) for destination, report in items):",
-        "test_summary.py::test_a_destination_hears_of_all_if_it_wants_to_hear_of_one",
+        "test_summary.py::test_a_destination_is_notified_of_all_if_it_wants_one",
     ),
     damage(
         "a crash of our own loses the summary",
