@@ -16,7 +16,7 @@ import trustme
 from conftest import Project, Result, certified
 from fakes.mail import HttpsServer
 from fakes.monitors import BODY_LIMIT, Check, Healthchecks
-from test_notify import assert_undelivered, telegram
+from test_notify import assert_undelivered, stop_at_a_poll, telegram
 
 import snapshots
 
@@ -136,21 +136,13 @@ def test_a_crash_of_our_own_is_a_failure(project: Project) -> None:
 def test_a_run_that_is_stopped_is_a_failure(project: Project) -> None:
     seen = watched(project)
     project.server("digitalocean", 12, "second", duration_seconds=3000)
-    stopped: list[float] = []
-
-    def look(_request: fake.Request) -> bool:
-        if not stopped and project.clock.elapsed > 15:
-            stopped.append(project.clock.elapsed)
-            project.interrupt()
-        return False
-
-    project.cloud.fault("GET /do/*", fake.status(500), times=None, when=look)
+    stop_at_a_poll(project, lambda: project.clock.elapsed > 15)
     assert project.run().code == 1
     assert seen.words == ["start", "fail"]
     assert "interrupted by SIGTERM" in seen.events[1][1]
 
 
-@pytest.mark.proves("telling-6", "telling-6")
+@pytest.mark.proves("telling-6")
 @pytest.mark.parametrize("args", [("-n",), ("--prune-only",), ("hetzner-11.json",), ("--check",)])
 @pytest.mark.parametrize("problem", [False, True])
 def test_what_is_not_the_whole_job_calls_nobody(
@@ -336,7 +328,7 @@ def test_a_problem_of_the_section_itself_calls_nobody(project: Project) -> None:
 # --- a server's own check ---
 
 
-@pytest.mark.proves("telling-8", "telling-8")
+@pytest.mark.proves("telling-8")
 def test_a_server_calls_after_each_turn(project: Project) -> None:
     seen = watched(project)
     (web_url, web), (bad_url, bad) = check(project), check(project)
@@ -629,7 +621,7 @@ def test_an_http_url_is_worth_a_line(tmp_path: Path, project: Project) -> None:
 # --- --test-notifications ---
 
 
-@pytest.mark.proves("telling-5", "telling-5")
+@pytest.mark.proves("telling-5")
 def test_the_test_logs_and_changes_no_state(project: Project) -> None:
     seen = watched(project)
     url, own = check(project)

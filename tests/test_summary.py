@@ -11,7 +11,7 @@ import fakes as fake
 import pytest
 from conftest import PostOffice, Project, Tab, a_server
 from fakes.mail import MailServer
-from test_notify import HOOK, SEND, bot_token, telegram, texts, webhook
+from test_notify import HOOK, SEND, bot_token, stop_at_a_poll, telegram, texts, webhook
 
 import snapshots
 
@@ -180,7 +180,7 @@ def counted(text: str) -> tuple[int, int]:
     return named, int(more[1]) if more else 0
 
 
-@pytest.mark.proves("telling-2", "telling-2")
+@pytest.mark.proves("telling-2")
 def test_two_hundred_failures_fit_everywhere_and_are_counted(
     many: Project, post: PostOffice
 ) -> None:
@@ -269,7 +269,7 @@ def test_a_run_in_which_nothing_was_due_sends_nothing(project: Project, tab: Tab
     assert tab.calls == []
 
 
-@pytest.mark.proves("D-5", "telling-3", "telling-3")
+@pytest.mark.proves("D-5", "telling-3")
 def test_a_run_that_is_stopped_sends_its_summary(project: Project) -> None:
     telegram(project)
     webhook(project)
@@ -277,15 +277,7 @@ def test_a_run_that_is_stopped_sends_its_summary(project: Project) -> None:
     project.server("hetzner", 11, "first", duration_seconds=1)
     project.server("digitalocean", 12, "second", duration_seconds=3000)
     project.server("contabo", 13, "third", duration_seconds=3000)
-    stopped: list[float] = []
-
-    def look(_request: fake.Request) -> bool:
-        if not stopped and project.clock.elapsed > 15:
-            stopped.append(project.clock.elapsed)
-            project.interrupt()
-        return False
-
-    project.cloud.fault("GET /do/*", fake.status(500), times=None, when=look)
+    stopped = stop_at_a_poll(project, lambda: project.clock.elapsed > 15)
     assert project.run().code == 2
     assert project.clock.elapsed - stopped[0] <= 20
     (text,) = texts(project)
@@ -391,7 +383,7 @@ def test_items_are_cut_to_any_length_and_counted() -> None:
 # --- mode = failures, and notify_on_... ---
 
 
-@pytest.mark.proves("telling-4", "telling-4")
+@pytest.mark.proves("telling-4")
 def test_failures_is_a_message_for_each_failure_alone(project: Project, post: PostOffice) -> None:
     """Whatever a channel wants to hear of."""
     server = post.open()
@@ -459,7 +451,7 @@ def send_test(project: Project, *args: str, status: int = 0) -> list[str]:
 ENVIRONMENT = "sent with the environment of this shell; cron's may differ (see --check)"
 
 
-@pytest.mark.proves("telling-5", "telling-5")
+@pytest.mark.proves("telling-5")
 def test_each_destination_gets_what_it_would_get(project: Project, post: PostOffice) -> None:
     server = post.open()
     project.config["SMTP"].pop("notify_on_success")
