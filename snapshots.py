@@ -8896,9 +8896,9 @@ def every_finding(view: View, names: Sequence[str]) -> Iterator[Finding]:
     warnings = remark_lines(remarks, Level.WARNING)
     for warning in warnings:
         yield "warning", "configuration", warning, ""
-    if not warnings:
-        yield "ok", "configuration", "can be used as it is", ""
     good = [entry for entry in entries if isinstance(entry, Server)]
+    if not warnings and len(good) == len(entries):
+        yield "ok", "configuration", "can be used as it is", ""
     for entry in entries:
         add_from_history(view, entry)
         if isinstance(entry, BadServer):

@@ -503,6 +503,19 @@ def test_check_warns_where_nobody_would_know_of_a_failure(project: Project, watc
 
 
 @pytest.mark.proves("looking-7")
+@pytest.mark.parametrize("broken", [False, True])
+def test_check_calls_no_configuration_usable_that_holds_an_error(
+    project: Project, broken: bool
+) -> None:
+    project.server("hetzner", 11, file={"nmae": "web"} if broken else {})
+    result = project.run("--check")
+    assert (result.code, "unknown key, did you mean 'name'?" in result.out) == (
+        (2, True) if broken else (0, False)
+    )
+    assert ("can be used as it is" in result.out) is not broken
+
+
+@pytest.mark.proves("looking-7")
 def test_check_says_unknown_where_it_could_not_ask(project: Project) -> None:
     project.server("hetzner", 11, "web")
     project.server("digitalocean", 12, "db")
