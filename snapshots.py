@@ -10389,9 +10389,9 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
     screen, hostname = world.screen, one_line(socket.gethostname(), 200)
     path = Path(os.path.expanduser(args.config or home_directory() / "snapshots.config")).absolute()
     is_look = any(getattr(args, kind) for kind in LOOKS)
-    asks_or_tells = args.setup or args.test_notifications
-    looks = args.install_cron or args.show_cron or args.remove_cron or asks_or_tells
-    if not (args.dry_run or is_look or looks):
+    is_cron = args.install_cron or args.show_cron or args.remove_cron
+    is_run = not (args.dry_run or is_look or is_cron or args.setup or args.test_notifications)
+    if is_run:
         screen.wait_for_nobody()
     open_log(Settings(base=path.parent), world, verbose=False, to_file=False)
     settings = load_settings(path, required=bool(args.config) and not args.setup)
@@ -10405,7 +10405,7 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
     error_text = ""
     redact: Optional[Redactor] = None  # until it knows every credential
     try:
-        if looks and not asks_or_tells:
+        if is_cron:
             cron_command(args, settings, path, world)
             return ExitStatus.OK
         if settings.problems:
@@ -10452,7 +10452,7 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
         screen.problem(error_text)
         log.error("%s", error_text, extra=ALWAYS)
         log_traceback(error, with_text=redact is not None)
-    if not (args.dry_run or looks):
+    if is_run:
         notify_run_failure(error_text, settings, world, hostname)
     return ExitStatus.FAILED
 
