@@ -103,6 +103,13 @@ CERTIFICATES = {
 }
 
 
+def trust_authority(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """From now on its certificates are valid, and no others."""
+    bundle = folder / "ca.pem"
+    AUTHORITY.cert_pem.write_to_path(str(bundle))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+
+
 @pytest.mark.proves("I26")
 @pytest.mark.parametrize("which", CERTIFICATES)
 def test_only_a_certificate_that_holds_is_talked_to(
@@ -112,9 +119,7 @@ def test_only_a_certificate_that_holds_is_talked_to(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    bundle = tmp_path / "ca.pem"
-    AUTHORITY.cert_pem.write_to_path(str(bundle))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    trust_authority(monkeypatch, tmp_path)
     server = project.server("hetzner", 31, "web", duration_seconds=20)
     old = project.history(server, 2)
     port = front(CERTIFICATES[which]).port
@@ -169,9 +174,7 @@ def behind_proxy(
     tmp_path: Path,
 ) -> Iterator[Callable[..., Proxy]]:
     """Makes a proxy that all requests to Hetzner, which are encrypted, have to go through."""
-    bundle = tmp_path / "ca.pem"
-    AUTHORITY.cert_pem.write_to_path(str(bundle))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    trust_authority(monkeypatch, tmp_path)
     port = front(CERTIFICATES["good"]).port
     url = f"https://127.0.0.1:{port}/hz/v1"
     project.config["API"] = {**project.config["API"], "hetzner_url": url}
@@ -475,9 +478,7 @@ def test_an_address_that_never_says_a_word_of_tls_is_left_for_the_next(
     tmp_path: Path,
     times: int,
 ) -> None:
-    bundle = tmp_path / "ca.pem"
-    AUTHORITY.cert_pem.write_to_path(str(bundle))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    trust_authority(monkeypatch, tmp_path)
     port = front(AUTHORITY.issue_cert("localhost")).port
     hosts = [f"127.0.0.{number + 2}" for number in range(times)]
     silent = [network.Silence(host, port) for host in hosts]
@@ -512,9 +513,7 @@ AUTHORITY.issue_cert("localhost").configure_cert(CONTEXT)
 def test_an_address_that_has_failed_once_is_tried_again_where_the_other_always_fails(
     project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    bundle = tmp_path / "ca.pem"
-    AUTHORITY.cert_pem.write_to_path(str(bundle))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    trust_authority(monkeypatch, tmp_path)
     good = Hiccup(project.cloud.port, None)
     silent = network.Silence("127.0.0.2", good.port)
     network.resolve(monkeypatch, "localhost", "127.0.0.2", "127.0.0.1")
