@@ -4663,12 +4663,12 @@ class Account:
 
     def _poll_seconds(self) -> float:
         """How long until the next poll: a tenth of the youngest action's age, from poll_interval
-        to 30 s, so that no end is noticed much later than it took; half of it where starts, and
-        so ends, are spread out."""
+        to 30 s, so that no end is noticed much later than it took; half of it while starts, and so
+        ends, lie further apart than that age and that interval."""
         since = list(self._running.values())  # a copy: others come and go
         age = self.world.clock.monotonic() - max(since)
         interval = min(max(self.poll_interval, age / 10), max(MAX_POLL_SECONDS, self.poll_interval))
-        return interval / 2 if max(since) - min(since) > interval else interval
+        return interval / 2 if max(since) - min(since) > max(age, interval) else interval
 
     def wait_until_done(
         self, ticket: Ticket, deadline: float, on_progress: Callable[[Progress], None]
