@@ -56,6 +56,22 @@ def test_no_crontab_at_all_is_an_empty_one(tab: Tab) -> None:
     assert tab.text == ""
 
 
+NONE = [
+    "no crontab for root",
+    "crontab: no crontab for backup",  # macOS
+    "crontab: can't open 'backup': No such file or directory",  # BusyBox
+]
+
+
+@pytest.mark.proves("cron-4")
+@pytest.mark.parametrize("said", NONE)
+def test_each_cron_has_its_own_words_for_no_crontab(tab: Tab, said: str) -> None:
+    first = [f"say {said}", "exit 1"]
+    tab.mischief = {"-l": {"1": first, "2": first}}
+    assert tab.run("--install-cron", "3:15").code == 0
+    assert tab.text == tab.block("15 3 * * *")
+
+
 @pytest.mark.proves("cron-4")
 def test_a_second_install_replaces_the_block_and_the_same_one_changes_nothing(tab: Tab) -> None:
     tab.set(OTHERS)
@@ -203,7 +219,8 @@ UNREADABLE = [
     ["say crontab: can't open spool: Permission denied", "exit 1"],
     ["say no crontab for root\nbut wait", "exit 1"],
     ["say You (root) are not allowed to use this program (crontab)", "exit 1"],
-    ["say crontab: can't open 'root': No such file or directory", "exit 1"],
+    ["say crontab: can't open '/etc/x': No such file or directory", "exit 1"],
+    ["say crontab: can't open 'root': Permission denied", "exit 1"],
     ["say crontabs: no crontab for root yet", "exit 1"],
     ["exit 1"],
     ["say input/output error", "exit 0"],

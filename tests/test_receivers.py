@@ -576,9 +576,10 @@ def test_messages_go_to_their_topic(project: Project) -> None:
 
 
 @pytest.mark.proves("wild-6")
-@pytest.mark.parametrize("value", [None, "", "0"])
+@pytest.mark.parametrize("value", [None, "", "0", "1"])
 def test_no_topic_is_never_sent(project: Project, value: str | None) -> None:
-    telegram(project)
+    """Nor General, by its number."""
+    telegram(project).topics["123"] = {1: "open"}
     if value is not None:
         project.config["TELEGRAM"]["message_thread_id"] = value
     project.server("hetzner", 11)
@@ -624,6 +625,10 @@ def test_a_topic_that_is_no_number_is_a_problem_of_its_server(
         ("Forbidden: bot is not a member of the channel chat", "add the bot"),
         ("Forbidden: bot can't initiate conversation with a user", "write to the bot first"),
         ("Forbidden: user is deactivated", "another chat_id"),
+        ("Forbidden: the bot can't send messages to the bot", "of a bot"),
+        ("Forbidden: bots can't send messages to bots", "of a bot"),
+        ("Forbidden: the group chat was deleted", "another chat_id"),
+        ("Bad Request: have no rights to send a message", "administrator"),
         ("Bad Request: need administrator rights in the channel chat", "administrator"),
         ("Bad Request: CHAT_WRITE_FORBIDDEN", "administrator"),
     ],

@@ -1182,6 +1182,22 @@ def test_an_account_is_not_locked_by_wrong_credentials(guide: Guide) -> None:
     assert "; nothing was made (write --setup again to go on)" in terminal.shown
 
 
+@pytest.mark.proves("setup-3")
+def test_what_a_terminal_or_an_editor_puts_around_an_answer_is_no_part_of_it(guide: Guide) -> None:
+    """Bracketed paste, a byte order mark, Windows' ends of lines."""
+    guide.account("hetzner", web=1)
+    token = guide.credentials()[0]
+    terminal = Terminal(guide)
+    terminal.say("Which provider", "\x1b[200~hetzner\x1b[201~")
+    terminal.say("api_token (is not shown): ", f"\x1b[200~{token} \x1b[201~")
+    terminal.see("[all]: ")
+    os.write(terminal.master, b"\x03")
+    assert terminal.end() == 1
+    result = guide.run("\ufeffhetzner\r", f"{token}\r", "all\r", "3\r", "nothing\r", "none\r")
+    assert result.code == 0
+    assert guide.made()["web.json"]["hetzner_cloud_server"]["api_token"] == token
+
+
 @pytest.mark.proves("setup-8")
 @pytest.mark.parametrize("hidden", [False, True], ids=["question", "credential"])
 @pytest.mark.parametrize("key", ["\x03", "\x04", "TERM"])

@@ -385,13 +385,15 @@ class Telegram(Api):
         return Response(200, {"ok": True, "result": result})
 
     def _topic(self, request: Request, topics: Optional[dict[int, str]], fields: Json) -> None:
-        """A forum's messages go to a topic; without one to General, which is number 1."""
+        """A forum's messages go to a topic; without one to General, which is number 1, but is not
+        found by it: https://github.com/tdlib/telegram-bot-api/issues/798."""
         number = fields.get("message_thread_id")
         if "message_thread_id" in fields and (type(number) is not int or number < 1):
             raise self.fail(
                 request, 400, "Bad Request: invalid message thread identifier specified"
             )
         state = (topics or {}).get(number or 1, "open" if number is None else "")
+        state = "" if number == 1 else state
         if not state:
             raise self.refuse(400, "Bad Request: message thread not found")
         if state == "closed":
