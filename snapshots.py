@@ -6338,13 +6338,16 @@ def read_unpruned(path: Path, now: datetime, under_way: bool = False) -> Callabl
 
 
 def history_version(file: sqlite3.Connection) -> int:
-    """What wrote it; 0: nothing so far. Raises ValueError if it is newer than this tool."""
+    """What wrote it; 0: nothing so far. Raises ValueError if that is newer than this tool, or another
+    program."""
     version = int(file.execute("PRAGMA user_version").fetchone()[0])
     if version > HISTORY_VERSION:
         raise ValueError(
             f"a newer version of this tool has written it, in format {version}"
             " (use that version, or rename the file)"
         )
+    if version == 0 and file.execute("SELECT 1 FROM sqlite_master").fetchone():
+        raise ValueError("is another program's (set [HISTORY] file to another name)")
     return version
 
 
@@ -9121,8 +9124,8 @@ def nagios_of(document: Document) -> tuple[int, str]:
     ages = [s["_newest_age"] for s in servers if s["_newest_age"] is not None]
     data = [f"{s}={count[s]};;;0;{len(servers)}" for s in ("never", "stale", "failed", "unknown")]
     data += [f"oldest={max(ages):.0f}s;;;0"] if ages else []
-    verdict = verdict_line(document).replace("|", "/")
-    return status, f"SNAPSHOTS {word} - {verdict} | {' '.join(data)}"
+    line = f"SNAPSHOTS {word} - " + verdict_line(document).replace("|", "/")
+    return status, f"{line} | {' '.join(data)}" if servers else line  # no zeros in place of unknown
 
 
 def look(args: argparse.Namespace, settings: Settings, world: Runtime, hostname: str) -> int:

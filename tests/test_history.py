@@ -214,9 +214,15 @@ def newer(path: Path) -> None:
         file.execute("PRAGMA user_version = 99")
 
 
-def of_another_program(path: Path) -> None:
+def without_a_table(path: Path) -> None:
     with closing(sqlite3.connect(path)) as file:
         file.execute("DROP TABLE run")
+
+
+def of_another_program(path: Path) -> None:
+    path.unlink()
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("CREATE TABLE dashboard (id)")
 
 
 @pytest.mark.proves("history-6")
@@ -232,7 +238,8 @@ def of_another_program(path: Path) -> None:
             newer,
             "a newer version of this tool has written it, in format 99 (use that version, or rename the file)",
         ),
-        (of_another_program, "no such table: run"),
+        (without_a_table, "no such table: run"),
+        (of_another_program, "is another program's (set [HISTORY] file to another name)"),
     ],
 )
 def test_a_file_that_cannot_be_written_costs_one_warning(
@@ -253,6 +260,8 @@ def test_a_file_that_cannot_be_written_costs_one_warning(
     assert f"history.db: cannot be written: {reason}" in result.err
     assert len(project.own(server)) == before  # one made, one deleted
     assert project.clock.elapsed - began <= took + 1
+    if trouble is of_another_program:
+        assert [row[0] for row in rows(project, "SELECT name FROM sqlite_master")] == ["dashboard"]
     if holder is not None:
         holder.close()
 

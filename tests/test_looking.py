@@ -658,6 +658,7 @@ def test_nagios_has_its_own_statuses(project: Project) -> None:
     result = project.run("--status", "--nagios")
     assert result.code == 3
     assert result.out.startswith("SNAPSHOTS UNKNOWN - ")
+    assert "|" not in result.out  # where nothing was looked at, a graph has a gap and no zeros
 
 
 def test_check_that_meets_a_bug_is_not_all_well(
