@@ -6338,8 +6338,8 @@ def read_unpruned(path: Path, now: datetime, under_way: bool = False) -> Callabl
 
 
 def history_version(file: sqlite3.Connection) -> int:
-    """What wrote it; 0: nothing so far. Raises ValueError if that is newer than this tool, or another
-    program."""
+    """What wrote it; 0: nothing so far. Raises ValueError if that is newer than this tool, or
+    another program."""
     version = int(file.execute("PRAGMA user_version").fetchone()[0])
     if version > HISTORY_VERSION:
         raise ValueError(
@@ -9434,9 +9434,10 @@ VPS 4, 2 with Cloud VPS 6, 3 with Cloud VPS 8 to 18, 5 with Cloud VPS Plus and
 GPU VPS, none with Storage VPS and VDS. Keep one less than the slots, for the
 new one is made before the oldest goes. With one slot the oldest must go first.
 Contabo itself deletes a snapshot after 30 days."""
-NO_CHATS = (
-    "Nobody has written to this bot: write anything to it now, or in a group",
-    "or channel that it has been added to, and look again.",
+NO_CHATS = (  # bots are told of few things in a group: https://core.telegram.org/bots/features
+    "Nobody has written to this bot. Write anything to it now, or anything in its",
+    "channel, or /start@ and its name in its group, where it sees no other lines.",
+    "Then look again.",
 )
 RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 

@@ -261,7 +261,7 @@ def test_a_file_that_cannot_be_written_costs_one_warning(
     assert len(project.own(server)) == before  # one made, one deleted
     assert project.clock.elapsed - began <= took + 1
     if trouble is of_another_program:
-        assert [row[0] for row in rows(project, "SELECT name FROM sqlite_master")] == ["dashboard"]
+        assert rows(project, "SELECT name FROM sqlite_master") == [{"name": "dashboard"}]
     if holder is not None:
         holder.close()
 
