@@ -9131,7 +9131,7 @@ def nagios_of(document: Document) -> tuple[int, str]:
 def look(args: argparse.Namespace, settings: Settings, world: Runtime, hostname: str) -> int:
     """Look instead of a run. Returns 0 where all is well, 2 where something is not, 1 where nothing
     could be looked at; with --nagios what plugins return."""
-    kind = next(kind for kind in LOOKS if getattr(args, kind))
+    kind: str = args.command
     view = View("status" if kind == "report" else kind, world, hostname, settings)
     try:
         ask_machine(view, cron_job(args.config, settings))
@@ -10079,10 +10079,11 @@ def parser() -> Parser:
     result.add_argument(
         "-n", "--dry-run", action="store_true", help="show what would be done; change nothing"
     )
-    result.add_argument(
+    when = result.add_mutually_exclusive_group()
+    when.add_argument(
         "--now", action="store_true", help="take snapshots whatever min_interval_hours says"
     )
-    result.add_argument(
+    when.add_argument(
         "--prune-only", action="store_true", help="take no snapshots; only delete what is due"
     )
     result.add_argument(
@@ -10092,72 +10093,69 @@ def parser() -> Parser:
         help="the configuration file (default: snapshots.config beside the script)",
     )
     group = result.add_argument_group("instead of a run")
-    group.add_argument("--list", action="store_true", help="reads only: what the clouds hold")
-    group.add_argument("--status", action="store_true", help="reads only: what the last runs did")
-    group.add_argument("--check", action="store_true", help="reads only: is all ready for a run?")
-    group.add_argument(
+    command = group.add_mutually_exclusive_group()
+    command.add_argument("--list", action="store_true", help="reads only: what the clouds hold")
+    command.add_argument("--status", action="store_true", help="reads only: what the last runs did")
+    command.add_argument("--check", action="store_true", help="reads only: is all ready for a run?")
+    command.add_argument(
         "--report",
         type=not_empty,
         metavar="PAGE",
         help="--status and the last runs as an HTML file",
     )
-    instead = group.add_mutually_exclusive_group()
-    instead.add_argument(
+    command.add_argument(
         "--install-cron",
         type=not_empty,
         metavar="WHEN",
         help='have cron start a run; WHEN is 03:15, or "15 3 * * *" (in quotes), or a word: '
         + "; ".join(f"{word} ({in_words(parse_schedule(word))})" for word in PRESETS),
     )
-    instead.add_argument(
+    command.add_argument(
         "--show-cron", action="store_true", help="show the crontab's entry and its next runs"
     )
-    instead.add_argument("--remove-cron", action="store_true", help="take that entry out")
-    instead.add_argument(
+    command.add_argument("--remove-cron", action="store_true", help="take that entry out")
+    command.add_argument(
         "--setup", action="store_true", help="ask what is needed, and set everything up"
     )
-    instead.add_argument(
+    command.add_argument(
         "--test-notifications",
         action="store_true",
         help="send a message marked TEST over every channel; with -n only show it",
     )
-    group.add_argument("--json", action="store_true", help="--list, --status or --check as JSON")
-    group.add_argument("--nagios", action="store_true", help="--list or --status for monitoring")
+    form = group.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="--list, --status or --check as JSON")
+    form.add_argument("--nagios", action="store_true", help="--list or --status for monitoring")
     result.add_argument("--version", action="version", version=f"snapshots {__version__}")
     return result
 
 
-def check_flags(args: argparse.Namespace) -> None:
-    """Raise SnapshotsError where flags do not go together."""
-    looks = [f"--{kind}" for kind in LOOKS if getattr(args, kind)]
-    if args.setup:
-        looks.append("--setup")
-    if args.setup and (args.files or args.quiet):
-        raise SnapshotsError("--setup asks, and is for all servers: leave out FILE and -q")
-    others = (
-        "--install-cron",
-        "--show-cron",
-        "--remove-cron",
-        "--test-notifications",
-        "--dry-run",
-        "--prune-only",
-        "--now",
-    )
-    given = [flag for flag in others if getattr(args, flag[2:].replace("-", "_"), None)]
-    if looks and len(looks + given) > 1:
-        words = " and ".join(looks + given)
-        raise SnapshotsError(f"{words}: one at a time (write {looks[0]} alone)")
-    if args.now and args.prune_only:
-        raise SnapshotsError("--now takes snapshots, --prune-only takes none: write one of them")
-    instead = args.install_cron or args.show_cron or args.remove_cron or args.test_notifications
-    if (args.now or args.prune_only) and instead:
-        raise SnapshotsError("--now and --prune-only go with a run or with -n only: leave them out")
-    for flag, fits in (("--json", ("list", "status", "check")), ("--nagios", ("list", "status"))):
-        if getattr(args, flag[2:]) and not any(getattr(args, kind) for kind in fits):
-            words = " or ".join(f"--{kind}" for kind in fits)
-            raise SnapshotsError(f"{flag} goes with {words} (write --status {flag}, for example)")
-    if args.json and args.nagios:
-        raise SnapshotsError("--json and --nagios: one at a time (write --status --nagios)")
+COMMANDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {  # and which of the flags that are not for all of them go with each
+        "run": ("files", "quiet", "dry_run", "now", "prune_only"),
+        "list": ("files", "quiet", "json", "nagios"),
+        "status": ("files", "quiet", "json", "nagios"),
+        "check": ("files", "quiet", "json"),
+        "report": ("files", "quiet"),
+        "install_cron": ("files", "quiet", "dry_run"),  # files: of five fields without quotes
+        "show_cron": ("quiet", "dry_run"),
+        "remove_cron": ("quiet", "dry_run"),
+        "setup": (),  # it asks, and is for all servers
+        "test_notifications": ("files", "quiet", "dry_run"),
+    }
+)
+
+
+def arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    """What the command line says; its `command` is one of COMMANDS. Raises SnapshotsError."""
+    args = parser().parse_args(argv)
+    args.command = next((name for name in COMMANDS if getattr(args, name, None)), "run")
+    for name in itertools.chain(*COMMANDS.values()):
+        if getattr(args, name) and name not in COMMANDS[args.command]:
+            flag, command = ("--" + word.replace("_", "-") for word in (name, args.command))
+            flag = "FILE" if name == "files" else flag
+            command = "a run" if args.command == "run" else command
+            raise SnapshotsError(f"{flag} does not go with {command} (leave it out; see --help)")
+    return args
 
 
 def notify_run_failure(error: str, settings: Settings, world: Runtime, hostname: str) -> None:
@@ -10327,8 +10325,6 @@ def cron_command(
             schedule = parse_schedule(args.install_cron)
         except ValueError as error:
             raise SnapshotsError(f"--install-cron {args.install_cron!r}: {error}") from None
-    elif args.files:
-        raise SnapshotsError("--show-cron and --remove-cron take no FILE (see --help)")
     if args.remove_cron and not config.exists():  # the backup has to go somewhere
         settings = load_settings(home_directory() / "snapshots.config", False)
     if settings.problems and schedule:  # runs would fail; to take them out is always possible
@@ -10373,8 +10369,7 @@ def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) ->
         failed = 3  # a plugin's UNKNOWN
     try:
         try:
-            args = parser().parse_args(argv)
-            check_flags(args)
+            args = arguments(argv)
         except SystemExit:  # --help and --version have been printed
             return ExitStatus.OK
         except (OSError, AttributeError):  # or could not be, which old versions of argparse mind
@@ -10403,9 +10398,7 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
     """Load, lock, run; report why a run could not start."""
     screen, hostname = world.screen, one_line(socket.gethostname(), 200)
     path = Path(os.path.expanduser(args.config or home_directory() / "snapshots.config")).absolute()
-    is_look = any(getattr(args, kind) for kind in LOOKS)
-    is_cron = args.install_cron or args.show_cron or args.remove_cron
-    is_run = not (args.dry_run or is_look or is_cron or args.setup or args.test_notifications)
+    is_look, is_run = args.command in LOOKS, args.command == "run" and not args.dry_run
     if is_run:
         screen.wait_for_nobody()
     open_log(Settings(base=path.parent), world, verbose=False, to_file=False)
@@ -10420,7 +10413,7 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
     error_text = ""
     redact: Optional[Redactor] = None  # until it knows every credential
     try:
-        if is_cron:
+        if args.command in ("install_cron", "show_cron", "remove_cron"):
             cron_command(args, settings, path, world)
             return ExitStatus.OK
         if settings.problems:

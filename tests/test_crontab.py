@@ -580,8 +580,8 @@ def test_five_fields_without_quotes_are_refused_and_shown_with_them(
     ("args", "told"),
     [
         (["--install-cron", "nightly", "web.json"], "takes no FILE: one entry is for all servers"),
-        (["--show-cron", "web.json"], "take no FILE"),
-        (["--remove-cron", "web.json"], "take no FILE"),
+        (["--show-cron", "web.json"], "FILE does not go with --show-cron"),
+        (["--remove-cron", "web.json"], "FILE does not go with --remove-cron"),
         (["--install-cron"], "expected one argument"),
         (["--install-cron", ""], "is empty"),
         (["--install-cron", "@reboot"], "after each reboot only"),

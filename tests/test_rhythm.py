@@ -630,7 +630,7 @@ def test_now_and_prune_only_exclude_each_other(project: Project, more: list[str]
     result = project.run("--now", "--prune-only", *more)
     assert result.code == 1
     assert result.err == (
-        "snapshots: --now takes snapshots, --prune-only takes none: write one of them\n"
+        "snapshots: argument --prune-only: not allowed with argument --now (see --help)\n"
     )
     assert project.cloud.journal == []
     assert not (project.folder / "logs").exists()
@@ -647,7 +647,7 @@ def test_now_and_prune_only_go_with_a_run_only(
     result = project.run(flag, *instead)
     assert (result.code, result.out) == (1, "")
     assert result.err == (
-        "snapshots: --now and --prune-only go with a run or with -n only: leave them out\n"
+        f"snapshots: {flag} does not go with {instead[0]} (leave it out; see --help)\n"
     )
 
 
