@@ -6093,7 +6093,6 @@ HISTORY_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     ValueError,
 )
-PROGRESS = "UPDATE run SET progress = ? WHERE id = ?"
 Statement = tuple[str, Sequence[Any]]
 
 
@@ -6118,14 +6117,19 @@ class History:
     def __init__(self, path: Path, keep_days: int, world: Runtime) -> None:
         self.path, self.keep_days, self.world = path, keep_days, world
         self.id = uuid.uuid4().hex
-        self._changed = world.condition()
-        self._waiting: list[Statement] = []
-        self._written: list[Statement] = []  # in case the file has to be begun anew
-        self._problem = ""  # why the last write failed
-        self._news = self._closing = False
-        self._idle = True
         self.has_unpruned: Callable[[Server], bool] = lambda server: False  # see `read_unpruned`
-        self._progress, self._progress_at = "", -math.inf
+        self._changed = world.condition()
+        self._statements: list[Statement] = []  # all, in case the file has to be begun anew
+        self._saved = 0  # how many of them are in the file
+        self._progress: Optional[str] = None  # None: the run has ended, or not begun
+        self._tried = self._news  # at the last write, whatever came of it
+        self._problem = ""  # why that one failed
+        self._closing = False
+
+    @property
+    def _news(self) -> tuple[int, Optional[str]]:
+        """Changes with whatever is to be written."""
+        return len(self._statements), self._progress
 
     def begin(self, total: int) -> None:
         """A run begins, of so many servers."""
@@ -6135,7 +6139,7 @@ class History:
         try:
             self.world.clock.start(self._work, "history")
         except RuntimeError as error:  # the machine allows no more threads
-            self._problem, self._idle = str(error), True
+            self._problem = str(error)
         self._wait()
 
     def saw(self, server: Server, ours: Sequence[Snapshot]) -> None:
@@ -6150,11 +6154,11 @@ class History:
         )
 
     def progress(self, how_far: Mapping[str, Any]) -> None:
-        """How far the run is, in the words of `progress_of`; once a second is enough."""
-        text, now = json.dumps(how_far), self.world.clock.monotonic()
-        if text != self._progress and now - self._progress_at >= 1:
-            self._progress, self._progress_at = text, now
-            self._put(PROGRESS, text, self.id)
+        """How far the run is, in the words of `progress_of`."""
+        text = json.dumps(how_far)
+        with self._changed:
+            self._progress = text
+            self._changed.notify_all()
 
     def turn(self, report: Report) -> None:
         """A turn has ended."""
@@ -6191,22 +6195,18 @@ class History:
     def end(self, status: Optional[ExitStatus]) -> None:
         """The run has ended; what is too old goes."""
         now = self.world.clock.now()
-        self._put(
-            "UPDATE run SET ended_at = ?, exit_status = ?, progress = NULL WHERE id = ?",
-            utc_text(now),
-            status,
-            self.id,
-        )
+        ended = "UPDATE run SET ended_at = ?, exit_status = ? WHERE id = ?"
+        self._put(ended, utc_text(now), status, self.id)
         horizon = utc_text(now - timedelta(days=self.keep_days))
         self._put("DELETE FROM turn WHERE ended_at < ?", horizon)
         self._put("DELETE FROM run WHERE started_at < ?", horizon)
         latest = "max(coalesce(looked_at, ''), coalesce(success_at, ''), coalesce(failure_at, ''))"
         self._put(f"DELETE FROM server WHERE {latest} < ?", horizon)  # noqa: S608
         with self._changed:
-            self._closing = True
+            self._progress, self._closing = None, True
             self._changed.notify_all()
         self._wait()
-        if self._waiting or not self._idle:
+        if self._saved < len(self._statements):
             reason = self._problem or "it takes too long"
             self.world.warn(
                 f"{self.path}: cannot be written: {reason} (what this run did is missing there)"
@@ -6215,7 +6215,10 @@ class History:
     def entry_is_new(self) -> str:
         """Cron's entry was changed just now; returns why that could not be written, or ''."""
         now = utc_text(self.world.clock.now())
-        return self._write([("DELETE FROM entry", ()), ("INSERT INTO entry VALUES (?)", (now,))])
+        self._put("DELETE FROM entry")
+        self._put("INSERT INTO entry VALUES (?)", now)
+        self._write()
+        return self._problem
 
     def _put_server(self, server: Server, **columns: Any) -> None:
         changes = ", ".join(f"{name} = excluded.{name}" for name in ("name", *columns))
@@ -6229,12 +6232,9 @@ class History:
         self._put(sql, *values.values())
 
     def _put(self, sql: str, *values: Any) -> None:
-        """Have this written soon; as masked as the log."""
-        redact = self.world.redact
-        masked = [redact(value) if isinstance(value, str) else value for value in values]
+        """Have this written soon."""
         with self._changed:
-            self._waiting.append((sql, masked))
-            self._news, self._idle = True, False
+            self._statements.append((sql, values))
             self._changed.notify_all()
 
     def _wait(self) -> None:
@@ -6242,35 +6242,29 @@ class History:
         clock = self.world.clock
         until = clock.monotonic() + HISTORY_WAIT_SECONDS
         with self._changed:
-            while not self._idle and clock.monotonic() < until:
+            while self._tried != self._news and clock.monotonic() < until:
                 self._changed.wait(until - clock.monotonic())
 
     def _work(self) -> None:
-        self.has_unpruned = read_unpruned(self.path, self.world.clock.now())
-        clock, not_before = self.world.clock, -math.inf
-        while True:
+        """Write what is new, once a second at the most: that is enough, and gentle."""
+        clock = self.world.clock
+        self.has_unpruned = read_unpruned(self.path, clock.now())
+        while self._tried != self._news or not self._closing:
+            self._write()
+            next_at = clock.monotonic() + 1
             with self._changed:
-                while not self._news or (clock.monotonic() < not_before and not self._closing):
-                    self._idle = not self._news
-                    if self._idle and self._closing:
-                        self._changed.notify_all()
-                        return
-                    self._changed.notify_all()
-                    self._changed.wait(not_before - clock.monotonic() if self._news else None)
-                self._news, batch = False, list(self._waiting)
-            problem = self._write(batch)
-            not_before = clock.monotonic() + 1  # once a second is enough, and gentle
-            with self._changed:
-                self._problem = problem
-                if not problem:
-                    self._written += [entry for entry in batch if entry[0] != PROGRESS]
-                    del self._waiting[: len(batch)]
+                self._changed.wait_for(lambda: self._closing or self._tried != self._news)
+                while not self._closing and clock.monotonic() < next_at:
+                    self._changed.wait(next_at - clock.monotonic())
 
-    def _write(self, batch: Sequence[Statement]) -> str:
-        """Write it all or nothing; why it failed, or ''."""
+    def _write(self) -> None:
+        """Write all that is new, or nothing."""
+        news = count, progress = self._news
+        how_far = ("UPDATE run SET progress = ? WHERE id = ?", (progress, self.id))
+        problem = ""
         try:
             try:
-                self._commit(batch)
+                self._commit([*self._statements[self._saved : count], how_far])
             except HISTORY_ERRORS as error:
                 if type(error).__name__ != "DatabaseError":  # locked, full, ...: not damaged
                     raise
@@ -6278,15 +6272,20 @@ class History:
                 for suffix in ("", "-journal", "-wal", "-shm"):  # they belong together
                     with contextlib.suppress(FileNotFoundError):
                         os.replace(f"{self.path}{suffix}", aside + suffix)
-                self._commit([*self._written, *batch])
+                self._commit([*self._statements[:count], how_far])
                 self.world.warn(
                     f"{self.path}: was damaged; renamed to {aside}, and a new one begun"
                 )
         except HISTORY_ERRORS as error:
-            return reason_of(error)
-        return ""
+            problem = reason_of(error)
+        with self._changed:
+            self._tried, self._problem = news, problem
+            self._saved = self._saved if problem else count
+            self._changed.notify_all()
 
     def _commit(self, batch: Sequence[Statement]) -> None:
+        """Write it all or nothing, as masked as the log. Raises one of HISTORY_ERRORS."""
+        redact = self.world.redact
         if sqlite3 is not None:
             os.close(open_plain(self.path, os.O_RDWR | os.O_CREAT, own=True))
         with contextlib.closing(open_history(self.path)) as file:
@@ -6297,7 +6296,7 @@ class History:
                     file.execute(statement)
                 file.execute(f"PRAGMA user_version = {HISTORY_VERSION}")
             for sql, values in batch:
-                file.execute(sql, values)
+                file.execute(sql, [redact(v) if isinstance(v, str) else v for v in values])
             file.execute("COMMIT")
 
 
