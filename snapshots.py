@@ -6494,8 +6494,7 @@ class Turn:
         self.began = world.clock.monotonic()
         self.asked = self.began  # monotonic: when the create went out that was not refused
         self.labels = labels_of(server)
-        self.label = self.labels[0]
-        self.name = snapshot_name(self.label, world.clock.now())
+        self.name = snapshot_name(self.labels[0], world.clock.now())
         self.warnings: list[str] = []
         self.kept: tuple[tuple[Snapshot, tuple[str, ...]], ...] = ()
         self.deleted: list[Snapshot] = []
@@ -6503,15 +6502,12 @@ class Turn:
         self.total: Optional[int] = None
         self.doing = "creating"
         self.percent: Optional[int] = None
-        self.replaced: Optional[Snapshot] = None  # what had to go to free a slot for the new one
-        self.replaces = False  # it was asked to go
+        self.replaced: Optional[Snapshot] = None  # what was to go to free a slot for the new one
         self.freed_at: Optional[float] = None  # monotonic: when slots were freed for the new one
-        self.freed = 0  # how many; they count for max_deletes_per_run
         self.prunes_only = False  # there is no new snapshot: the newest one takes its place
         self.age_taken = -math.inf  # monotonic: when it was last read that the server is due
         self.lost: Optional[ApiError] = None  # a create that got no answer
-        self.may_have_made = False  # a create went out and was not refused
-        self.unpruned = False  # the turn was good, but the brake has left what may fill the plan
+        self.unpruned = False  # if it ended now, it might leave something that retention drops
         self.times_busy = 0  # how often the create was refused because the server was busy
         self.busy_until = math.inf  # monotonic: how long that is waited for
         self.history: Optional[History] = None
@@ -6550,6 +6546,10 @@ class Turn:
             self.history.saw(self.server, self.owned(listing))
         return listing
 
+    def was_left_unpruned(self) -> bool:
+        """May an earlier turn of this server have left something that retention drops?"""
+        return self.history is not None and self.history.has_unpruned(self.server)
+
     def batch_wait(self) -> float:
         """How long to wait for others before a listing; where servers wait for this one's slot,
         at most a tenth of the time it has taken."""
@@ -6577,12 +6577,12 @@ def rotate(turn: Turn) -> None:
     try:
         ticket = create(turn)
     except NotDueError as error:
-        if turn.history is None or not turn.history.has_unpruned(turn.server):
+        if not turn.was_left_unpruned():
             raise
         turn.info("%s, but its last turn may have left something to prune", error)
         prune_only(turn)
         return
-    turn.may_have_made = True  # or another run has, and this one has taken it over
+    turn.unpruned = True  # made by this run or by another, which this one has taken over from
     ticket = wait_until_done(turn, ticket)
     listing = verify(turn, ticket)
     prune(turn, listing)
@@ -6600,7 +6600,8 @@ def prune_without_a_new_one(turn: Turn, listing: Iterable[Snapshot]) -> None:
 
     The second place where something is deleted though no successor has just been made.
     """
-    turn.prunes_only, turn.doing = True, "verifying"
+    turn.prunes_only = turn.unpruned = True
+    turn.doing = "verifying"
     newest = newest_usable(turn, listing)
     listing = turn.listing(turn.batch_wait())
     if newest not in listing:
@@ -6694,14 +6695,14 @@ def request_snapshot(turn: Turn) -> Ticket:
         turn.world.check()
         if turn.lost is None:
             turn.asked = clock.monotonic()
-        turn.may_have_made = True
+        turn.unpruned = True
         try:
             ticket = turn.provider.create(turn.server, turn.name)
         except ApiError as error:
             if error.next_step is Next.VERIFY:
                 found = answer_lost(turn, error)
             else:
-                turn.may_have_made = turn.lost is not None
+                turn.unpruned = turn.lost is not None
                 found = find_late_create(turn, turn.lost, error) if turn.lost is not None else None
                 if found is None:
                     answer_refusal(turn, error)
@@ -6934,11 +6935,11 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
     turn.doing = "pruning"
     assert turn.verified is not None  # noqa: S101  (`verify` has returned)
     warn_of_oddities(turn, listing)
+    max_per_run = turn.settings.retention.max_deletes_per_run
+    to_make_room = len(turn.deleted) + (turn.replaced is not None)
     note_replaced(turn, listing)
     ours = turn.owned(listing)
-    max_per_run = turn.settings.retention.max_deletes_per_run
-    may_delete = max_per_run - turn.freed
-    plan = plan_retention(ours, turn.server.policy, may_delete, turn.verified.id)
+    plan = plan_retention(ours, turn.server.policy, max_per_run - to_make_room, turn.verified.id)
     turn.total, turn.kept = len(ours), plan.keep
     for snapshot, why in plan.keep:
         turn.info("%s stays: %s", snapshot.name, ", ".join(why))
@@ -6980,11 +6981,12 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
             f" {max_per_run} go per run ([RETENTION] max_deletes_per_run), the rest in the next"
             " runs"
         )
-    turn.unpruned = bool(turn.freed and plan.postponed)
     if failures:
         which = "newest" if turn.prunes_only else "new"
         name = turn.verified.name
         raise TurnError(f"the {which} snapshot {name} is good, but " + "; ".join(failures))
+    # what the brake leaves waits for the next snapshot, except where it may fill the plan
+    turn.unpruned = bool(to_make_room and plan.postponed)
 
 
 def wait_until_gone(turn: Turn, asked: Sequence[Asked]) -> tuple[Sequence[Asked], str]:
@@ -7083,8 +7085,7 @@ def wait_for_room(turn: Turn, limit: SharedLimit, error: ApiError) -> None:
 
     Raises TurnError where nobody is left who could make room.
     """
-    may_have_left = turn.history is not None and turn.history.has_unpruned(turn.server)
-    if may_have_left and turn.freed_at is None:
+    if turn.was_left_unpruned() and turn.freed_at is None:
         listing = turn.listing()
         if plan_retention(turn.owned(listing), turn.server.policy, 1).delete:
             prune_what_was_left(turn, listing)
@@ -7119,75 +7120,97 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
             )
         turn.world.pause(10)
         return
-    found = re.search(r"limit of ([0-9]{1,6})\b", error.message)
-    slots = int(found[1]) if found else None
-    if slots == 0:
-        raise TurnError(
-            f"{error}; this plan has no snapshots at all (choose another product, or take this"
-            " server out of configs_dir)"
-        )
     turn.provider.check_server(turn.server.id)
     listing = turn.listing()
-    ours = turn.owned(listing)
-    retain = turn.server.policy.last
-    others = len(listing) - len(ours)
-    plan = turn.plan_before(listing, 1)
-    if slots is not None and (retain is None or retain > slots):
-        wanted = "all" if retain is None else str(retain)
-        raise TurnError(
-            f"{error}; retain_last_snapshots is {wanted}, but the plan has {counted(slots, 'slot')}"
-            f" (set it to {max(slots - 1, 1)}{', with replace_when_full' if slots == 1 else ''})"
-        )
-    if slots is not None and len(listing) < slots:
-        raise TurnError(
-            f"{error}; {counted(slots - len(listing), 'slot')} of {slots} counted as used, but not"
-            " listed: a deletion or another snapshot has not completed (run again later)"
-        )
-    if not plan.delete and retain is not None and len(plan.keep) >= retain:
-        raise TurnError(
-            f"{error}; the keep_ rules keep all of {counted(len(ours), 'snapshot')} beside the new"
-            " one, and there is no slot for that (lower them)"
-        )
-    if not plan.delete:
-        raise TurnError(
-            f"{error}; {counted(others, 'slot')} of {slots or len(listing)} held by snapshots that"
-            " this tool did not make or may not delete (delete one by hand)"
-        )
+    ours, plan = turn.owned(listing), turn.plan_before(listing, 1)
+    found = re.search(r"limit of ([0-9]{1,6})\b", error.message)
+    why = why_no_slot(turn.server.policy, plan, ours, listing, int(found[1]) if found else None)
+    if why:
+        raise TurnError(f"{error}; {why}")
     oldest = plan.delete[0]
-    if not turn.server.replace_when_full:
-        if plan_retention(ours, turn.server.policy, 1).delete:
-            if turn.history is not None and turn.history.has_unpruned(turn.server):
-                prune_what_was_left(turn, listing)
-                return
-            raise TurnError(
-                f"{error}; all slots are full, and {oldest.name} is due for deletion already (write"
-                " --prune-only, then run it again)"
-            )
+    is_due_already = bool(plan_retention(ours, turn.server.policy, 1).delete)
+    if turn.server.replace_when_full:
+        replace(turn, oldest)
+    elif is_due_already and turn.was_left_unpruned():
+        prune_what_was_left(turn, listing)
+    elif is_due_already:
+        raise TurnError(
+            f"{error}; all slots are full, and {oldest.name} is due for deletion already (write"
+            " --prune-only, then run it again)"
+        )
+    else:
         raise TurnError(
             f"{error}; all slots are full (set replace_when_full to true in {turn.server.source}"
             f" to have the oldest, {oldest.name}, deleted first; the risk: if the new snapshot then"
             f" fails, that leaves {counted(len(ours) - 1, 'older one')})"
         )
+
+
+def why_no_slot(
+    policy: Policy,
+    plan: Plan,
+    ours: Sequence[Snapshot],
+    listing: Sequence[Snapshot],
+    slots: Optional[int],
+) -> str:
+    """Why no snapshot can go to free a slot for the new one, and what to do; '' if one can.
+
+    plan: what is decided once the new one is there. slots: how many there are, if that is known.
+    """
+    retain = policy.last
+    if slots == 0:
+        return (
+            "this plan has no snapshots at all (choose another product, or take this server out of"
+            " configs_dir)"
+        )
+    if slots is not None and (retain is None or retain > slots):
+        wanted = "all" if retain is None else str(retain)
+        return (
+            f"retain_last_snapshots is {wanted}, but the plan has {counted(slots, 'slot')}"
+            f" (set it to {max(slots - 1, 1)}{', with replace_when_full' if slots == 1 else ''})"
+        )
+    if slots is not None and len(listing) < slots:
+        return (
+            f"{counted(slots - len(listing), 'slot')} of {slots} counted as used, but not listed:"
+            " a deletion or another snapshot has not completed (run again later)"
+        )
+    if plan.delete:
+        return ""
+    if retain is not None and len(plan.keep) >= retain:
+        return (
+            f"the keep_ rules keep all of {counted(len(ours), 'snapshot')} beside the new one, and"
+            " there is no slot for that (lower them)"
+        )
+    return (
+        f"{counted(len(listing) - len(ours), 'slot')} of {slots or len(listing)} held by snapshots"
+        " that this tool did not make or may not delete (delete one by hand)"
+    )
+
+
+def replace(turn: Turn, oldest: Snapshot) -> None:
+    """Delete the one whose place the new snapshot will take. Raises ApiError if it stays."""
     turn.world.check()
     text = f"all slots are full: deleting {oldest.name} (id {oldest.id}) before the new one"
     turn.warn(text, expected=True)
-    turn.delete_sent = True
-    unclear: Optional[ApiError] = None
+    turn.delete_sent, turn.replaced = True, oldest
     try:
         turn.account.delete(oldest)
     except ApiError as error:
         if not error.may_have_acted:
+            turn.replaced = None
             raise
-        unclear = error
-    turn.replaces, turn.freed, turn.freed_at = True, 1, clock.monotonic()
+        if is_listed(turn, oldest):
+            raise
+    turn.freed_at = turn.world.clock.monotonic()
+
+
+def is_listed(turn: Turn, snapshot: Snapshot) -> bool:
+    """Is it still there? Where that cannot be read, it has to be taken to be."""
     try:
-        is_there = unclear is not None and any(one.id == oldest.id for one in turn.listing())
+        return any(one.id == snapshot.id for one in turn.listing())
     except ApiError as error:
         log.error("%s: %s", turn, error)
-        raise (unclear or error) from None
-    turn.replaced = oldest
-    if unclear is not None and is_there:
-        raise unclear
+        return True
 
 
 def prune_what_was_left(turn: Turn, listing: Iterable[Snapshot]) -> None:
@@ -7198,7 +7221,7 @@ def prune_what_was_left(turn: Turn, listing: Iterable[Snapshot]) -> None:
     prune_without_a_new_one(turn, listing)
     del turn.warnings[warned:]  # the prune after the new one knows better
     turn.prunes_only, turn.verified = False, None
-    turn.freed, turn.freed_at = len(turn.deleted), turn.world.clock.monotonic()
+    turn.freed_at = turn.world.clock.monotonic()
 
 
 # --- the turn's end ---
@@ -7239,7 +7262,7 @@ def take_turn(turn: Turn, steps: Callable[[Turn], None] = rotate) -> Optional[Re
         deleted=tuple(turn.deleted),
         warnings=tuple(map(turn.world.redact.line, turn.warnings)),
         error=turn.world.redact.line(error_text, ERROR_LIMIT),
-        unpruned=turn.unpruned or (bool(error_text) and (turn.may_have_made or turn.prunes_only)),
+        unpruned=turn.unpruned,
         seconds=turn.world.clock.monotonic() - turn.began,
         ended=turn.world.clock.now(),
     )
@@ -7248,23 +7271,24 @@ def take_turn(turn: Turn, steps: Callable[[Turn], None] = rotate) -> Optional[Re
 def count_what_is_left(turn: Turn, error_text: str, reachable: bool) -> str:
     """After a failure: one more listing for the count, unless that would fail as the request
     before did; in capitals where a slot had been freed and nothing is left."""
-    if turn.verified is None:
-        turn.total = None
-        if reachable or turn.replaces:
-            with contextlib.suppress(Exception):  # a count is not worth a report
-                listing = turn.listing()
-                turn.total = len(turn.owned(listing))
-                note_replaced(turn, listing)
-    if not turn.replaces or turn.verified is not None:
+    if turn.verified is not None:
         return error_text
-    if turn.replaced is not None and turn.total is not None and not turn.deleted:
+    turn.total = None
+    if reachable or turn.replaced:
+        with contextlib.suppress(Exception):  # a count is not worth a report
+            listing = turn.listing()
+            turn.total = len(turn.owned(listing))
+            note_replaced(turn, listing)
+    if turn.replaced is None:
+        return error_text
+    if turn.total is not None and not turn.deleted:
         return f"{error_text}; {turn.replaced.name} has not gone, it is still listed"
     if turn.total == 0:
         return f"{error_text}; ATTENTION: THIS SERVER NOW HAS NO SNAPSHOT AT ALL"
     left = (
         "an unknown number of snapshots" if turn.total is None else counted(turn.total, "snapshot")
     )
-    did = "was" if turn.replaced else "may have been"
+    did = "may have been" if turn.freed_at is None and not turn.deleted else "was"
     return f"{error_text}; after the oldest {did} deleted to make room, the server has {left}"
 
 
@@ -7405,7 +7429,7 @@ class Fleet:
             if index not in self.reports and index not in self.not_due:
                 turn = self.running.get(index)
                 report = self._failed(entries[index], self._why_unfinished(index))
-                left = turn is not None and turn.may_have_made
+                left = turn is not None and turn.unpruned
                 self._finish(index, dataclasses.replace(report, unpruned=left))
         return [self.reports[index] for index in sorted(self.reports)]
 

@@ -1091,7 +1091,7 @@ def test_where_a_slot_was_freed_what_is_left_is_counted_though_nothing_answered(
     def act(turn: snapshots.Turn) -> snapshots.Report:
         assert snapshots.count_what_is_left(turn, "nobody there", reachable=False) == "nobody there"
         assert turn.total is None
-        turn.replaces = True
+        turn.replaced = snapshots.Snapshot("snap9", "web-20260101000000", None, turn.server.id)
         text = snapshots.count_what_is_left(turn, "nobody there", reachable=False)
         return snapshots.Report(turn.server, success=False, error=text)
 

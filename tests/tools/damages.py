@@ -244,8 +244,8 @@ DAMAGES = [
     ),
     damage(
         "the oldest goes first although nobody switched that on",
-        "    if not turn.server.replace_when_full:\n",
-        "    if False:\n",
+        "    if turn.server.replace_when_full:\n",
+        "    if True:\n",
         "test_faults.py::test_contabo_full_without_the_switch_names_the_key_and_the_risk",
     ),
     damage(
