@@ -1628,9 +1628,11 @@ TOP_KEYS: Mapping[str, str] = {
 CHANNELS = ("telegram", "webhook", "smtp")  # blocks of a server file, fields of Settings
 
 
-def server_readers(provider: str) -> dict[str, Reader]:
+@functools.cache  # for a thousand files
+def server_readers(provider: str) -> Mapping[str, Reader]:
     """{key: reader} of a provider's server files."""
-    readers = {"provider": read_choice(provider), "id": read_id, "name": read_name}
+    readers: dict[str, Reader] = {"provider": read_choice(provider), "id": read_id}
+    readers["name"] = read_name
     readers["retain_last_snapshots"] = read_retain
     readers.update(readers_of(Retention, override=True))
     readers.update(readers_of(StatusSection, override=True))
@@ -1757,7 +1759,8 @@ def load_server(path: Path, settings: Settings) -> tuple[Union[Server, BadServer
     for name in CHANNELS:
         inherited, count = getattr(settings, name), len(problems)
         add_problem = functools.partial(problem, f"{name}.")
-        merged = override(inherited, values.get(name, {}), base, add_problem)
+        block = values.get(name, {})
+        merged = override(inherited, block, base, add_problem) if block else inherited
         channels[name] = merged if len(problems) == count else inherited
     destinations, remarks = channels_of(channels.values())
     if problems:
@@ -1951,12 +1954,13 @@ class Redactor:
 
     def __init__(self) -> None:
         self._forms: dict[str, tuple[str, ...]] = {}  # first SHORT_SECRET characters: whole forms
+        self._known: set[str] = set()
 
     def add(self, *secrets: str) -> None:
         """From now on mask these; one shorter than 8 characters would mask half the language."""
-        for secret in secrets:
-            if len(secret) < SHORT_SECRET:
-                continue
+        new = {secret for secret in secrets if len(secret) >= SHORT_SECRET} - self._known
+        self._known |= new
+        for secret in new:
             for form in self.forms_of(secret):
                 start = form[:SHORT_SECRET]
                 known = self._forms.get(start, ())
@@ -1972,8 +1976,10 @@ class Redactor:
             for encode in (base64.b64encode, base64.urlsafe_b64encode):
                 first, last = -(-8 * shift // 6), 8 * (shift + len(raw)) // 6
                 forms.add(encode(b"\0" * shift + raw).decode("ascii")[first:last])
+        new = forms
         for _ in range(UNESCAPE_TIMES):
-            forms |= {ESCAPED.sub(unescape, form) for form in forms}
+            new = {ESCAPED.sub(unescape, form) for form in new} - forms
+            forms |= new
         return {form.translate(ASCII_LOWER) for form in forms}
 
     def __call__(self, text: str) -> str:
