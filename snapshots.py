@@ -8854,17 +8854,17 @@ def list_lines(document: Document, width: Optional[int]) -> Iterator[str]:
     """--list for people: for each server a line and its snapshots, at the end the totals."""
     now, costs = moment_of(document["generated_at"]), collections.Counter[str]()
     sizes: list[Optional[float]] = []
-    rows = [("  SNAPSHOT", "AGE", "GB", "FATE")]
+    rows = [("  SNAPSHOT", "ID", "AGE", "GB", "FATE")]
     for server in document["servers"]:
         for snapshot in server["snapshots"] or ():
             made, size = moment_of(snapshot["created_at"]), snapshot["size_gb"]
             age = age_text((now - made).total_seconds()) if now and made else "-"
             fate = ": ".join(filter(None, (snapshot["fate"], ", ".join(snapshot["reasons"]))))
             shown = "-" if size is None else f"{size:.1f}"
-            rows.append((f"  {snapshot['name'] or snapshot['id']}", age, shown, fate))
+            rows.append((f"  {snapshot['name'] or '-'}", snapshot["id"], age, shown, fate))
             if snapshot["ours"]:
                 sizes.append(size)
-    lines = aligned(rows, width, right="12")
+    lines = aligned(rows, width, right="123")
     header, rest = lines[0], iter(lines[1:])
     for server in document["servers"]:
         where = f"{server['provider'] or '-'} {server['server_id'] or '-'}"

@@ -105,7 +105,12 @@ def test_list_shows_what_there_is_and_what_becomes_of_it(project: Project) -> No
     assert any(re.match(r"blog \(digitalocean 14\)  UNKNOWN: .*HTTP 403", line) for line in lines)
     start = lines.index(next(line for line in lines if line.startswith("web (")))
     table = [re.split(r"  +", line.strip()) for line in lines[start + 1 : start + 8]]
-    assert [row[1:] for row in table] == [
+    servers = json.loads(project.run("--list", "--json").out)["servers"]
+    shown = {
+        s["id"] for server in servers for s in server["snapshots"] or () if server["name"] == "web"
+    }
+    assert {row[1] for row in table} == {"ID", *shown}
+    assert [row[2:] for row in table] == [
         ["AGE", "GB", "FATE"],
         ["24 h", "2.3", "stays: newest, last, daily"],
         ["2 d", "2.3", "stays: daily"],
