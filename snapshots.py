@@ -2929,6 +2929,14 @@ class TimedResponse(http.client.HTTPResponse):
         raw = self.fp.detach()
         self.fp = io.BufferedReader(TimedReader(raw, sock))
 
+    def begin(self) -> None:
+        """Read the head of the answer. http.client skips 100 alone of the interim answers, and the
+        answer behind another one would be taken for that to the connection's next request."""
+        super().begin()
+        while 100 <= self.status < 200 and self.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
+            self.headers = None  # type: ignore[assignment]
+            super().begin()
+
 
 HEAD_START_SECONDS = 0.25  # RFC 8305's "connection attempt delay"
 IDLE_SECONDS = 1.0  # a connection that has been idle for longer may be dead without our knowing

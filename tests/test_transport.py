@@ -582,6 +582,25 @@ def test_a_plain_connection_finds_the_address_that_answers(
         assert sock.gettimeout() == 5.0
 
 
+# === Connections that carry more than the answer ==================================================
+
+
+@pytest.mark.proves("wild-12.1")
+@pytest.mark.parametrize("provider", snapshots.PROVIDERS)
+@pytest.mark.parametrize("codes", [(100,), (102,), (103,), (103, 102, 103)])
+def test_an_interim_answer_is_skipped_and_mixes_up_no_answers(
+    project: Project, provider: str, codes: tuple[int, ...]
+) -> None:
+    """Taken for the answer, it would leave the real one to the connection's next request."""
+    server = project.server(provider, 31, "web", duration_seconds=20)
+    old = project.history(server, 2)
+    project.cloud.interim_codes = codes
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    assert project.own(server) == [old[1], project.cloud.created[0].name]
+    assert not re.search("tried|again|looking", result.log)
+
+
 # === Connections that have been idle ==============================================================
 
 

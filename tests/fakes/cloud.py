@@ -121,6 +121,7 @@ class FakeCloud:
         self.slot_lingers_seconds = 0.0
         self.telegram_pace = False
         self.idle_seconds = math.inf  # a connection idle for longer (real time) is reset when used
+        self.interim_codes: tuple[int, ...] = ()  # of answers that go before each one, such as 103
         self.hook_logins: dict[str, tuple[str, str]] = {}  # path of a webhook: user, password
         self.apps_script_key = "a-key-of-google"  # in the address that Apps Script redirects to
         # What happened.
@@ -906,6 +907,9 @@ class Wire(socketserver.StreamRequestHandler):
         return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace"), body
 
     def answer(self, cloud: FakeCloud, answer: Response) -> bool:
+        for code in cloud.interim_codes:
+            self.send(b"HTTP/1.1 %d Interim\r\nLink: </style.css>; rel=preload\r\n\r\n" % code)
+            time.sleep(0.02)  # so that the answer itself is not there yet when this one is read
         head, body = self.render(cloud, answer)
         return self.send(head + body) and not self.closing
 
