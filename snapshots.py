@@ -3594,13 +3594,17 @@ class Api:
         self.refused = ""  # why, once the credentials are known to be no good: the rest fails fast
         self._second_looks = Shared(world, self._look_again, answers_late=True)
         self._worked = False
-        self._server_clock: Optional[tuple[datetime, float]] = None
+        self._dates: list[tuple[float, datetime]] = []  # when each answer came, and its Date
 
     def server_time(self, at: float) -> Optional[datetime]:
-        """What the provider's clock said at the monotonic time `at`; None if it never said."""
-        if self._server_clock is None:
+        """What the provider's clock said at the monotonic time `at`; None if it never said.
+
+        By the last answer before that, or else the first one: monotonic time stands still while the
+        machine is paused, for a snapshot of it say, and by a later answer it would be too late.
+        """
+        if not self._dates:
             return None
-        date, when = self._server_clock
+        when, date = self._dates[max(bisect.bisect_left(self._dates, (at,)) - 1, 0)]
         return date + timedelta(seconds=at - when)
 
     def shown(self, text: str, limit: int = 300) -> str:
@@ -3784,7 +3788,7 @@ class Api:
     def _note_time(self, answer: Response) -> None:
         date = http_date(answer.headers.get("date", ""))
         if date is not None and date.year < 9000:  # so that sums with it stay in the calendar
-            self._server_clock = (date, self.world.clock.monotonic())
+            bisect.insort(self._dates, (self.world.clock.monotonic(), date))
 
 
 # --- credentials that must be masked ---

@@ -35,6 +35,7 @@ import pyte
 import pytest
 import requests
 import trustme
+from conftest import CREATE as CREATES
 from conftest import TOP_KEYS, Project
 from fakes import FakeCloud, Server
 from fakes.clock import Shifted
@@ -759,6 +760,33 @@ def test_a_clock_that_jumps_while_a_snapshot_is_made_changes_nothing(
     (new,) = project.cloud.created
     assert project.own(server) == [old[1], new.name]
     assert 600 <= project.clock.elapsed < 700
+
+
+@pytest.mark.proves("P8", "wild-12.4")
+@pytest.mark.parametrize("provider", snapshots.PROVIDERS)
+@pytest.mark.parametrize(
+    ("request_number", "lost"), [(2, False), (4, False), (6, False), (3, True), (5, True)]
+)
+def test_a_machine_that_is_paused_finds_its_snapshot_all_the_same(
+    project: Project, provider: str, request_number: int, lost: bool
+) -> None:
+    """It may be the very server that is being snapshotted: none of its clocks goes on meanwhile."""
+    listed_first = {"min_interval_hours": 20} if lost else {}
+    server = project.server(provider, 11, retain=2, duration_seconds=600, file=listed_first)
+    old = project.history(server, 2)
+    others = Shifted(project.clock, 0)
+    project.cloud.clock = others
+
+    def pause() -> None:
+        others.seconds += 300
+
+    project.cloud.stop_at(request_number, pause)
+    if lost:
+        project.cloud.fault(CREATES[provider], fake.hang_up(act=True))
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    (new,) = project.cloud.created
+    assert project.own(server) == [old[1], new.name]
 
 
 @pytest.mark.proves("C14", "Q2")
