@@ -1435,6 +1435,9 @@ def parse_ini(text: str) -> list[IniEntry]:
         if header:
             section = header[1]
             entries.append(IniEntry(number, section))
+            behind = content[header.end() :].lstrip()
+            if behind and behind[0] not in "#;":  # git reads a key there, configparser nothing
+                entries[-1].problem = "has text behind the ] (put that on a line of its own)"
         elif section is None:
             if not entries:
                 entries.append(IniEntry(number, "", problem="is before the first [SECTION]"))
