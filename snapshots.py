@@ -2453,15 +2453,18 @@ LOCKED_BYTE = 1_000_000  # on Windows nobody can read what is locked: so nothing
 
 
 def lock_file(descriptor: int, shared: bool) -> None:
-    """Lock it at once, or raise BlockingIOError or PermissionError where another holds it. On
-    Windows msvcrt stands in for flock, and knows no shared lock."""
+    """Lock it at once, or raise BlockingIOError where another holds it. On Windows msvcrt stands in
+    for flock, and knows no shared lock."""
     if fcntl is not None:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     else:
         import msvcrt
 
         os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:  # elsewhere it means that locks are forbidden
+            raise BlockingIOError(*error.args) from None
 
 
 def lock_holder(descriptor: int) -> str:
@@ -2486,7 +2489,7 @@ def run_holds_lock(path: Path) -> Optional[int]:
         raise LockError(f"{path}: cannot be read: {reason_of(error)}") from None
     try:
         lock_file(descriptor, shared=True)
-    except (BlockingIOError, PermissionError):
+    except BlockingIOError:
         return int(lock_holder(descriptor).partition(" ")[0] or 0)
     except OSError as error:
         raise LockError(f"{path}: cannot be checked: {reason_of(error)}") from None
@@ -2501,12 +2504,12 @@ def take_lock(descriptor: int, path: Path) -> None:
         try:
             lock_file(descriptor, shared=False)
             break
-        except (BlockingIOError, PermissionError):
+        except BlockingIOError:
             time.sleep(LOCK_PAUSE_SECONDS)
         except OSError as error:
             raise LockError(
                 f"{path}: cannot be locked: {reason_of(error)}"
-                " (set [DIRECTORIES] logs_dir to a disk of this machine)"
+                " (set [DIRECTORIES] logs_dir to a disk of this machine, or allow locks there)"
             ) from None
     else:
         holder = lock_holder(descriptor)
@@ -2539,12 +2542,6 @@ def stop_on_signals(world: Runtime, restore: bool) -> Iterator[None]:
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     handlers: dict[int, Any] = {}
-    # first the socket, then the handlers: no signal may fall between the two
-    previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            handlers[number] = signal.signal(number, lambda *_: None)
 
     # what hangs in the system must not keep a process alive that was asked to end
     limit = threading.Timer(STOP_LIMIT_SECONDS, os._exit, [ExitStatus.FAILED])
@@ -2562,7 +2559,19 @@ def stop_on_signals(world: Runtime, restore: bool) -> Iterator[None]:
                     world.stop(f"interrupted by {signal.Signals(data[0]).name}")
 
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
-    watcher.start()
+    try:
+        watcher.start()
+    except RuntimeError:  # the machine allows no more threads: a signal just ends the process
+        reader.close()
+        writer.close()
+        yield
+        return
+    # first the socket, then the handlers: no signal may fall between the two
+    previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            handlers[number] = signal.signal(number, lambda *_: None)
     try:
         yield
     finally:
@@ -10510,8 +10519,9 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
 
 
 if __name__ == "__main__":
-    while os.open(os.devnull, os.O_RDWR) < 3:  # a closed stdout must not become our lock file
-        pass
+    with contextlib.suppress(OSError):  # there is none, or it is forbidden
+        while os.open(os.devnull, os.O_RDWR) < 3:  # a closed stdout must not become our lock file
+            pass
     # no clean-up by the interpreter: neither a thread that hangs in a system call nor a late
     # signal may change the exit code any more, and all that is written has been flushed
     os._exit(main())

@@ -1792,6 +1792,68 @@ def test_a_dry_run_without_a_bug_makes_no_log(project: Project) -> None:
     assert not (project.folder / "logs").exists()
 
 
+# --- a system that forbids what others allow ---
+
+FORBIDDEN = {
+    "locks": """
+import fcntl
+def flock(*_):
+    raise PermissionError(13, "Permission denied")
+fcntl.flock = flock
+""",
+    "threads": """
+import threading
+def start(self):
+    raise RuntimeError("can't start new thread")
+threading.Thread.start = start
+""",
+    "devnull": """
+import os
+os.devnull = "/nowhere/null"
+""",
+}
+
+
+def where_forbidden(place: Place, what: str, *args: str) -> tuple[int, str, str]:
+    command = place.command(*args)
+    script = "import runpy, sys\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+    command[1:1] = ["-c", FORBIDDEN[what] + script]
+    result = subprocess.run(command, text=True, capture_output=True, timeout=60, check=False)
+    assert "Traceback" not in result.stderr
+    return result.returncode, result.stdout, result.stderr
+
+
+@pytest.mark.proves("wild-12.5")
+@pytest.mark.parametrize("args", [[], ["--status"]])
+def test_a_lock_that_is_forbidden_is_not_taken_for_one_that_is_held(
+    place: Place, args: list[str]
+) -> None:
+    """By AppArmor, say. As exit status 3 it would be nobody's failure, night by night."""
+    place.server()
+    place.run()
+    code, out, err = where_forbidden(place, "locks", *args)
+    assert code == (2 if args else 1)
+    doing = "checked" if args else "locked"
+    assert f"{place.folder}/logs/snapshots.lock: cannot be {doing}: Permission denied" in out + err
+
+
+@pytest.mark.proves("wild-12.6")
+def test_where_there_are_no_threads_at_all_the_run_says_so_to_the_end(place: Place) -> None:
+    """An old Docker under a new system forbids them all."""
+    place.server()
+    code, out, err = where_forbidden(place, "threads")
+    assert (code, out) == (1, "SUMMARY: 0 succeeded, 1 failed out of 1 total\n")
+    assert "web: could not be started: can't start new thread (lower [TIMING]" in err
+    assert place.cloud.journal == []
+
+
+@pytest.mark.proves("wild-12.7")
+def test_a_system_without_dev_null_is_no_obstacle(place: Place) -> None:
+    place.server()
+    code, out, err = where_forbidden(place, "devnull")
+    assert (code, out, err) == (0, "SUMMARY: 1 succeeded, 0 failed out of 1 total\n", "")
+
+
 # --- a system without what Unix has ---
 
 WITHOUT_UNIX = """
