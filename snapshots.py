@@ -63,7 +63,6 @@ import shutil
 import signal
 import smtplib
 import socket
-import ssl
 import stat
 import subprocess
 import tempfile
@@ -82,14 +81,22 @@ from typing import Any, ClassVar, NoReturn, Optional, Protocol, TextIO, TypeVar,
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 try:
+    import ssl  # some Pythons have been built without it, or lose its library
+
     import idna
     import requests
     import urllib3
     from dateutil.parser import isoparse
-except ImportError as missing:  # cron runs another python more often than one would think
+except Exception as broken:  # noqa: BLE001  (cron runs another python, packages do not fit it, ...)
+    if isinstance(broken, ModuleNotFoundError) and broken.name != "_ssl":
+        sys.exit(
+            f"snapshots: the Python package {broken.name!r} is missing for {sys.executable}"
+            " (python -m pip install -r requirements.txt)"
+        )
     sys.exit(
-        f"snapshots: the Python package {missing.name!r} is missing for {sys.executable}"
-        " (python -m pip install -r requirements.txt)"
+        f"snapshots: a package does not work with {sys.executable}:"
+        f" {type(broken).__name__}: {' '.join(str(broken).split())}"
+        " (python -m pip install --upgrade -r requirements.txt, or use another Python)"
     )
 
 try:
@@ -3280,8 +3287,10 @@ def ca_variable() -> str:
 
 
 def certificates_problem(name: str) -> str:
-    """Why the certificates that a variable names are of no use; '' if they seem to be."""
-    path = os.environ.get(name, "")
+    """Why the certificates that a variable names are of no use, or certifi's where there is no
+    variable; '' if they seem to be."""
+    path = os.environ.get(name, "") if name else requests.utils.DEFAULT_CA_BUNDLE_PATH
+    name = name or "the Python package certifi"
     if not path or os.path.isdir(path):
         return ""
     try:

@@ -334,6 +334,38 @@ def test_a_missing_package_is_one_line_that_names_it(tmp_path: Path, missing: st
     )
 
 
+BROKEN = {
+    "urllib3": "ImportError('urllib3 v2 only supports OpenSSL 1.1.1+,\\ncurrently ...')",
+    "requests": "ImportError(\"cannot import name 'X' from 'urllib3.util.ssl_'\", name=\"urllib3.util\")",
+    "dateutil": "AttributeError('module has no attribute X')",
+    "ssl": "ImportError('libssl.so.1.1: cannot open shared object file')",
+    "idna": "ModuleNotFoundError(\"No module named '_ssl'\", name='_ssl')",
+}
+
+
+@pytest.mark.proves("C15", "wild-12.3")
+@pytest.mark.parametrize("package", BROKEN)
+def test_a_package_that_does_not_work_is_one_line_that_says_why(
+    tmp_path: Path, package: str
+) -> None:
+    """It is there, but does not fit this Python, this OpenSSL, or another package."""
+    (tmp_path / f"{package}.py").write_text(f"raise {BROKEN[package]}")
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT), "--help"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    begin = f"snapshots: a package does not work with {sys.executable}: {BROKEN[package].split('(')[0]}: "
+    end = " (python -m pip install --upgrade -r requirements.txt, or use another Python)\n"
+    assert result.stderr.startswith(begin)
+    assert result.stderr.endswith(end)
+    assert "\n" not in result.stderr[len(begin) : -len(end)].strip()
+
+
 PYENV = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
 OLD_PYTHONS = [
     *glob.glob(f"{PYENV}/versions/3.[78].*/bin/python"),

@@ -824,6 +824,24 @@ def test_a_file_of_certificates_that_is_of_no_use_is_named(
 
 
 @pytest.mark.proves("wild-9")
+@pytest.mark.parametrize("kind", ["missing", "empty"])
+def test_where_no_variable_names_certificates_those_that_are_used_are_named(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    """A half installed certifi, or a container without ca-certificates."""
+    path = tmp_path / "cacert.pem"
+    if kind == "empty":
+        path.write_bytes(b"")
+    for module in (requests.adapters, requests.utils):
+        monkeypatch.setattr(module, "DEFAULT_CA_BUNDLE_PATH", str(path))
+    if hasattr(requests.adapters, "_preloaded_ssl_context"):  # of some versions, made of that file
+        monkeypatch.setattr(requests.adapters, "_preloaded_ssl_context", None)
+    from_https(project)
+    project.server("hetzner", 31, "web")
+    assert BUNDLES[kind].format("the Python package certifi", path) in at_once(project)
+
+
+@pytest.mark.proves("wild-9")
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_of_certificates_that_may_not_be_read_is_named(
     project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
