@@ -9523,6 +9523,31 @@ def signals_end_waiting() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def echo_stays_off() -> Iterator[None]:
+    """For a hidden answer: Ctrl-Z leads to a shell with an echo, and bash leaves it on for what it
+    has go on (fg)."""
+    if ON_WINDOWS:
+        yield
+        return
+    import termios
+
+    def stop(_number: int, _frame: object) -> None:
+        hidden = termios.tcgetattr(sys.stdin)
+        shown = [*hidden[:3], hidden[3] | termios.ECHO, *hidden[4:]]
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, shown)
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTSTP)  # here it goes on
+        signal.signal(signal.SIGTSTP, stop)
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, hidden)
+
+    before = signal.signal(signal.SIGTSTP, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, before)
+
+
 class Dialogue:
     """Questions, and answers from a terminal or a pipe."""
 
@@ -9542,7 +9567,8 @@ class Dialogue:
         try:
             with signals_end_waiting():
                 if is_hidden:  # which switches the echo off before it asks
-                    line = getpass.getpass(f"{question} ") + "\n"
+                    with echo_stays_off():
+                        line = getpass.getpass(f"{question} ") + "\n"
                 else:
                     self.world.screen.prompt(f"{question} ")
                     line = sys.stdin.readline(ANSWER_LIMIT) if sys.stdin else ""

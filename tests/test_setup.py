@@ -11,6 +11,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import stat
 import struct
 import subprocess
@@ -1087,14 +1088,16 @@ def test_it_is_understood_on_a_terminal_of_80_columns_that_knows_ascii_only(guid
 class Terminal:
     """The script on a terminal of its own."""
 
-    def __init__(self, guide: Guide) -> None:
+    def __init__(self, guide: Guide, *shell: str) -> None:
+        """shell: what to start instead."""
         if not guide.config.exists():
             guide.project.write_config()
+        self.command = [sys.executable, str(SCRIPT), "--config", str(guide.config), "--setup"]
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.master, self.shown = master, ""
         self.process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), "--config", str(guide.config), "--setup"],
+            shell or self.command,
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -1164,6 +1167,44 @@ def test_on_a_terminal_credentials_do_not_show(guide: Guide) -> None:
     assert guide.made()["web.json"]["contabo_instance"]["api_password"] == account.api_password
     assert "\r\n\r\n" not in terminal.shown.replace(": \r\n", "")
     assert guide.cloud.count("POST /cb-auth/token") == 3  # the wrong one, the right one, a dry run
+
+
+@pytest.mark.proves("setup-2")
+def test_a_credential_does_not_show_after_ctrl_z_and_fg(guide: Guide) -> None:
+    """A shell switches the echo on when it takes the terminal back, and bash leaves it on."""
+    guide.account("hetzner", web=1)
+    terminal = Terminal(guide, "bash", "--norc", "--noprofile", "-i")
+    terminal.say("bash-", shlex.join(terminal.command))
+    terminal.say("Which provider", "hetzner")
+    terminal.see("api_token (is not shown): ")
+    os.write(terminal.master, b"\x1a")
+    terminal.say("Stopped", "stty -a && fg")
+    terminal.see(" echo ")
+    for _ in range(2000):
+        if (
+            termios.tcgetattr(terminal.master)[3] & (termios.ECHO | termios.ICANON)
+            == termios.ICANON
+        ):
+            break
+        time.sleep(0.005)
+    terminal.say("", guide.credentials()[0])
+    terminal.see("[all]: ")
+    os.write(terminal.master, b"\x03")
+    terminal.say("nothing was made", "exit")
+    terminal.end()
+    assert "CANARY" not in terminal.shown
+
+
+@pytest.mark.proves("setup-8")
+def test_ctrl_z_stops_nothing_where_no_shell_could_have_it_go_on(guide: Guide) -> None:
+    """As with ssh -t, or in a container."""
+    guide.account("hetzner", web=1)
+    terminal = Terminal(guide)
+    terminal.say("Which provider", "hetzner")
+    terminal.say("api_token (is not shown): ", f"\x1a{guide.credentials()[0]}")
+    terminal.see("[all]: ")
+    os.write(terminal.master, b"\x03")
+    assert terminal.end() == 1
 
 
 @pytest.mark.proves("setup-2")
