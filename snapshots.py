@@ -7928,6 +7928,9 @@ class CronJob:
         return self.logs_dir / "cronjob.log"
 
 
+CronRemark = tuple[str, str]  # "ok", "warning", "error" or "unknown", and a text
+
+
 @dataclass(frozen=True)
 class CronEntry:
     """A line of a crontab that starts runs of a configuration."""
@@ -7936,8 +7939,7 @@ class CronEntry:
     line: str
     schedule: Optional[Schedule]  # None: nothing that --install-cron would write, as "@reboot"
     by_hand: bool  # outside of any block
-    problem: str  # why it cannot start anything, or ""
-    warnings: tuple[str, ...]
+    remarks: Sequence[CronRemark] = ()  # an "error": it cannot start anything
 
 
 def cron_job(named: Optional[str], settings: Settings) -> CronJob:
@@ -8180,11 +8182,11 @@ def entries_in(text: str, job: CronJob) -> list[CronEntry]:
         ]
         if not ours:
             continue
-        schedule, problem, warnings = None, "", [other_zone] if other_zone else []
+        schedule, remarks = None, [("warning", other_zone)] if other_zone else []
         try:
             schedule = parse_schedule(match[1])
         except ValueError as error:
-            warnings.append(str(error))
+            remarks.append(("warning", str(error)))
         words = match[2].partition(">")[0].split()
         with contextlib.suppress(ValueError):
             words = shlex.split(match[2].partition(">")[0])
@@ -8196,14 +8198,16 @@ def entries_in(text: str, job: CronJob) -> list[CronEntry]:
             elif not ours[0].parent.exists():
                 old = shlex.quote(str(ours[0]))
                 way_out = f"moved? write --remove-cron --config {old}, then --install-cron"
-            problem = f"{missing[0]} is not there ({way_out})"
+            remarks.append(("error", f"{missing[0]} is not there ({way_out})"))
         folder = dict(zip(words, words[1:])).get("cd", "")
-        if not problem and job.command[0] not in [os.path.join(folder, word) for word in words]:
-            warnings.append(f"it is run by another Python than this, {job.command[0]}")
+        if not missing and job.command[0] not in [os.path.join(folder, word) for word in words]:
+            other = f"it is run by another Python than this, {job.command[0]}"
+            remarks.append(("warning", other))
         if by_hand and re.search(r"(?<!\\)%", match[2]):
-            warnings.append("a % ends the command there (write \\% with crontab -e)")
+            remarks.append(("warning", "a % ends the command there (write \\% with crontab -e)"))
         where = f"{whose_crontab()}, line {index + 1}"
-        entries.append(CronEntry(where, line.strip(), schedule, by_hand, problem, tuple(warnings)))
+        remarks = [(level, f"{where}: {text}") for level, text in remarks]
+        entries.append(CronEntry(where, line.strip(), schedule, by_hand, remarks))
     return entries
 
 
@@ -8232,6 +8236,12 @@ def crowding(
     return []
 
 
+def next_start(entries: Sequence[CronEntry], after: datetime, zone: tzinfo) -> Optional[datetime]:
+    """When cron first starts one of them after a moment; None: never, as far as is known."""
+    schedules = [entry.schedule for entry in entries if entry.schedule]
+    return min((next(starts_after(s, after, zone)) for s in schedules), default=None)
+
+
 def overdue_since(
     entries: Sequence[CronEntry], known_from: datetime, now: datetime, zone: tzinfo
 ) -> Optional[datetime]:
@@ -8240,66 +8250,62 @@ def overdue_since(
     known_from: when the newest run ended (or began, if it was killed), or when the entry was
     installed, whichever is later. Ask only if that is known and no run is under way.
     """
-    starts = (starts_after(entry.schedule, known_from, zone) for entry in entries if entry.schedule)
-    first = min((start for some in starts for start in itertools.islice(some, 1)), default=now)
-    return first if first <= now - timedelta(hours=1) else None
+    first = next_start(entries, known_from, zone)
+    return first if first and first <= now - timedelta(hours=1) else None
 
 
 @dataclass(frozen=True)
 class CronState:
     """What cron will do for a configuration, and whether it did what it should."""
 
-    entries: Sequence[CronEntry]
-    next_run_at: Optional[datetime]  # None: no entry, or none with a schedule that can be read
-    longest_gap_hours: float  # between two starts; 0: nobody knows
-    overdue: Optional[bool]  # None: nobody knows
-    problems: Sequence[str]  # that make it fail
-    warnings: Sequence[str]
+    entries: Sequence[CronEntry] = ()
+    next_run_at: Optional[datetime] = None  # None: no entry, or none with a schedule
+    longest_gap_hours: float = 0  # between two starts; 0: nobody knows
+    overdue: Optional[bool] = None  # None: nobody knows
+    remarks: Sequence[CronRemark] = ()
 
 
 def cron_state(
     job: CronJob,
     now: datetime,
     running: bool,
-    last_run: Optional[tuple[datetime, Optional[datetime]]],
-    installed_at: Optional[datetime],
-) -> Optional[CronState]:
-    """For --status and --check; None without any entry. Raises CrontabError.
+    last_run: Optional[Mapping[str, Any]],
+    installed_at: Optional[str],
+) -> CronState:
+    """Read the crontab. Raises CrontabError.
 
-    last_run: when the newest run that is over began and ended (None: it was killed).
-    installed_at: of the entry, as far as the history knows. Both None: the history is unreadable.
+    last_run: of the history, the newest one that is over; its ended_at is None if it was killed.
+    installed_at: of the entry, as the history has it. Both None: the history is unreadable.
     """
-    if shutil.which("crontab") is None:
-        return None
     zone, entries = machine_zone(), entries_in(read_crontab(), job)
-    schedules = [entry.schedule for entry in entries if entry.schedule]
-    if not entries:
-        return None
-    began, ended = last_run or (None, None)
+    gaps = [longest_gap(entry.schedule, now.date()) for entry in entries if entry.schedule]
+    remarks = [remark for entry in entries for remark in entry.remarks]
+    began, ended = (
+        moment_of(last_run[k] if last_run else None) for k in ("started_at", "ended_at")
+    )
     past = now + CLOCK_MAY_DIFFER  # what is later was written while the clock was wrong
-    known = [moment for moment in (began, ended, installed_at) if moment and moment <= past]
+    moments = (began, ended, moment_of(installed_at))
+    known = [moment for moment in moments if moment and moment <= past]
     due = overdue_since(entries, max(known), now, zone) if known and not running else None
-    problems = [f"OVERDUE: due {due:%Y-%m-%d %H:%M %Z}, no run has begun"] if due else []
-    problems += [f"{entry.where}: {entry.problem}" for entry in entries if entry.problem]
-    warnings = [f"{entry.where}: {warning}" for entry in entries for warning in entry.warnings]
+    if due:
+        remarks.append(("error", f"OVERDUE: due {due:%Y-%m-%d %H:%M %Z}, no run has begun"))
     run_seconds = (ended - began).total_seconds() if began and ended else None
+    remarks += [("warning", text) for text in crowding(entries, run_seconds, now, zone)]
     return CronState(
         entries,
-        min((next(starts_after(s, now, zone)) for s in schedules), default=None),
-        min((longest_gap(s, now.date()).total_seconds() / 3600 for s in schedules), default=0),
-        None if not (known and schedules) else due is not None,
-        problems,
-        [*warnings, *crowding(entries, run_seconds, now, zone)],
+        next_start(entries, now, zone),
+        min(gaps, default=timedelta()).total_seconds() / 3600,
+        due is not None if known and gaps else None,
+        remarks,
     )
 
 
 def next_run_in_words(job: CronJob, clock: Clock) -> str:
     """When cron starts the next run, or '' where that is not known at once; it is advice."""
     with contextlib.suppress(Exception):  # not even a bug in here may cost a run
-        entries = entries_in(read_crontab(timeout=NEXT_RUN_SECONDS), job)
-        now, zone = clock.now(), machine_zone()
-        starts = [next(starts_after(e.schedule, now, zone)) for e in entries if e.schedule]
-        return moment_ahead(min(starts), now) if starts else ""
+        entries, now = entries_in(read_crontab(timeout=NEXT_RUN_SECONDS), job), clock.now()
+        start = next_start(entries, now, machine_zone())
+        return moment_ahead(start, now) if start else ""
     return ""
 
 
@@ -8532,6 +8538,9 @@ def stale_after_hours(server: Server, longest_gap_hours: float = 0) -> float:
     return server.stale_after_hours or computed
 
 
+Finding = tuple[str, str, str, str]  # level, subject, finding, fix; levels: as CronRemark
+
+
 class View:
     """What all documents are made from, and the document under way."""
 
@@ -8547,31 +8556,33 @@ class View:
             "result": "ok",
             "problems": [],
             "servers": [],
-            "_others": [],  # problems that are no server's
         }
         if kind == "status":
             self.document.update(running=None, last_run=None, schedule=None)
         elif kind == "check":
             self.document.update(findings=[], uncovered_servers=[])
+        self.findings: list[Finding] = []  # about all but how fresh servers are
         self.saw_nothing = False  # there was nothing that could be looked at
-        self.cron: Optional[CronState] = None
-        self.cron_problem = ""  # why the crontab cannot be read
+        self.cron = CronState()
 
-    def problem(self, text: str, result: str = "problem", of_server: bool = False) -> None:
-        """Something is wrong ("problem"), or could not be asked ("unknown")."""
-        self.document["problems"].append(text)
-        if not of_server:
-            self.document["_others"].append(text)
-        if self.document["result"] != "problem":
-            self.document["result"] = result
-
-    def finding(self, level: str, subject: str, finding: str, fix: str = "") -> None:
-        """A line of --check."""
-        entry = {"level": level, "subject": subject, "finding": finding, "fix": fix}
-        self.document["findings"].append(entry)
-        if level in ("error", "unknown"):
-            result = "unknown" if level == "unknown" else "problem"
-            self.problem(f"{subject}: {finding}", result)
+    def finish(self) -> Document:
+        """The document, now that all is known that is wrong ("problem") or could not be asked."""
+        wrong = [finding for finding in self.findings if finding[0] in ("error", "unknown")]
+        others = [": ".join(filter(None, finding[1:3])) for finding in wrong]
+        stale = [server for server in self.document["servers"] if server["state"] != "ok"]
+        if self.document["kind"] == "check":  # how fresh they are is not its business
+            stale = []
+            names = ("level", "subject", "finding", "fix")
+            self.document["findings"] = [dict(zip(names, finding)) for finding in self.findings]
+        levels = [finding[0] for finding in wrong] + [server["state"] for server in stale]
+        if levels:
+            self.document["result"] = "unknown" if set(levels) == {"unknown"} else "problem"
+        self.document["problems"] = [
+            *others,
+            *(f"{server['name']}: {server['state']}: {server['_why']}" for server in stale),
+        ]
+        self.document["_others"] = others
+        return self.document
 
     def add_server(
         self, entry: Union[Server, BadServer], newest: Optional[datetime], looked: bool, error: str
@@ -8584,7 +8595,7 @@ class View:
         state, why = "unknown", error or "no run recorded yet"
         age = (self.now - newest).total_seconds() if newest else 0.0
         if isinstance(entry, Server) and not error:
-            limit = stale_after_hours(entry, self.cron.longest_gap_hours if self.cron else 0)
+            limit = stale_after_hours(entry, self.cron.longest_gap_hours)
             if looked and newest is None:
                 state, why = "never", "no snapshot of this tool's"
             elif age < -CLOCK_MAY_DIFFER.total_seconds():
@@ -8607,9 +8618,6 @@ class View:
             "_why": why,
             "_newest_age": max(age, 0.0) if newest else None,
         }
-        if state != "ok" and self.document["kind"] != "check":  # how fresh is not its business
-            result = "unknown" if state == "unknown" else "problem"
-            self.problem(f"{entry.name}: {state}: {why}", result, of_server=True)
         self.document["servers"].append(server)
         return server
 
@@ -8620,7 +8628,7 @@ class View:
 def view_status(view: View, entries: Sequence[Union[Server, BadServer]]) -> None:
     """Fill in what the history knows."""
     if view.past.problem:
-        view.problem(view.past.problem, "unknown")
+        view.findings.append(("unknown", "", view.past.problem, ""))
         view.saw_nothing = True
     for entry in entries:
         add_from_history(view, entry)
@@ -8628,14 +8636,14 @@ def view_status(view: View, entries: Sequence[Union[Server, BadServer]]) -> None
 
 def ask_machine(view: View, job: CronJob) -> None:
     """Fill in the run under way, the last one, and what cron will do."""
-    document, runs = view.document, list(view.past.runs)
+    is_status, runs = view.document["kind"] == "status", list(view.past.runs)
     running: Optional[Document] = None
     holder = None
     try:
         holder = run_holds_lock(view.settings.lock_path)
     except LockError as error:
-        if document["kind"] == "status":  # --check looks at the file itself
-            view.problem(str(error), "unknown")
+        if is_status:  # --check looks at the file itself
+            view.findings.append(("unknown", "", str(error), ""))
     if holder is not None:
         nothing = dict.fromkeys(("done", "failed", "total", "progress_percent"))
         running = {"started_at": None, **nothing, "servers": []}
@@ -8645,49 +8653,41 @@ def ask_machine(view: View, job: CronJob) -> None:
             running.update(json.loads(run["progress"] or "{}"))
     keys = ("started_at", "ended_at", "exit_status")
     last = {key: runs[0][key] for key in keys} if runs else None
-    began, ended = (moment_of(runs[0][key]) if runs else None for key in keys[:2])
-    times = (began, ended) if began else None
-    since = moment_of(view.past.entry_since)
-    try:
-        view.cron = cron_state(job, view.now, running is not None, times, since)
-    except CrontabError as error:
-        view.cron_problem = str(error)
-    if document["kind"] != "status":
-        return
-    document["_cron"] = list(cron_findings(view))
-    if view.cron_problem:
-        view.problem(view.cron_problem, "unknown")
-    document.update(running=running, last_run=last, schedule=schedule_of(view))
-    if last and last["ended_at"] is None:
-        view.problem(f"the run that began {shown_time(last['started_at'])} never ended")
-    for problem in view.cron.problems if view.cron else ():
-        view.problem(problem)
+    if shutil.which("crontab"):
+        since = view.past.entry_since
+        try:
+            view.cron = cron_state(job, view.now, running is not None, last, since)
+        except CrontabError as error:
+            view.cron = CronState(remarks=[("unknown", str(error))])
+    if is_status:
+        view.document.update(running=running, last_run=last, schedule=schedule_of(view))
+        view.document["_cron"] = list(cron_findings(view))
+        view.findings += [(level, "", text, "") for level, text in view.cron.remarks]
+        if last and last["ended_at"] is None:
+            text = f"the run that began {shown_time(last['started_at'])} never ended"
+            view.findings.append(("error", "", text, ""))
 
 
-def cron_findings(view: View) -> Iterator[tuple[str, str]]:
-    """A level and a text for each entry, for the next run, and for what is wrong."""
+def cron_findings(view: View) -> Iterator[CronRemark]:
+    """Each entry, the next run, and what is wrong."""
     cron = view.cron
-    if view.cron_problem:
-        yield "unknown", view.cron_problem
-    elif ON_WINDOWS:
+    for entry in cron.entries:
+        words = in_words(entry.schedule) if entry.schedule else entry.line
+        yield "ok", f"{entry.where}{', by hand' if entry.by_hand else ''}: {words}"
+    if cron.next_run_at:
+        yield "ok", f"next run: {moment_ahead(cron.next_run_at, view.now)}"
+    yield from cron.remarks
+    if ON_WINDOWS:
         yield "ok", "the Task Scheduler starts runs (--show-cron prints how to ask it)"
-    elif cron is None:
+    elif not (cron.entries or cron.remarks):
         way_out = "write --install-cron nightly, unless something else starts runs"
         yield "ok", f"no entry for this configuration ({way_out})"
-    else:
-        for entry in cron.entries:
-            words = in_words(entry.schedule) if entry.schedule else entry.line
-            yield "ok", f"{entry.where}{', by hand' if entry.by_hand else ''}: {words}"
-        if cron.next_run_at:
-            yield "ok", f"next run: {moment_ahead(cron.next_run_at, view.now)}"
-        yield from (("error", problem) for problem in cron.problems)
-        yield from (("warning", warning) for warning in cron.warnings)
 
 
 def schedule_of(view: View) -> Optional[Document]:
     """Cron's entry, as the document has it."""
     cron = view.cron
-    if cron is None:
+    if not cron.entries:
         return None
     wait = (cron.next_run_at - view.now).total_seconds() if cron.next_run_at else None
     return {
@@ -8799,13 +8799,13 @@ def ask_accounts(
 # --- --list ---
 
 
-def expected_next(ours: Sequence[Snapshot], now: datetime, cron: Optional[CronState]) -> datetime:
+def expected_next(ours: Sequence[Snapshot], now: datetime, cron: CronState) -> datetime:
     """When the next snapshot will probably be made: as long after the newest as is usual (the
     median of the last gaps), else when cron starts the next run, else now."""
     moments = sorted(s.created for s in ours if s.created is not None and s.created <= now)[-6:]
     gaps = sorted(later - earlier for earlier, later in zip(moments, moments[1:]))
     if not gaps:
-        return cron.next_run_at if cron and cron.next_run_at else now
+        return cron.next_run_at or now
     return max(now, moments[-1] + gaps[len(gaps) // 2])
 
 
@@ -8828,7 +8828,7 @@ def view_list(view: View, entries: Sequence[Union[Server, BadServer]]) -> None:
     errors = ask_accounts(view, good, ask, whole=False)
     view.saw_nothing = not listings
     if view.past.problem:  # nobody knows how the last turns ended
-        view.problem(view.past.problem, "unknown")
+        view.findings.append(("unknown", "", view.past.problem, ""))
     for entry in entries:
         error = entry.error if isinstance(entry, BadServer) else errors.get(entry.source, "")
         labels = labels_of(entry) if isinstance(entry, Server) else ()
@@ -8927,7 +8927,6 @@ def cost_text(amount: Optional[float], currency: str, provider: str) -> str:
 
 # --- --check: the doctor before the first night ---
 
-Finding = tuple[str, str, str, str]  # level, subject, finding, fix
 CRON_LACKS = (
     *("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"),
     *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"),
@@ -8943,14 +8942,8 @@ HOPELESS = (
 )
 
 
-def view_check(view: View, names: Sequence[str]) -> None:
-    """Fill in findings about everything that tonight's run needs."""
-    for finding in every_finding(view, names):
-        view.finding(*finding)
-
-
-def every_finding(view: View, names: Sequence[str]) -> Iterator[Finding]:
-    """What is well and what is not, from the nearest to the farthest."""
+def view_check(view: View, names: Sequence[str]) -> Iterator[Finding]:
+    """Everything that tonight's run needs, well or not, from the nearest to the farthest."""
     settings = view.settings
     for problem in settings.problems:
         yield "error", "configuration", problem, ""
@@ -9198,7 +9191,7 @@ def look(args: argparse.Namespace, settings: Settings, world: Runtime, hostname:
     try:
         ask_machine(view, cron_job(args.config, settings))
         if kind == "check":
-            view_check(view, args.files)
+            view.findings.extend(view_check(view, args.files))
         elif settings.problems:
             raise ConfigError(settings.problems)
         else:
@@ -9209,19 +9202,15 @@ def look(args: argparse.Namespace, settings: Settings, world: Runtime, hostname:
                 write_report(Path(args.report), view)
                 world.screen.out(f"{args.report}: written")
                 return ExitStatus.OK
-    except ConfigError as error:
-        view.saw_nothing = True
-        for problem in error.problems:
-            view.problem(problem)
     except Exception as error:  # noqa: BLE001  (as in run_command)
         view.saw_nothing = True
-        log_traceback(error)
-        text = str(error) if isinstance(error, SnapshotsError) else unexpected(error, world.redact)
-        if kind == "check":
-            view.finding("error", "check", text)
-        else:
-            view.problem(text)
-    document, screen = view.document, world.screen
+        problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+        if not isinstance(error, SnapshotsError):
+            problems = [unexpected(error, world.redact)]
+            log_traceback(error)
+        subject = "check" if kind == "check" else ""
+        view.findings += [("error", subject, problem, "") for problem in problems]
+    document, screen = view.finish(), world.screen
     if args.nagios:
         status, line = nagios_of(document)
         screen.quiet = False
@@ -9462,7 +9451,7 @@ def write_report(path: Path, view: View) -> None:
     its mode: somebody may have opened it to a web server. Raises SnapshotsError."""
     running = view.document["running"]
     runs = read_runs(view.settings.history_path, running and running["started_at"])
-    page = report_page(view.document, runs)
+    page = report_page(view.finish(), runs)
     target = Path(os.path.realpath(path))
     try:
         mode = 0o600
@@ -10064,10 +10053,11 @@ class Setup:
                 entries = entries_in(read_crontab(), self.job)
         for entry in entries:
             self.say(f"{entry.where}, which stays: {entry.line}")
-            if entry.problem:
-                self.world.screen.problem(f"{entry.where}: {entry.problem}")
+        problems = [text for e in entries for level, text in e.remarks if level == "error"]
+        for problem in problems:
+            self.world.screen.problem(problem)
         if entries:
-            return not any(entry.problem for entry in entries)
+            return not problems
 
         def read(text: str) -> Optional[Schedule]:
             return None if text == "none" else parse_schedule(text.strip("'\""))
@@ -10431,20 +10421,19 @@ def cron_command(
 
 def show_cron(job: CronJob, settings: Settings, world: Runtime) -> None:
     """The entries of this configuration, and what is wrong with them."""
-    entries, past = entries_in(read_crontab(), job), read_history(settings.history_path)
-    if not entries:
+    runs = read_history(settings.history_path).runs
+    last_run = next((run for run in runs if run["ended_at"]), None)
+    running = True  # or not: whether one is overdue, --status says
+    cron = cron_state(job, world.clock.now(), running, last_run, None)
+    if not cron.entries:
         world.screen.out(f"{whose_crontab()}: no entry for {job.config}")
-    for entry in entries:
+    for entry in cron.entries:
         by_hand = ", by hand" if entry.by_hand else ""
         world.screen.out(f"{entry.where}{by_hand}: {entry.line}")
         if entry.schedule:
             show_schedule(entry.schedule, world)
-        for problem in filter(None, (entry.problem, *entry.warnings)):
-            world.screen.problem(f"warning: {entry.where}: {problem}")
-    runs = [(moment_of(run["started_at"]), moment_of(run["ended_at"])) for run in past.runs]
-    took = ((ended - began).total_seconds() for began, ended in runs if began and ended)
-    for warning in crowding(entries, next(took, None), world.clock.now(), machine_zone()):
-        world.screen.problem(f"warning: {warning}")
+    for _, text in cron.remarks:
+        world.screen.problem(f"warning: {text}")
 
 
 def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) -> int:

@@ -760,8 +760,8 @@ def entry(expression: str, where: str = "line 1") -> snapshots.CronEntry:
     try:
         schedule = snapshots.parse_schedule(expression)
     except ValueError:
-        return snapshots.CronEntry(where, expression, None, True, "", ("why",))
-    return snapshots.CronEntry(where, expression, schedule, True, "", ())
+        return snapshots.CronEntry(where, expression, None, True, [("warning", "why")])
+    return snapshots.CronEntry(where, expression, schedule, True)
 
 
 @pytest.mark.proves("cron-13")
@@ -892,25 +892,27 @@ def test_a_history_that_cannot_be_written_is_a_warning(tab: Tab) -> None:
 
 def state(
     tab: Tab, last_run: Any = None, installed_at: Any = None, running: bool = False
-) -> snapshots.CronState | None:
+) -> snapshots.CronState:
     settings = snapshots.load_settings(tab.project.write_config(), required=True)
     job = snapshots.cron_job(str(tab.config), settings)
-    return snapshots.cron_state(job, NOW, running, last_run, installed_at)
+    began, ended = map(snapshots.utc_text, last_run or (None, None))
+    row = {"started_at": began, "ended_at": ended} if began else None
+    since = snapshots.utc_text(installed_at)
+    return snapshots.cron_state(job, NOW, running, row, since)
 
 
 @pytest.mark.proves("cron-13")
 def test_the_state_of_cron_is_what_status_and_check_need(tab: Tab, monkeypatch: Any) -> None:
     monkeypatch.setattr(snapshots, "LOCALTIME", "/gone")
     tab.run("--show-cron")
-    assert state(tab) is None
+    assert state(tab) == snapshots.CronState([], remarks=[])
     tab.run("--install-cron", "0 3 * * 1-5")
     days_ago = {days: NOW - timedelta(days=days) for days in range(8)}
     found = state(tab)
-    assert found
     assert [entry.by_hand for entry in found.entries] == [False]
     assert found.next_run_at == datetime(2026, 3, 3, 3, tzinfo=UTC)
     assert found.longest_gap_hours == 72
-    assert (found.problems, found.warnings) == ([], [])
+    assert found.remarks == []
     for last_run, installed_at, running, overdue in [
         (None, None, False, None),  # the history cannot be read, or knows nothing
         (None, NOW, False, False),
@@ -921,35 +923,35 @@ def test_the_state_of_cron_is_what_status_and_check_need(tab: Tab, monkeypatch: 
         ((days_ago[7], days_ago[7]), days_ago[3], True, False),
     ]:
         found = state(tab, last_run, installed_at, running)
-        assert found
         assert found.overdue is overdue
-        assert found.problems == (
-            ["OVERDUE: due 2026-03-02 03:00 UTC, no run has begun"] if overdue else []
-        )
+        late = ("error", "OVERDUE: due 2026-03-02 03:00 UTC, no run has begun")
+        assert found.remarks == ([late] if overdue else [])
 
 
 @pytest.mark.proves("cron-13")
 def test_a_moved_directory_is_a_problem_and_another_python_a_warning(tab: Tab) -> None:
     tab.run("--install-cron", "nightly")
     good = tab.text
-    for old, new, problems, warnings in [
-        (sys.executable, "/gone/python", 1, 0),
-        (sys.executable, "/usr/bin/env", 0, 1),
-        (str(tab.project.folder), "/gone/away", 1, 0),
-        ("15 3 *", "@reboot #", 0, 1),
+    for old, new, level in [
+        (sys.executable, "/gone/python", "error"),
+        (sys.executable, "/usr/bin/env", "warning"),
+        (str(tab.project.folder), "/gone/away", "error"),
+        ("15 3 *", "@reboot #", "warning"),
     ]:
         tab.set(good.replace(old, new))
-        found = state(tab)
-        assert found
-        assert (len(found.problems), len(found.warnings)) == (problems, warnings), new
+        assert [remark[0] for remark in state(tab).remarks] == [level], new
 
 
 @pytest.mark.proves("cron-13")
 def test_a_machine_without_crontab_has_no_entry_and_no_trouble(
     tab: Tab, monkeypatch: Any, tmp_path: Path
 ) -> None:
+    tab.project.server("hetzner", 11, "web")
+    assert tab.run().code == 0
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert state(tab) is None
+    result = tab.run("--status", "--json")
+    assert (result.code, json.loads(result.out)["schedule"]) == (0, None)
+    assert re.search("^ok +crontab +no entry for this configuration", tab.run("--check").out, re.M)
 
 
 @pytest.mark.proves("cron-13", "looking-4", "looking-7", "looking-10")
