@@ -10125,7 +10125,8 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line and leaves with 1: 2 means that some servers failed."""
 
     def error(self, message: str) -> NoReturn:
-        raise SnapshotsError(f"{message} (see --help)")
+        way_out = "write one of them; " if "not allowed with" in message else ""
+        raise SnapshotsError(f"{message} ({way_out}see --help)")
 
 
 def not_empty(text: str) -> str:
@@ -10223,16 +10224,22 @@ COMMANDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 
+def flag_of(name: str) -> str:
+    """A name of COMMANDS, as people write it."""
+    other = {"run": "a run", "files": "FILE"}
+    return other.get(name, "--" + name.replace("_", "-"))
+
+
 def arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     """What the command line says; its `command` is one of COMMANDS. Raises SnapshotsError."""
     args = parser().parse_args(argv)
     args.command = next((name for name in COMMANDS if getattr(args, name, None)), "run")
     for name in itertools.chain(*COMMANDS.values()):
         if getattr(args, name) and name not in COMMANDS[args.command]:
-            flag, command = ("--" + word.replace("_", "-") for word in (name, args.command))
-            flag = "FILE" if name == "files" else flag
-            command = "a run" if args.command == "run" else command
-            raise SnapshotsError(f"{flag} does not go with {command} (leave it out; see --help)")
+            fits = [flag_of(command) for command, flags in COMMANDS.items() if name in flags]
+            way_out = f"write {' or '.join(fits)}" if args.command == "run" else "leave it out"
+            flag, command = flag_of(name), flag_of(args.command)
+            raise SnapshotsError(f"{flag} does not go with {command} ({way_out}; see --help)")
     return args
 
 

@@ -609,10 +609,16 @@ def test_looks_read_only(project: Project, flags: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("--list --status", "argument --status: not allowed with argument --list"),
+        (
+            "--list --status",
+            "argument --status: not allowed with argument --list (write one of them; see --help)",
+        ),
         ("--status --check", "argument --check: not allowed with argument --status"),
-        ("--json", "--json does not go with a run (leave it out; see --help)"),
-        ("--nagios", "--nagios does not go with a run"),
+        (
+            "--json",
+            "--json does not go with a run (write --list or --status or --check; see --help)",
+        ),
+        ("--nagios", "--nagios does not go with a run (write --list or --status; see --help)"),
         ("--check --nagios", "--nagios does not go with --check"),
         ("--list --json --nagios", "argument --nagios: not allowed with argument --json"),
         ("-n --json", "--json does not go with a run"),

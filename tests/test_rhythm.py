@@ -630,7 +630,7 @@ def test_now_and_prune_only_exclude_each_other(project: Project, more: list[str]
     result = project.run("--now", "--prune-only", *more)
     assert result.code == 1
     assert result.err == (
-        "snapshots: argument --prune-only: not allowed with argument --now (see --help)\n"
+        "snapshots: argument --prune-only: not allowed with argument --now (write one of them; see --help)\n"
     )
     assert project.cloud.journal == []
     assert not (project.folder / "logs").exists()
