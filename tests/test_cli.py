@@ -214,7 +214,7 @@ def test_wrong_usage_is_one_line_and_exit_1(args: list[str]) -> None:
     result = script(*args)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("snapshots: ")
-    assert result.stderr.endswith("(see --help)\n")
+    assert result.stderr.endswith("see --help)\n")
     assert result.stderr.count("\n") == 1
 
 
