@@ -1130,7 +1130,8 @@ def test_a_turn_that_hangs_in_the_machine_does_not_keep_the_run_from_its_end(
 def test_a_turn_that_hangs_after_its_create_is_known_to_have_left_something(
     project: Project,
 ) -> None:
-    for number, name in enumerate(("before", "after"), 11):
+    """So is one that only prunes."""
+    for number, name in enumerate(("before", "after", "prunes"), 11):
         project.server("hetzner", number, name)
     timing(project, run_timeout=600)
     for_ever = project.clock.condition()
@@ -1138,11 +1139,14 @@ def test_a_turn_that_hangs_after_its_create_is_known_to_have_left_something(
     def act(turn: snapshots.Turn) -> Optional[snapshots.Report]:
         if str(turn) == "after":
             snapshots.create(turn)
+        elif str(turn) == "prunes":
+            with pytest.raises(snapshots.TurnError, match="no usable snapshot"):
+                snapshots.prune_only(turn)
         with for_ever:
             for_ever.wait()
         return None
 
-    assert [report.unpruned for report in run_fleet(project, act)] == [False, True]
+    assert [report.unpruned for report in run_fleet(project, act)] == [False, True, True]
 
 
 @pytest.mark.proves("I19")
