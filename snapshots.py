@@ -348,6 +348,7 @@ class Server:
     min_interval_hours: float = 0  # no new snapshot before; 0: whenever a run takes place
     destinations: tuple[Destination, ...] = field(default=(), repr=False)
     ping_url: str = field(default="", repr=False)  # of a monitor; see `Ping`
+    secrets: tuple[SecretText, ...] = field(default=(), repr=False)  # that the file brings
 
 
 @dataclass(frozen=True)
@@ -360,6 +361,7 @@ class BadServer:
     destinations: tuple[Destination, ...] = field(default=(), repr=False)
     provider: str = "unknown"
     id: str = "unknown"
+    secrets: tuple[SecretText, ...] = field(default=(), repr=False)
 
 
 LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
@@ -770,6 +772,7 @@ class SecretText(str):
 
     literal: bool = True
     variable: str = ""  # the environment variable that it was taken from
+    is_url: bool = False
 
     def __repr__(self) -> str:
         return "'[hidden]'"
@@ -1040,6 +1043,7 @@ def read_hook_url(value: Any, base: Path) -> SecretText:
     """The URL of a webhook, which is a secret as a whole; http is allowed (self-hosted n8n)."""
     url = read_password(value, base)
     check_url(url)
+    url.is_url = True
     return url
 
 
@@ -1106,7 +1110,7 @@ def option(default: Any, read: Reader, override: bool = False) -> Any:
 
 def secret(read: Reader = read_token, override: bool = False) -> Any:
     """A key that holds a credential; never shown."""
-    metadata = {"read": read, "override": override, "secret": True}
+    metadata = {"read": read, "override": override}
     return field(default=SecretText(""), repr=False, metadata=metadata)
 
 
@@ -1388,6 +1392,16 @@ class Settings:
         return tuple(r.text for r in self.remarks if r.level is Level.PROBLEM)
 
     @property
+    def secrets(self) -> dict[str, SecretText]:
+        """The credentials that are set, by "[SECTION] key"."""
+        return {
+            f"[{section}] {key}": value
+            for section in SECTIONS
+            for key, value in vars(getattr(self, section.lower())).items()
+            if isinstance(value, SecretText) and value
+        }
+
+    @property
     def lock_path(self) -> Path:
         return self.logs_dir / self.files.lock_file
 
@@ -1533,29 +1547,13 @@ def load_settings(path: Path, required: bool) -> Settings:
             problem(*here, "log, lock and history must be three files")
     found.sort(key=lambda item: item[0])
     remarks = [*(remark for _, remark in found), *settings_notes(settings)]
-    if any(value.literal for value in secrets_of(settings.telegram, settings.webhook, smtp, ping)):
-        remarks += open_to_others(path)
+    remarks += secrets_notes(path, settings.secrets)
     return dataclasses.replace(settings, remarks=tuple(remarks))
-
-
-def secrets_of(*sections: Any) -> list[SecretText]:
-    """The credentials that are set in these sections."""
-    return [
-        getattr(section, key.name)
-        for section in sections
-        for key in dataclasses.fields(section)
-        if key.metadata.get("secret") and getattr(section, key.name)
-    ]
 
 
 def settings_notes(settings: Settings) -> Iterator[Remark]:
     """What is allowed in snapshots.config, but not wise."""
-    webhook, timing, ping = settings.webhook, settings.timing, settings.ping
-    if webhook.enabled and in_the_clear(webhook.url):
-        yield Remark(Level.NOTE, f"[WEBHOOK] url: {IN_THE_CLEAR}")
-    for key in readers_of(ping):
-        if in_the_clear(getattr(ping, key)):
-            yield Remark(Level.NOTE, f"[PING] {key}: {IN_THE_CLEAR}")
+    timing, ping = settings.timing, settings.ping
     if (ping.start_url or ping.failure_url) and not ping.success_url:
         text = "[PING] success_url is not set: nobody is alarmed where runs do not come"
         yield Remark(Level.WARNING, text)
@@ -1570,9 +1568,16 @@ def settings_notes(settings: Settings) -> Iterator[Remark]:
 IN_THE_CLEAR = "is http://: what is sent there can be read on the way"
 
 
-def in_the_clear(url: str) -> bool:
-    """Does this URL lead over a network without encryption?"""
-    return url.startswith("http://") and not is_loopback(urlsplit(url).hostname or "")
+def secrets_notes(
+    path: Path, secrets: Mapping[str, SecretText], where: str = ""
+) -> Iterator[Remark]:
+    """What is allowed of the credentials that a file brings, by their keys, but not wise."""
+    for key, url in secrets.items():
+        leaves = url.startswith("http://") and not is_loopback(urlsplit(url).hostname or "")
+        if url.is_url and leaves:
+            yield Remark(Level.NOTE, f"{key}: {IN_THE_CLEAR}", where)
+    if any(value.literal for value in secrets.values()):
+        yield from open_to_others(path)
 
 
 # --- server files ---
@@ -1707,15 +1712,9 @@ def ineffective_rules(policy: Policy, provider: str) -> Iterator[str]:
             )
 
 
-def override(
-    section: ChannelSection,
-    block: Mapping[str, Any],
-    base: Path,
-    problem: Callable[[str, str], None],
-) -> ChannelSection:
+def override(section: ChannelSection, chosen: dict[str, Any]) -> ChannelSection:
     """A channel's settings, with those over them that a server file holds; an empty object there
     changes nothing."""
-    chosen = read_values(block, readers_of(section, override=True), base, problem)
     if chosen.get("chat_id", "") not in ("", vars(section).get("chat_id")):
         chosen.setdefault("message_thread_id", 0)  # a topic belongs to its chat
     return dataclasses.replace(section, **{k: v for k, v in chosen.items() if v != {}})
@@ -1765,17 +1764,27 @@ def load_server(path: Path, settings: Settings) -> tuple[Union[Server, BadServer
         functools.partial(problem, ""),
         required_keys(provider),
     )
-    channels: dict[str, Any] = {}
+    channels: list[Any] = []
+    brought = dict(values)  # by the file, in all of its blocks
     for name in CHANNELS:
         inherited, count = getattr(settings, name), len(problems)
+        readers = readers_of(inherited, override=True)
         add_problem = functools.partial(problem, f"{name}.")
         block = values.get(name, {})
-        merged = override(inherited, block, base, add_problem) if block else inherited
-        channels[name] = merged if len(problems) == count else inherited
-    destinations, remarks = channels_of(channels.values())
+        chosen = read_values(block, readers, base, add_problem) if block else {}
+        brought.update({f"{name}.{key}": value for key, value in chosen.items()})
+        is_good = chosen and len(problems) == count
+        channels.append(override(inherited, chosen) if is_good else inherited)
+    secrets = {
+        key: value
+        for key, value in brought.items()
+        if isinstance(value, SecretText) and key not in USER_NAMES
+    }
+    destinations, remarks = channels_of(channels)
     if problems:
         text = f"{shown}: {'; '.join(problems)}"
-        return dataclasses.replace(bad, error=text, destinations=destinations), []
+        own = tuple(secrets.values())
+        return dataclasses.replace(bad, error=text, destinations=destinations, secrets=own), []
     tiers = {
         key.removeprefix("keep_"): values.get(key, getattr(settings.retention, key))
         for key in readers_of(Retention, override=True)
@@ -1794,22 +1803,13 @@ def load_server(path: Path, settings: Settings) -> tuple[Union[Server, BadServer
         min_interval_hours=values.get("min_interval_hours", settings.timing.min_interval_hours),
         destinations=destinations,
         ping_url=values.get("ping_url", ""),
+        secrets=tuple(secrets.values()),
     )
-    if in_the_clear(server.ping_url):
-        remarks.append(Remark(Level.NOTE, f"ping_url {IN_THE_CLEAR}"))
-    webhook = channels["webhook"]
-    if webhook.enabled and webhook.url != settings.webhook.url and in_the_clear(webhook.url):
-        remarks.append(Remark(Level.NOTE, f"webhook.url {IN_THE_CLEAR}"))
-    inherited_secrets = secrets_of(settings.telegram, settings.webhook, settings.smtp)
-    own = [value for value in secrets_of(*channels.values()) if value not in inherited_secrets]
-    own += [values[key] for key in (*CREDENTIAL_KEYS[provider], "ping_url") if key in values]
     remarks = [dataclasses.replace(remark, where=server.name) for remark in remarks]
     remarks += [
         Remark(Level.WARNING, f"{path}: {text}") for text in ineffective_rules(policy, provider)
     ]
-    if any(value.literal for value in own):
-        remarks += open_to_others(path)
-    return server, remarks
+    return server, [*remarks, *secrets_notes(path, secrets, server.name)]
 
 
 def server_files(names: Sequence[str], settings: Settings) -> tuple[list[Path], list[Remark]]:
@@ -1900,7 +1900,13 @@ def load_servers(
             if len(same) > 1:
                 text = f"{' and '.join(same)}: {reason}"
                 loaded[index] = BadServer(
-                    entry.name, entry.source, text, entry.destinations, entry.provider, entry.id
+                    entry.name,
+                    entry.source,
+                    text,
+                    entry.destinations,
+                    entry.provider,
+                    entry.id,
+                    entry.secrets,
                 )
                 break
     return loaded, remarks
@@ -3837,7 +3843,6 @@ def collect_secrets(
 ) -> list[Remark]:
     """Have every known credential masked; returns warnings about those too short for that."""
     remarks: dict[Remark, None] = {}
-    inherited: list[SecretText] = []
 
     def add(where: str, *secrets: str) -> None:
         if any(0 < len(value) < SHORT_SECRET for value in secrets):
@@ -3848,24 +3853,14 @@ def collect_secrets(
             remarks[Remark(Level.WARNING, text)] = None
         world.redact.add(*secrets, *map(unquote, secrets))
 
-    def add_channels(where: str, channels: Iterable[Union[Destination, PingSection]]) -> None:
-        for channel in channels:
-            own = [value for value in secrets_of(channel) if value not in inherited]
-            add(where, *own)
-            for url in own if isinstance(channel, (WebhookSection, PingSection)) else ():
-                _, user, password = split_login(url)
-                add(where, password or user)
-                world.redact.add(*secrets_of_url(url))
-
-    channels = (settings.telegram, settings.webhook, settings.smtp, settings.ping)
-    add_channels("snapshots.config", channels)
-    inherited = secrets_of(*channels)
-    for entry in entries:
-        add_channels(entry.source, entry.destinations)
-        if isinstance(entry, Server):
-            add_channels(entry.source, [monitor_of(entry)])
-            named = zip(CREDENTIAL_KEYS[entry.provider], entry.credentials)
-            add(entry.source, *(value for key, value in named if key not in USER_NAMES))
+    files = [("snapshots.config", tuple(settings.secrets.values()))]
+    files += [(entry.source, entry.secrets) for entry in entries]
+    for where, secrets in files:
+        add(where, *secrets)
+        for url in (value for value in secrets if value.is_url):
+            _, user, password = split_login(url)
+            add(where, password or user)
+            world.redact.add(*secrets_of_url(url))
     for name, value in os.environ.items():
         if name.lower().endswith("_proxy") and "@" in value:
             user_info = value.rpartition("@")[0].rpartition("://")[2]
@@ -8970,7 +8965,7 @@ def view_check(view: View, names: Sequence[str]) -> Iterator[Finding]:
         if isinstance(entry, BadServer):
             yield "error", entry.name, entry.error, ""
     channels = sorted({d.channel for server in good for d in server.destinations})
-    monitors = {host_of(url) for url in secrets_of(settings.ping)}
+    monitors = {host_of(getattr(settings.ping, key)) for key in readers_of(PingSection)} - {""}
     if channels or monitors or any(server.ping_url for server in good):
         yield "ok", "notifications", f"go over {', '.join(channels) or 'no channel'}", ""
     else:
@@ -9107,10 +9102,8 @@ def variables_of_cron() -> set[str]:
 
 def check_environment(settings: Settings, servers: Sequence[Server]) -> Iterator[Finding]:
     """What this shell has and cron will not."""
-    channels = [settings.telegram, settings.webhook, settings.smtp]
-    channels += [channel for server in servers for channel in server.destinations]
-    secrets: list[str] = [*secrets_of(settings.ping, *channels)]
-    secrets += [s for server in servers for s in (*server.credentials, server.ping_url)]
+    secrets: list[str] = [*settings.secrets.values()]
+    secrets += [s for server in servers for s in (*server.secrets, *server.credentials)]
     names = {s.variable for s in secrets if isinstance(s, SecretText)} - {""}
     given = variables_of_cron()
     found = [f"env:{name}" for name in sorted(names - given)]

@@ -615,7 +615,7 @@ def test_an_http_url_is_worth_a_line(tmp_path: Path, project: Project) -> None:
     file = {"ping_url": f"http://monitor.example/{uuid.uuid4()}"}
     project.server("hetzner", 11, "web", file=file)
     _, remarks = snapshots.load_servers([], settings)
-    assert [(r.text, r.where) for r in remarks] == [(f"ping_url {text}", "web")]
+    assert [(r.text, r.where) for r in remarks] == [(f"ping_url: {text}", "web")]
 
 
 # --- --test-notifications ---

@@ -33,7 +33,7 @@ CREDENTIAL_KEYS = (
         field.name
         for section in snapshots.SECTIONS.values()
         for field in dataclasses.fields(section)
-        if field.metadata.get("secret")
+        if isinstance(field.default, snapshots.SecretText)
     }
     | {"ping_url"}
 )
