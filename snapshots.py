@@ -6060,7 +6060,7 @@ def send_test_messages(
     for key in literal if not settings.ping.url else ():
         out(f"[PING] {key}: not tested: a call would count")
     if not (messages or literal):
-        problems.append(NO_CHANNEL)
+        problems.append(f"{NO_CHANNEL} (write --setup)")
     elif messages and not dry_run:
         out("sent with the environment of this shell; cron's may differ (see --check)")
     for problem in problems:
@@ -7750,8 +7750,11 @@ def parse_schedule(text: str) -> Schedule:
         hint = did_you_mean(text.strip().lower(), PRESETS)
         if fields == ["@reboot"]:
             hint = " (@reboot would start a run after each reboot only: write 03:15)"
-        elif len(fields) == 6:
-            hint = f" (cron has no field for seconds: write {' '.join(fields[1:])!r})"
+        elif len(fields) == 6:  # of another program's crontab, or of /etc/crontab
+            for field, rest in (("a user", fields[:5]), ("seconds", fields[1:])):
+                with contextlib.suppress(ValueError):
+                    right = parse_schedule(" ".join(rest)).text
+                    hint = f" (a crontab has no field for {field}: write {right!r})"
         known = ", ".join(PRESETS)
         raise ValueError(
             f'must be five fields such as "15 3 * * *", HH:MM, or one of {known}{hint}'
@@ -10117,9 +10120,16 @@ with --list, --status or --check: 0 all is well, 2 something is not, 1 nothing c
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line and leaves with 1: 2 means that some servers failed."""
 
+    @property
+    def flags(self) -> Iterable[str]:
+        """ "--list" and all the others."""
+        return self._option_string_actions
+
     def error(self, message: str) -> NoReturn:
+        unknown = re.match(r"unrecognized arguments: (\S+)", message)
+        hint = did_you_mean(unknown[1], self.flags) if unknown else ""
         way_out = "write one of them; " if "not allowed with" in message else ""
-        raise SnapshotsError(f"{message} ({way_out}see --help)")
+        raise SnapshotsError(f"{message}{hint} ({way_out}see --help)")
 
 
 def not_empty(text: str) -> str:
@@ -10225,7 +10235,11 @@ def flag_of(name: str) -> str:
 
 def arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     """What the command line says; its `command` is one of COMMANDS. Raises SnapshotsError."""
-    args = parser().parse_args(argv)
+    known = parser()
+    args = known.parse_args(argv)
+    for name in args.files:
+        if f"--{name}" in known.flags and not os.path.lexists(name):
+            raise SnapshotsError(f"{name}: no such file, did you mean '--{name}'? (see --help)")
     args.command = next((name for name in COMMANDS if getattr(args, name, None)), "run")
     for name in itertools.chain(*COMMANDS.values()):
         if getattr(args, name) and name not in COMMANDS[args.command]:

@@ -218,6 +218,23 @@ def test_wrong_usage_is_one_line_and_exit_1(args: list[str]) -> None:
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.proves("C12")
+@pytest.mark.parametrize(
+    ("slip", "flag"),
+    [
+        ("--chek", "--check"),
+        ("--instal-cron", "--install-cron"),
+        ("list", "--list"),
+        ("help", "--help"),
+        ("test-notifications", "--test-notifications"),
+    ],
+)
+def test_a_slip_is_no_run_of_a_file_and_says_what_was_meant(slip: str, flag: str) -> None:
+    result = script(slip)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.endswith(f", did you mean '{flag}'? (see --help)\n")
+
+
 @pytest.mark.proves("D-11", "C12")
 @pytest.mark.parametrize("where", ["| true", "> /dev/full", ">&-", ">&- 2>&-"])
 @pytest.mark.parametrize("flag", ["--help", "--version"])
