@@ -9218,7 +9218,7 @@ def look(args: argparse.Namespace, settings: Settings, world: Runtime, hostname:
         for problem in document["problems"]:
             screen.problem(problem)
     else:
-        width = terminal_width() if sys.stdout is not None and sys.stdout.isatty() else None
+        width = terminal_width() if is_terminal(sys.stdout) else None
         for line in LINES_OF[kind](document, width):
             screen.out(line)
         if kind != "check":
@@ -9270,37 +9270,23 @@ RUN_TEXTS = {
     "partly": "some failed",
     "unended": "never ended",
 }
-PAST_RUNS = "SELECT * FROM run ORDER BY started_at DESC, rowid DESC LIMIT ?"
-PAST_TURNS = "SELECT * FROM turn WHERE run = ?"
+PAST_RUNS = """
+SELECT run.*, strftime('%s', ended_at) - strftime('%s', started_at) AS seconds, stored_gb
+FROM run LEFT JOIN (SELECT run AS id, sum(stored_gb) AS stored_gb FROM turn GROUP BY run) USING (id)
+WHERE ended_at IS NOT NULL OR started_at IS NOT ?
+ORDER BY started_at DESC, run.rowid DESC LIMIT ?"""
+PAST_TURNS = f"SELECT * FROM turn WHERE run IN (SELECT id FROM ({PAST_RUNS})) ORDER BY ended_at"  # noqa: S608
+Rows = Sequence[Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
-class PastRun:
-    """A run of the history, as the page shows it."""
-
-    started: datetime  # aware
-    seconds: Optional[float]  # None: it never ended
-    exit_status: Optional[int]
-    stored_gb: Optional[float]  # of the servers that had a turn, as far as providers say
-    turns: Mapping[tuple[str, str], tuple[str, str]]  # (provider, id) -> (state, what to say)
-
-
-def read_runs(path: Path, under_way: Optional[str]) -> list[PastRun]:
-    """The last runs of the history, oldest first, but for the one under way (when that began);
-    none where it cannot be read (the document says why)."""
-    found: list[PastRun] = []
+def read_runs(path: Path, under_way: Optional[str]) -> tuple[Rows, Rows]:
+    """The last runs of the history and their turns, oldest first, without the run under way (when
+    that began); none where it cannot be read (the document says why)."""
     with contextlib.suppress(*HISTORY_ERRORS), reading_history(path) as file:
-        for run in file.execute(PAST_RUNS, [PAGE_RUNS + 1]).fetchall():
-            started, ended = isoparse(run["started_at"]), run["ended_at"]
-            if ended is None and run["started_at"] == under_way:
-                continue
-            turns = file.execute(PAST_TURNS, [run["id"]]).fetchall()
-            sizes = [turn["stored_gb"] for turn in turns if turn["stored_gb"] is not None]
-            stored = sum(sizes) if sizes else None
-            marks = {(t["provider"], t["server_id"]): mark_of(t) for t in turns}
-            seconds = (isoparse(ended) - started).total_seconds() if ended else None
-            found.append(PastRun(started, seconds, run["exit_status"], stored, marks))
-    return found[:PAGE_RUNS][::-1]
+        which = (under_way, PAGE_RUNS)
+        runs = file.execute(PAST_RUNS, which).fetchall()
+        return runs[::-1], file.execute(PAST_TURNS, which).fetchall()
+    return (), ()
 
 
 def mark_of(turn: Mapping[str, Any]) -> tuple[str, str]:
@@ -9332,27 +9318,28 @@ def strip(cells: Sequence[tuple[str, str]], label: str) -> str:
     return f'<svg class="strip" role="img" aria-label="{escaped(label)}" {size}>{marks}</svg>'
 
 
-def line_chart(
-    points: Sequence[tuple[datetime, Optional[float]]], show: Callable[[float], str], label: str
-) -> str:
-    """A line over time with its last, lowest and highest value in words; a gap where unknown."""
-    known = [(moment.timestamp(), value) for moment, value in points if value is not None]
-    if len(known) < 2:
+def line_chart(runs: Rows, key: str, show: Callable[[float], str], label: str) -> str:
+    """What runs have under a key, as a line with its last, lowest and highest value in words; a gap
+    where unknown."""
+    values = [run[key] for run in runs if run[key] is not None]
+    if len(values) < 2:
         return f'<p class="soft">{escaped(label)}: not enough runs so far</p>'
-    begin, end = points[0][0].timestamp(), points[-1][0].timestamp()
-    values = [value for _, value in known]
-    scale_x, scale_y = CHART_WIDTH / (end - begin or 1), CHART_HEIGHT / (max(values) or 1)
+    moments = [isoparse(run["started_at"]).timestamp() for run in runs]
+    scale_x, scale_y = (
+        CHART_WIDTH / (moments[-1] - moments[0] or 1),
+        CHART_HEIGHT / (max(values) or 1),
+    )
     path, move = "", "M"
-    for moment, value in points:
-        if value is None:
+    for run, moment in zip(runs, moments):
+        if run[key] is None:
             move = "M"
             continue
-        x, y = (moment.timestamp() - begin) * scale_x, CHART_HEIGHT - value * scale_y
+        x, y = (moment - moments[0]) * scale_x, CHART_HEIGHT - run[key] * scale_y
         path += f"{move}{x:.1f},{y + 5:.1f}h.1"  # a point by itself is a dot
         move = "L"
     words = f"{label}: last {show(values[-1])}, lowest {show(min(values))}"
     words = escaped(f"{words}, highest {show(max(values))}")
-    days = [escaped(clock_time(moment)[:10]) for moment in (points[0][0], points[-1][0])]
+    days = [escaped(shown_time(runs[index]["started_at"])[:10]) for index in (0, -1)]
     return (
         f'<p>{words}</p><svg class="chart" role="img" aria-label="{words}" viewBox="-4 0'
         f' {CHART_WIDTH + 8} {CHART_HEIGHT + 24}"><path class="line" d="{path}"/>'
@@ -9383,8 +9370,8 @@ def server_article(server: Mapping[str, Any], turns: Sequence[tuple[str, str]]) 
 PAGE_BEGINS = b'<!DOCTYPE html>\n<html lang="en"><head>'
 
 
-def report_page(document: Mapping[str, Any], runs: Sequence[PastRun]) -> str:
-    """The page, from the document of --status and the last runs, oldest first."""
+def report_page(document: Mapping[str, Any], runs: Rows, turns: Rows) -> str:
+    """The page, from the document of --status, the last runs and their turns, oldest first."""
     servers, schedule = document["servers"], document["schedule"]
     due = moment_text(schedule["next_run_at"]) if schedule else ""
     until = (
@@ -9392,25 +9379,21 @@ def report_page(document: Mapping[str, Any], runs: Sequence[PastRun]) -> str:
         if due
         else "This page does not renew itself: what came later is not on it."
     )
-    marks = [
-        (state, f"{clock_time(run.started)}: {RUN_TEXTS[state]}")
-        for run in runs
-        for state in [RUN_STATES.get(run.exit_status, "failed")]
-    ]
+    turns_of: dict[tuple[str, str], list[tuple[str, str]]] = collections.defaultdict(list)
+    for turn in turns:
+        turns_of[turn["provider"], turn["server_id"]].append(mark_of(turn))
+    states = [RUN_STATES.get(run["exit_status"], "failed") for run in runs]
+    marks = [(s, f"{shown_time(r['started_at'])}: {RUN_TEXTS[s]}") for s, r in zip(states, runs)]
     shown: list[str] = []
     folded: list[str] = []
     for server in sorted(servers, key=lambda server: PAGE_STATES.index(server["state"])):
-        key = (server["provider"], server["server_id"])
-        turns = [run.turns[key] for run in runs if key in run.turns]
+        article = server_article(server, turns_of[server["provider"], server["server_id"]])
         well = server["state"] == "ok" and len(servers) > PAGE_OPEN_SERVERS
-        (folded if well else shown).append(server_article(server, turns))
+        (folded if well else shown).append(article)
     problems = "".join(f"<li>{escaped(problem)}</li>" for problem in document["problems"])
     counts = collections.Counter(server["state"] for server in servers)
     words = ", ".join(f"{counts[state]} {state}" for state in PAGE_STATES if counts[state])
-    ends = collections.Counter(state for state, _ in marks)
-    run_words = ", ".join(
-        f"{ends[state]} {text}" for state, text in RUN_TEXTS.items() if ends[state]
-    )
+    ends = [f"{states.count(state)} {text}" for state, text in RUN_TEXTS.items() if state in states]
     host, at = escaped(document["host"]), moment_text(document["generated_at"])
     parts = [
         f"<h1>Snapshots of {host}</h1>",
@@ -9419,9 +9402,9 @@ def report_page(document: Mapping[str, Any], runs: Sequence[PastRun]) -> str:
         f"<h2>Problems</h2><ul>{problems}</ul>" if problems else "<p>No problems.</p>",
         f"<h2>The last {counted(len(runs), 'run') if runs else 'runs'}</h2>",
         strip(marks, "the last runs"),
-        f"<p>{'oldest first: ' + run_words if runs else 'no run recorded so far'}</p>",
-        line_chart([(r.started, r.seconds) for r in runs], span, "duration of a run"),
-        line_chart([(r.started, r.stored_gb) for r in runs], "{:.1f} GB".format, STORED),
+        f"<p>{'oldest first: ' + ', '.join(ends) if runs else 'no run recorded so far'}</p>",
+        line_chart(runs, "seconds", span, "duration of a run"),
+        line_chart(runs, "stored_gb", "{:.1f} GB".format, STORED),
         "<h2>Servers</h2>",
         *shown,
     ]
@@ -9446,8 +9429,8 @@ def write_report(path: Path, view: View) -> None:
     """Write the page as a whole or not at all, in place of nothing but another page, which keeps
     its mode: somebody may have opened it to a web server. Raises SnapshotsError."""
     running = view.document["running"]
-    runs = read_runs(view.settings.history_path, running and running["started_at"])
-    page = report_page(view.finish(), runs)
+    runs, turns = read_runs(view.settings.history_path, running and running["started_at"])
+    page = report_page(view.finish(), runs, turns)
     target = Path(os.path.realpath(path))
     try:
         mode = 0o600
@@ -10314,8 +10297,10 @@ def run(
             show(fleet)
         history.progress(progress_of(fleet))
 
-    show, every = progress_reporter(world, verbose)
-    fleet = Fleet(world, settings, on_report, on_progress, min(every, HISTORY_SECONDS))
+    is_live = verbose and is_terminal(sys.stdout)
+    show = progress_reporter(world, is_live) if verbose else None
+    every = LIVE_SECONDS if is_live else HISTORY_SECONDS
+    fleet = Fleet(world, settings, on_report, on_progress, every)
     fleet.history = history
     history.begin(len(entries))
     steps = prune_only if prunes_only else rotate
@@ -10326,7 +10311,7 @@ def run(
         if reports or all_well(entries, settings.history_path):
             notifier.ping(settings.ping, event_of(reports), RUN, lines)
     finally:  # what was kept for a summary is sent, whatever happened
-        if show is not None and every == LIVE_SECONDS:
+        if is_live:
             world.screen.live("")
         not_due = [e for i, e in enumerate(entries) if i in fleet.not_due]
         next_run = functools.partial(next_run_in_words, job, world.clock)
@@ -10373,23 +10358,18 @@ def report_after_run(
         log_traceback(error)
 
 
-def progress_reporter(
-    world: Runtime, verbose: bool
-) -> tuple[Optional[Callable[[Fleet], None]], float]:
+def progress_reporter(world: Runtime, is_live: bool) -> Callable[[Fleet], None]:
     """How -v shows progress: a live line on a terminal, elsewhere a line a minute."""
-    if not verbose:
-        return None, PROGRESS_SECONDS
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        if sys.stdout.isatty():
-            return lambda fleet: world.screen.live(progress_line(fleet)), LIVE_SECONDS
     shown_at = [world.clock.monotonic()]
 
     def show(fleet: Fleet) -> None:
-        if world.clock.monotonic() - shown_at[0] >= PROGRESS_SECONDS:
+        if is_live:
+            world.screen.live(progress_line(fleet))
+        elif world.clock.monotonic() - shown_at[0] >= PROGRESS_SECONDS:
             shown_at[0] = world.clock.monotonic()
             world.screen.out(f"progress: {progress_line(fleet)}")
 
-    return show, PROGRESS_SECONDS
+    return show
 
 
 CRON_FIELD = re.compile(r"[0-9*][0-9*,/-]*|(?i:sun|mon|tue|wed|thu|fri|sat)[a-zA-Z,-]*")
@@ -10461,10 +10441,8 @@ def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) ->
     try:
         try:
             args = arguments(argv)
-        except SystemExit:  # --help and --version have been printed
-            return ExitStatus.OK
-        except (OSError, AttributeError):  # or could not be, which old versions of argparse mind
-            return ExitStatus.OK
+        except (SystemExit, OSError, AttributeError):  # --help and --version have been printed,
+            return ExitStatus.OK  # or could not be, which old versions of argparse mind
         screen.quiet = args.quiet
         with stop_on_signals(world, restore=clock is not None):
             return run_command(args, world)

@@ -253,7 +253,7 @@ def test_many_servers_that_are_well_are_folded_away(project: Project) -> None:
             for n in range(300)
         ],
     }  # fmt: skip
-    page = Page(snapshots.report_page(view, []))
+    page = Page(snapshots.report_page(view, [], []))
     assert page.tags["details"] == 1
     assert "299 servers more, all ok" in page.text
     assert page.text.index("s7 ") < page.text.index("s0 ")
