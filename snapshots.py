@@ -77,7 +77,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, NoReturn, Optional, Protocol, TextIO, TypeVar, Union
+from typing import Any, ClassVar, NamedTuple, NoReturn, Optional, Protocol, TextIO, TypeVar, Union
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 try:
@@ -5266,10 +5266,14 @@ class DeliveryError(SnapshotsError):
 
 
 class RefusedError(DeliveryError):
-    """An answer that is no success. status: what it is, or (of a false 2xx) what it stands for."""
+    """An answer that is no success. status: what it is, or (of a false 2xx) what it stands for.
+    hints: what to do about it, as no other version of the message can help."""
 
-    def __init__(self, answer: Response, status: int, words: str, now: datetime) -> None:
+    def __init__(
+        self, answer: Response, status: int, words: str, hints: Sequence[str], now: datetime
+    ) -> None:
         reason = f"HTTP {answer.status}" + (f": {words}" if words else "")
+        reason += "".join(f" ({hint})" for hint in hints)
         again = status in (408, 425, 429) or 500 <= status < 600
         asked = retry_after_seconds(answer, now)
         if asked is None and again:  # Discord says it in the body too, in fractions of a second
@@ -5277,12 +5281,9 @@ class RefusedError(DeliveryError):
                 seconds = take(answer.json(), "retry_after", kind=(int, float))
                 asked = float(seconds) if 0 < seconds < 1e6 else None
         asked = asked if again else None
-        super().__init__(reason, again, simpler=status in (400, 413, 422), asked_seconds=asked)
-        self.answer, self.status, self.words = answer, status, words
-
-    def hint(self, text: str) -> None:
-        """Say what to do about it, as no other version of the message can help."""
-        self.args, self.simpler = (f"{self} ({text})",), False
+        simpler = status in (400, 413, 422) and not hints
+        super().__init__(reason, again, simpler=simpler, asked_seconds=asked)
+        self.answer, self.status = answer, status
 
 
 # Where receivers put the reason of a refusal; the keys of Discord, n8n, ntfy, Telegram, Slack,
@@ -5377,8 +5378,10 @@ def migrated_to(answer: Response) -> str:
     return ""
 
 
-TELEGRAM_HINTS: Mapping[str, str] = MappingProxyType(
-    {
+# What to do about a refusal, by channel and a pattern of its status and words.
+REFUSAL_HINTS: Mapping[str, Mapping[str, str]] = {
+    "Telegram": {
+        "^40[14] ": "check bot_token",
         "upgraded to a supergroup": "set chat_id to the group's new number",
         "chat not found": "check chat_id; somebody must write to the bot first",
         "bot can't initiate conversation": "somebody must write to the bot first",
@@ -5388,15 +5391,18 @@ TELEGRAM_HINTS: Mapping[str, str] = MappingProxyType(
         "chat was deleted": "set another chat_id",
         "bot was kicked": "add the bot to the chat again, and let it write in the topic",
         "bot is not a member": "add the bot to the chat",
-        "not enough rights": "let the bot write in this chat: make it an administrator",
-        "have no rights": "let the bot write in this chat: make it an administrator",
-        "need administrator rights": "let the bot write in this chat: make it an administrator",
-        "chat_write_forbidden": "let the bot write in this chat: make it an administrator",
+        "(not enough|have no|need administrator) rights|chat_write_forbidden": (
+            "let the bot write in this chat: make it an administrator"
+        ),
         "topic_closed": "open the topic again, or set message_thread_id to another one",
         "topic_deleted": "set message_thread_id to a topic that exists",
         "message thread not found": "set message_thread_id to a topic of this chat, or to nothing",
-    }
-)
+    },
+    "webhook": {
+        "webhook.* is not registered": "n8n: is the workflow active, and not its test URL used?"
+    },
+    "ping": {"^404 ": "there is no such check: copy its ping URL once more"},
+}
 
 
 def smtp_reason(code: int, text: Union[bytes, str]) -> str:
@@ -5580,6 +5586,13 @@ def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout
         watchdog.cancel()
 
 
+class Version(NamedTuple):
+    """A message, or a simpler version of it."""
+
+    text: str  # as people see it
+    send: Callable[[float], object]  # tries it once, within so many seconds
+
+
 class Sender:
     """Sends one report to one destination, with its retries. Knows the three channels."""
 
@@ -5608,7 +5621,8 @@ class Sender:
                 tries = attempt + 1
             attempt += 1
             try:
-                versions[0](min(destination.timeout, max(0.5, deadline - clock.monotonic())))
+                left = max(0.5, deadline - clock.monotonic())
+                versions[0].send(min(destination.timeout, left))
                 return
             except DeliveryError as error:
                 if error.simpler and len(versions) > 1:
@@ -5637,41 +5651,37 @@ class Sender:
         with contextlib.suppress(InterruptedRunError):
             self.world.pause(seconds)
 
-    def _versions(
-        self, destination: Destination, report: Report
-    ) -> tuple[str, Sequence[Callable[[float], None]]]:
-        """What is done, in words, and how: functions of a timeout that try it once, the best
-        version of the message first."""
-        if isinstance(destination, TelegramSection):
-            return "send a Telegram message", [
-                functools.partial(self._telegram, destination, report.server, body)
-                for body in telegram_bodies(destination, report, self.hostname)
-            ]
-        if isinstance(destination, WebhookSection):
-            # an id for each version: a receiver can know a second try from a second message
-            return "post to the webhook", [
-                functools.partial(self._webhook, destination, payload, str(uuid.uuid4()))
-                for payload in webhook_payloads(destination, report, self.hostname)
-            ]
-        if isinstance(destination, Ping):
-            return "ping", [functools.partial(self._ping, destination)]
-        message = mail_of(destination, report, self.hostname, self.world.clock.now())
-        return f"send mail through {destination.server}", [
-            functools.partial(self._mail, destination, message)
-        ]
-
     def shown(self, destination: Destination, report: Report) -> str:
         """The message as it would be sent, for people."""
+        return self._versions(destination, report)[1][0].text
+
+    def _versions(self, destination: Destination, report: Report) -> tuple[str, Sequence[Version]]:
+        """What is done, in words; and the message: the best version of it first, then simpler
+        ones for where that is refused."""
+        partial = functools.partial
+        send: Callable[[float], object]
         if isinstance(destination, TelegramSection):
-            return str(telegram_bodies(destination, report, self.hostname)[0]["text"])
-        if isinstance(destination, WebhookSection):
-            payload = webhook_payloads(destination, report, self.hostname)[0]
-            return json.dumps(payload, ensure_ascii=False, indent=2)
+            return "send a Telegram message", [
+                Version(body["text"], partial(self._telegram, destination, report, body))
+                for body in telegram_bodies(destination, report, self.hostname)
+            ]
+        if isinstance(destination, SmtpSection):
+            mail = mail_of(destination, report, self.hostname, self.world.clock.now())
+            body = mail.get_body(("plain",))
+            text = f"Subject: {mail['Subject']}\n{body.get_content() if body else ''}"
+            send = partial(self._mail, destination, mail)
+            return f"send mail through {destination.server}", [Version(text, send)]
+        post = partial(self._post, destination.channel, destination.url)
         if isinstance(destination, Ping):
-            return destination.body
-        message = mail_of(destination, report, self.hostname, self.world.clock.now())
-        body = message.get_body(("plain",))
-        return f"Subject: {message['Subject']}\n{body.get_content() if body else ''}"
+            send = partial(post, destination.body, method=destination.method)
+            return "ping", [Version(destination.body, send)]
+        versions = []
+        for payload in webhook_payloads(destination, report, self.hostname):
+            # an id for each version: a receiver can know a second try from a second message
+            send = partial(post, payload, headers={"Idempotency-Key": str(uuid.uuid4())})
+            text = json.dumps(payload, ensure_ascii=False, indent=2)
+            versions.append(Version(text, send))
+        return "post to the webhook", versions
 
     def _shown(self, text: str, *secrets: str) -> str:
         """One line of what a receiver says, without credentials, its own short ones included."""
@@ -5682,10 +5692,11 @@ class Sender:
 
     def _post(
         self,
+        channel: str,
         url: str,
         body: Any,
         timeout: float,
-        headers: Mapping[str, str],
+        headers: Mapping[str, str] = MappingProxyType({}),
         method: str = "POST",
     ) -> Response:
         """The answer to one POST (or GET), if it is good. Raises DeliveryError. body: JSON; or the
@@ -5717,11 +5728,15 @@ class Sender:
             return answer
         in_url = urlsplit(url).netloc.rpartition("@")[0].rpartition(":")[2]
         words = self._shown(words_of(answer), password or user, in_url)
-        error = RefusedError(answer, status, words, self.world.clock.now())
+        hints = [
+            hint
+            for pattern, hint in REFUSAL_HINTS[channel].items()
+            if re.search(pattern, f"{status} {words}", re.IGNORECASE)
+        ]
         if 300 <= status < 400:
             place = self._shown(where_to(answer, bare_url))
-            error.hint(f"redirects are not followed; it points to {place}")
-        raise error
+            hints.append(f"redirects are not followed; it points to {place}")
+        raise RefusedError(answer, status, words, hints, self.world.clock.now())
 
     def _bot_url(self, section: TelegramSection, method: str) -> str:
         token = quote(section.bot_token, safe=":")
@@ -5734,65 +5749,39 @@ class Sender:
         `offset`, which would take it from other readers, and without `allowed_updates`, which the
         bot would keep.
         """
-        answer = self._post(self._bot_url(section, "getUpdates"), {}, section.timeout, {})
+        url = self._bot_url(section, "getUpdates")
+        answer = self._post(section.channel, url, {}, section.timeout)
         try:
             return take(answer.json(), "result", kind=list)  # type: ignore[no-any-return]
         except GarbledError as error:
             raise DeliveryError(f"Telegram's answer cannot be read: {error}") from None
 
     def _telegram(
-        self,
-        section: TelegramSection,
-        server: Union[Server, BadServer],
-        body: dict[str, Any],
-        timeout: float,
+        self, section: TelegramSection, report: Report, body: dict[str, Any], timeout: float
     ) -> None:
         """Source: https://core.telegram.org/bots/api#sendmessage (Bot API 10.1, read 2026-11)."""
         url = self._bot_url(section, "sendMessage")
         chat_id = self._moved_chats.get(section.chat_id, section.chat_id)
         try:
-            answer = self._post(url, {**body, "chat_id": chat_id}, timeout, {})
+            answer = self._post(section.channel, url, {**body, "chat_id": chat_id}, timeout)
         except RefusedError as error:
             moved_to = migrated_to(error.answer)
-            if moved_to and section.chat_id not in self._moved_chats:
-                self._moved_chats[section.chat_id] = moved_to
-                is_global = section.chat_id == self.settings.telegram.chat_id
-                where = "[TELEGRAM] of snapshots.config" if is_global else server.source
-                self.world.warn(
-                    f"{server.name}: the Telegram group {chat_id} is a supergroup now, with another"
-                    f" number: set chat_id to {moved_to} in {where}"
-                )
-                self._telegram(section, server, body, timeout)
-                return
-            if error.status in (401, 404):
-                error.hint("check bot_token")
-            for words, hint in TELEGRAM_HINTS.items():
-                if words in error.words.lower():
-                    error.hint(hint)
-            raise
+            if not moved_to or section.chat_id in self._moved_chats:
+                raise
+            self._moved_chats[section.chat_id] = moved_to
+            is_global = section.chat_id == self.settings.telegram.chat_id
+            where = "[TELEGRAM] of snapshots.config" if is_global else report.server.source
+            self.world.warn(
+                f"{report.server.name}: the Telegram group {chat_id} is a supergroup now, with"
+                f" another number: set chat_id to {moved_to} in {where}"
+            )
+            self._telegram(section, report, body, timeout)
+            return
         with contextlib.suppress(GarbledError):
             if take(answer.json(), "ok", kind=bool):
                 return
         words = self._shown(words_of(answer))
         raise DeliveryError(f"Telegram answers {answer.status}, but not ok: {words}")
-
-    def _webhook(
-        self, section: WebhookSection, payload: Any, event_id: str, timeout: float
-    ) -> None:
-        try:
-            self._post(section.url, payload, timeout, {"Idempotency-Key": event_id})
-        except RefusedError as error:
-            if re.search(r"webhook.* is not registered", error.words):
-                error.hint("n8n: is the workflow active, and not its test URL used?")
-            raise
-
-    def _ping(self, ping: Ping, timeout: float) -> None:
-        try:
-            self._post(ping.url, ping.body, timeout, {}, ping.method)
-        except RefusedError as error:
-            if error.status == 404:
-                error.hint("there is no such check: copy its ping URL once more")
-            raise
 
     def _mail(
         self, section: SmtpSection, message: email.message.EmailMessage, timeout: float
@@ -5808,16 +5797,11 @@ def wants(destination: Destination, report: Report) -> bool:
     return destination.notify_on_success if report.success else destination.notify_on_failure
 
 
-OnOutcome = Callable[[Destination, Report, str], None]  # the text: why it was not delivered, or ""
-
-
 class Queue:
     """The queue of one channel and the thread that empties it."""
 
-    def __init__(
-        self, name: str, world: Runtime, sender: Sender, on_outcome: Optional[OnOutcome]
-    ) -> None:
-        self.name, self.world, self.sender, self.on_outcome = name, world, sender, on_outcome
+    def __init__(self, name: str, world: Runtime, sender: Sender) -> None:
+        self.name, self.world, self.sender = name, world, sender
         self.what = "ping" if name == "ping" else f"{name} notification"
         self.lost = 0  # messages not delivered
         self._changed = world.condition()
@@ -5913,9 +5897,7 @@ class Queue:
         """How it went with a message; `problem` is why it was not delivered."""
         lost_before = self._lost_in_a_row.get(destination.address, 0)
         self._lost_in_a_row[destination.address] = lost_before + 1 if problem else 0
-        if self.on_outcome:
-            self.on_outcome(destination, report, problem)
-        elif problem:
+        if problem:
             self.world.warn(f"{report.server.name}: {self.what} not delivered: {problem}")
         else:
             log.info("%s: %s sent", report.server.name, self.what)
@@ -5940,17 +5922,11 @@ class Notifier:
     """Takes reports as turns end and gets them to their destinations, as [NOTIFICATIONS] mode has
     it."""
 
-    def __init__(
-        self,
-        world: Runtime,
-        settings: Settings,
-        hostname: str,
-        on_outcome: Optional[OnOutcome] = None,
-    ) -> None:
+    def __init__(self, world: Runtime, settings: Settings, hostname: str) -> None:
         self.world, self.mode = world, settings.notifications.mode
-        self.sender = Sender(world, settings, hostname)
+        sender = Sender(world, settings, hostname)
         self.channels = {
-            name: Queue(name.split()[-1], world, self.sender, on_outcome)
+            name: Queue(name.split()[-1], world, sender)
             for name in ("Telegram", "webhook", "e-mail", "ping", "server's ping")
         }
         self._globals = {channel.address: channel for channel in default_channels(settings)}
@@ -6012,13 +5988,8 @@ def send_test_messages(
     """Send what a run would send, marked TEST, once to each destination of snapshots.config and of
     the server files; a line for each tells what came of it. dry_run: show the messages instead.
     Returns whether there is a destination, and all went well."""
-    out, mode, now = world.screen.out, settings.notifications.mode, world.clock.now()
-    outcomes: dict[tuple[tuple[str, ...], bool], str] = {}
-
-    def on_outcome(destination: Destination, report: Report, problem: str) -> None:
-        outcomes[destination.address, report.success] = problem
-
-    notifier = Notifier(world, settings, hostname, on_outcome)
+    out, mode, clock = world.screen.out, settings.notifications.mode, world.clock
+    sender = Sender(world, settings, hostname)
     messages: list[tuple[str, Destination, Report]] = []
     seen: set[tuple[str, ...]] = set()
 
@@ -6026,7 +5997,7 @@ def send_test_messages(
     places = [("snapshots.config", first, default_channels(settings), settings.ping)]
     places += [(e.source, e, e.destinations, monitor_of(e)) for e in entries]
     for source, entry, channels, monitor in places:
-        good, bad = reports_for_test(entry, now, mode)
+        good, bad = reports_for_test(entry, clock.now(), mode)
         ping = ping_of(monitor, "log", "TEST: this is a test")
         for channel in [*channels, *([ping] if ping else [])]:
             place = f"{place_of(channel)} ({source})"
@@ -6037,25 +6008,24 @@ def send_test_messages(
                 is_sent = report is bad or (wants(channel, good) and mode != "failures")
                 if is_sent and (*channel.address, word) not in seen:
                     seen.add((*channel.address, word))
-                    marked = marked_as_test(channel, report, notifier.sender)
+                    marked = marked_as_test(channel, report, sender)
                     messages.append((f"{place}: {word} message", marked, report))
     _, remarks = channels_of([settings.telegram, settings.webhook, settings.smtp])
     problems = remark_lines(remarks, Level.WARNING)  # and files whose own channels nobody knows:
     problems += [entry.error for entry in entries if isinstance(entry, BadServer)]
-    for _, channel, report in messages:
-        if not dry_run:
-            notifier.channels[channel.channel].put(channel, report)
-    notifier.finish()
+    deadline = clock.monotonic() + DRAIN_SECONDS
     for line, channel, report in messages:
-        problem = outcomes.get((channel.address, report.success), "not sent in time")
         if dry_run:
-            text = notifier.sender.shown(channel, report)
-            for shown in (f"{line} would be:", *text.splitlines()):
+            for shown in (f"{line} would be:", *sender.shown(channel, report).splitlines()):
                 out(shown)
-        elif problem:
-            problems.append(f"{line} not delivered: {problem}")
-        else:
+            continue
+        try:
+            world.check()
+            left = deadline - clock.monotonic()
+            sender.deliver(channel, report, max(1, channel.retries), left)
             out(f"{line} delivered")
+        except SnapshotsError as error:
+            problems.append(f"{line} not delivered: {error}")
     literal = [key for key in readers_of(PingSection) if getattr(settings.ping, key)]
     for key in literal if not settings.ping.url else ():
         out(f"[PING] {key}: not tested: a call would count")
