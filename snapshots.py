@@ -91,7 +91,8 @@ except Exception as broken:  # noqa: BLE001  (cron runs another python, packages
     if isinstance(broken, ModuleNotFoundError) and broken.name != "_ssl":
         sys.exit(
             f"snapshots: the Python package {broken.name!r} is missing for {sys.executable}"
-            " (python -m pip install -r requirements.txt)"
+            f" (run it with .venv/bin/python, or: {sys.executable} -m pip install -r"
+            " requirements.txt)"
         )
     sys.exit(
         f"snapshots: a package does not work with {sys.executable}:"
@@ -1617,7 +1618,8 @@ def parse_json(text: str) -> Any:
         )
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}"
+            f"not valid JSON: line {error.lineno}, column {error.colno}: {error.msg} (often a"
+            " comma too many or too few, a comment, or single quotes)"
         ) from None
     except RecursionError:
         raise ValueError("not valid JSON: nested too deeply") from None
@@ -9408,7 +9410,7 @@ def write_report(path: Path, view: View) -> None:
             mode = stat.S_IMODE(os.stat(target).st_mode)
             with open(open_plain(target, os.O_RDONLY, own=False), "rb") as old:
                 if old.read(len(PAGE_BEGINS)) not in (b"", PAGE_BEGINS):
-                    raise OSError(0, "is another file than a report")
+                    raise OSError(0, "is there already, and is no page of --report")
         write_whole(target, page, mode=mode)
     except OSError as error:
         raise SnapshotsError(
@@ -9538,7 +9540,7 @@ class Dialogue:
                     raise ValueError("must not be empty")
                 return read(text)
             except ValueError as error:
-                self.say(f"That cannot be used: {error}.")
+                self.say(f"That cannot be used: {error}" + "." * (not str(error).endswith("?")))
         raise SnapshotsError(f"no usable answer in {ANSWER_TRIES} tries to: {question}")
 
     def choose(self, question: str, words: Sequence[str], default: Optional[str] = None) -> str:
@@ -9926,8 +9928,8 @@ class Setup:
                     )
                 return numbers[int(text) - 1]
 
-            question = "Which chat (a number above, a chat_id, or Enter to look again)"
-            found = self.ask(question, read, "")
+            above = "a number above, " if chats else ""
+            found = self.ask(f"Which chat ({above}a chat_id, or Enter to look again)", read, "")
             if found:
                 return found
         raise DeliveryError("nobody has written to it")

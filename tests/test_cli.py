@@ -347,7 +347,7 @@ def test_a_missing_package_is_one_line_that_names_it(tmp_path: Path, missing: st
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
         f"snapshots: the Python package '{missing}' is missing for {sys.executable}"
-        " (python -m pip install -r requirements.txt)\n"
+        f" (run it with .venv/bin/python, or: {sys.executable} -m pip install -r requirements.txt)\n"
     )
 
 

@@ -170,7 +170,8 @@ def test_every_problem_is_reported_at_once_with_its_line(tmp_path: Path) -> None
         "line 11: [WEBHOOK] 'url': must be a URL that starts with https://",
         'line 12: [WEBHOOK] \'payload_success\': must be a JSON object, as in {"text": "{server_name}: {status}"}',
         "line 13: [WEBHOOK] 'payload_failure': not valid JSON: line 1, column 2:"
-        " Expecting property name enclosed in double quotes",
+        " Expecting property name enclosed in double quotes"
+        " (often a comma too many or too few, a comment, or single quotes)",
         "line 15: [API] 'hetzner_url': must start with https:// (a token would travel in the clear)",
         "line 16: [TIMING]: duplicate section (first on line 1)",
         "line 17: [TIMING] 'run_timeout': must be a number of seconds from 1 to 604800",
@@ -432,7 +433,7 @@ def test_a_name_is_one_line_of_text(tmp_path: Path, value: Any) -> None:
     ("content", "problem"),
     [
         (b"\xff\xfe", "not UTF-8 (byte 0)"),
-        ("", "not valid JSON: line 1, column 1: Expecting value"),
+        ("", "not valid JSON: line 1, column 1: Expecting value (often a comma too many"),
         ('{"hetzner_cloud_server": {"id": 1,}}', "not valid JSON: line 1, column 3"),
         ("[]", "must be one object in braces"),
         ("null", "must be one object in braces"),

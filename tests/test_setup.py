@@ -249,7 +249,7 @@ def test_wrong_answers_are_explained_and_asked_for_again(guide: Guide) -> None:
     guide.account("hetzner", a=1, b=2, c=3)
     result = guide.run(
         *("linode", "", "h", *guide.credentials(), "9", "3-1", "2-", "none at all", "0", "ALL"),
-        *("sms", "n", "25:00", "0 3 31 2 *", '"15 3 * * *"', "maybe", "n", "none"),
+        *("sms", "n", "nigthly", "25:00", "0 3 31 2 *", '"15 3 * * *"', "maybe", "n", "none"),
     )
     assert result.code == 0
     assert sorted(guide.made()) == ["b.json", "c.json"]
@@ -263,12 +263,12 @@ def test_wrong_answers_are_explained_and_asked_for_again(guide: Guide) -> None:
         'That cannot be used: must be a whole number from 1 to 100000, or "all".',
         'That cannot be used: must be a whole number from 1 to 100000, or "all".',
         "That cannot be used: must be one of telegram, webhook, mail, nothing.",
-        said[7],
-        said[8],
+        *said[7:10],
         "That cannot be used: must be one of yes, no.",
     ]
-    assert "hour '25'" in said[7]
-    assert "has no day 31" in said[8]
+    assert said[7].endswith("did you mean 'nightly'?")
+    assert "hour '25'" in said[8]
+    assert "has no day 31" in said[9]
     assert not guide.tab.table.exists()
 
 
@@ -561,6 +561,7 @@ def test_a_bot_to_which_nobody_has_written_is_looked_at_again(guide: Guide) -> N
     result = guide.run(*answers, "telegram", token, "", "", "1", "yes", "", "none")
     assert result.code == 0
     assert result.out.count("Nobody has written to this bot") == guide.cloud.count(looks) - 1 == 2
+    assert result.out.count("Which chat (a chat_id, or Enter to look again)") == 2
     assert "chat_id = 42\n" in guide.config.read_text()
 
 
