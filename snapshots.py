@@ -1675,8 +1675,8 @@ def top_key_and_content(path: Path) -> tuple[str, Mapping[str, Any]]:
         hint = ""
         if isinstance(error, FileNotFoundError):
             with contextlib.suppress(OSError, ValueError):
-                there = [name for name in os.listdir(path.parent) if name.endswith(".json")]
-                stem = did_you_mean(path.stem, (name[:-5] for name in there))
+                there = {name for name in os.listdir(path.parent) if name.endswith(".json")}
+                stem = did_you_mean(path.stem, sorted(n[:-5] for n in there - {path.name}))
                 hint = stem.replace("'?", ".json'?")
         raise ConfigError([reason_of(error) + hint]) from None
     if not isinstance(whole, dict):
@@ -3211,6 +3211,7 @@ BROKEN = (
     smtplib.SMTPServerDisconnected,
     urllib3.exceptions.ProtocolError,
 )
+CUT_OFF = (ConnectionError, http.client.IncompleteRead)  # the connection's fault, not the answer's
 
 
 def causes_of(error: BaseException) -> list[BaseException]:
@@ -3248,6 +3249,9 @@ def network_reason(error: BaseException) -> str:
             return item.strerror.lower()
     if any(isinstance(i, (socket.timeout, urllib3.exceptions.TimeoutError)) for i in seen):
         return "timed out"
+    for item in seen:
+        if isinstance(item, http.client.HTTPException) and not isinstance(item, CUT_OFF):
+            return f"its answer is not HTTP as we know it: {own_words(item)}"
     if any(isinstance(item, BROKEN) for item in seen):
         return "the connection broke" if _sending.request_started else "no connection"
     return own_words(seen[-1])
@@ -3811,7 +3815,9 @@ class Api:
             try:
                 reply.result = parse(answer if act is Act.DELETE else answer.json())
             except GarbledError as error:
-                return Attempt(Outcome.GARBLED, self.shown(f"HTTP {answer.status}: {error}"))
+                said = ": ".join(filter(None, explain(answer)))  # some refuse with a 200
+                reason = f"HTTP {answer.status}: {error}" + (f"; it says: {said}" if said else "")
+                return Attempt(Outcome.GARBLED, self.shown(reason))
         return reply
 
     def _note_time(self, answer: Response) -> None:

@@ -669,6 +669,15 @@ def test_a_name_that_is_nearly_a_files_gets_a_hint(
     assert entry.error.endswith(": No such file or directory, did you mean 'web.json'?")
 
 
+def test_a_link_that_leads_nowhere_is_not_suggested_for_itself(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    path.unlink()
+    path.symlink_to("nowhere.json")
+    ((entry,), _) = snapshots.load_servers([], snapshots.Settings(base=tmp_path))
+    assert isinstance(entry, snapshots.BadServer)
+    assert entry.error == f"{path}: No such file or directory"
+
+
 @pytest.mark.proves("C7")
 def test_two_files_for_one_server_are_both_refused(tmp_path: Path) -> None:
     write(tmp_path, GOOD, "a.json")

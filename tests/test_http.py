@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -392,6 +393,27 @@ def test_no_number_of_an_answer_is_too_large(
     result = project.run()
     assert "a bug" not in result.err + result.log
     assert result.code == 1 or set(project.own(server)) != set(old)
+
+
+@pytest.mark.proves("wild-12.9")
+@each_provider
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": {"code": "server_error", "message": "no database"}}',
+        b'{"id": "server_error", "message": "no database"}',
+        b'{"statusCode": 500, "error": "server_error", "message": ["no", "database"]}',
+    ],
+)
+def test_what_a_200_says_instead_of_an_answer_is_told(
+    project: Project, provider: str, body: bytes
+) -> None:
+    project.server(provider, 31, "web", duration_seconds=20)
+    project.cloud.fault("GET *", fake.garbage(body, act=False), times=None)
+    result = project.run("-n")
+    assert result.code == 1
+    words = "no; database" if b"[" in body else "no database"
+    assert re.search(rf"HTTP 200: the answer lacks .*; it says: server_error: {words}", result.err)
 
 
 @pytest.mark.proves("wild-11.6")

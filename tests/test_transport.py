@@ -601,6 +601,18 @@ def test_an_interim_answer_is_skipped_and_mixes_up_no_answers(
     assert not re.search("tried|again|looking", result.log)
 
 
+@pytest.mark.proves("wild-12.8")
+def test_an_answer_that_cannot_be_read_is_not_called_a_broken_connection(project: Project) -> None:
+    """A gateway adds more headers than Python takes; looking at the network would not help."""
+    project.server("hetzner", 31, "web")
+    headers = {f"X-Trace-{number}": "1" for number in range(120)}
+    project.cloud.fault("GET /hz/servers/{id}", fake.status(200, headers=headers), times=None)
+    result = project.run("-n")
+    assert result.code == 1
+    words = "its answer is not HTTP as we know it: HTTPException: got more than 100 headers (tried "
+    assert words in result.err
+
+
 # === Connections that have been idle ==============================================================
 
 
@@ -921,6 +933,10 @@ def test_what_cannot_be_written_is_said(
         ),
         (RuntimeError(), "RuntimeError"),
         (http.client.RemoteDisconnected("closed"), "no connection"),
+        (
+            http.client.BadStatusLine("SSH-2.0 SECRET@known"),
+            "its answer is not HTTP as we know it: BadStatusLine: SSH-2.0",
+        ),
     ],
 )
 def test_an_exception_becomes_words_without_a_url(error: Exception, reason: str) -> None:
