@@ -2570,7 +2570,8 @@ def stop_on_signals(world: Runtime, restore: bool) -> Iterator[None]:
                     return
                 if data[0] in handlers:
                     if not (restore or world.stopping):
-                        limit.start()
+                        with contextlib.suppress(RuntimeError):  # no more threads
+                            limit.start()
                     world.stop(f"interrupted by {signal.Signals(data[0]).name}")
 
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
@@ -5553,7 +5554,10 @@ def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout
 
     watchdog = threading.Timer(timeout * 3, cut_off)
     watchdog.daemon = True
-    watchdog.start()
+    try:
+        watchdog.start()
+    except RuntimeError as error:  # the machine allows no more threads
+        raise DeliveryError(str(error), True) from None
     try:
         greet(client, section, timeout)
         if section.user:

@@ -1856,6 +1856,12 @@ def start(self):
     raise RuntimeError("can't start new thread")
 threading.Thread.start = start
 """,
+    "timers": """
+import threading
+def start(self):
+    raise RuntimeError("can't start new thread")
+threading.Timer.start = start
+""",
     "devnull": """
 import os
 os.devnull = "/nowhere/null"
@@ -1863,13 +1869,18 @@ os.devnull = "/nowhere/null"
 }
 
 
-def where_forbidden(place: Place, what: str, *args: str) -> tuple[int, str, str]:
+def start_where_forbidden(place: Place, what: str, *args: str) -> subprocess.Popen[str]:
     command = place.command(*args)
     script = "import runpy, sys\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
     command[1:1] = ["-c", FORBIDDEN[what] + script]
-    result = subprocess.run(command, text=True, capture_output=True, timeout=60, check=False)
-    assert "Traceback" not in result.stderr
-    return result.returncode, result.stdout, result.stderr
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def where_forbidden(place: Place, what: str, *args: str) -> tuple[int, str, str]:
+    process = start_where_forbidden(place, what, *args)
+    out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    return process.returncode, out, err
 
 
 @pytest.mark.proves("wild-12.5")
@@ -1894,6 +1905,18 @@ def test_where_there_are_no_threads_at_all_the_run_says_so_to_the_end(place: Pla
     assert (code, out) == (1, "SUMMARY: 0 succeeded, 1 failed out of 1 total\n")
     assert "web: could not be started: can't start new thread (lower [TIMING]" in err
     assert place.cloud.journal == []
+
+
+@pytest.mark.proves("wild-12.6")
+def test_a_signal_is_heard_though_no_further_thread_can_be_started(place: Place) -> None:
+    """They are all in use: by the turns of this very run, say."""
+    place.server(duration_seconds=60)
+    process = start_where_forbidden(place, "timers")
+    place.wait_for("GET /hz/actions")
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "web: interrupted by SIGTERM; Hetzner may still finish it" in err
 
 
 @pytest.mark.proves("wild-12.7")
