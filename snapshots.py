@@ -365,6 +365,7 @@ class BadServer:
     secrets: tuple[SecretText, ...] = field(default=(), repr=False)
 
 
+Entry = Union[Server, BadServer]  # what a server file gives
 LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
 
@@ -372,7 +373,7 @@ LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 class Report:
     """How one server's turn ended: what the log, the summary and the notifications say."""
 
-    server: Union[Server, BadServer]
+    server: Entry
     success: bool
     snapshot_name: str = "none"
     snapshot_id: str = "none"
@@ -1315,7 +1316,7 @@ def ping_of(section: PingSection, event: str, body: str = "") -> Optional[Ping]:
     return dataclasses.replace(ping, body=body if method == "POST" else "") if url else None
 
 
-def monitor_of(entry: Union[Server, BadServer]) -> PingSection:
+def monitor_of(entry: Entry) -> PingSection:
     """A server's own monitor, if it has one."""
     return PingSection(url=SecretText(getattr(entry, "ping_url", "")))
 
@@ -1743,7 +1744,7 @@ def default_channels(settings: Settings) -> tuple[Destination, ...]:
     return channels_of([settings.telegram, settings.webhook, settings.smtp])[0]
 
 
-def load_server(path: Path, settings: Settings) -> tuple[Union[Server, BadServer], list[Remark]]:
+def load_server(path: Path, settings: Settings) -> tuple[Entry, list[Remark]]:
     """One server file, and remarks about it. One that cannot be used holds every problem, and is
     reported over its own channels, where these at least can be read."""
     shown = one_line(str(path), 500)
@@ -1867,9 +1868,7 @@ def files_in(folder: Path) -> tuple[list[Path], list[Remark]]:
     return [folder / name for name in files], remarks
 
 
-def load_servers(
-    names: Sequence[str], settings: Settings
-) -> tuple[list[Union[Server, BadServer]], list[Remark]]:
+def load_servers(names: Sequence[str], settings: Settings) -> tuple[list[Entry], list[Remark]]:
     """Every server of this run in order, bad ones included, and the remarks about them.
 
     Two files for the same server are both refused: nobody knows whose retention would hold. So
@@ -1877,14 +1876,14 @@ def load_servers(
     Raises ConfigError if there is no file at all.
     """
     files, remarks = server_files(names, settings)
-    loaded: list[Union[Server, BadServer]] = []
+    loaded: list[Entry] = []
 
     def check_of(ping_url: str) -> tuple[str, str]:
         return "ping", Ping.address_of(ping_url.replace("?create=1", ""), "success").lower()
 
     sources: dict[tuple[str, str], list[str]] = {check_of(settings.ping.url): ["[PING]"]}
 
-    def unique_keys_of(entry: Union[Server, BadServer]) -> Iterator[tuple[tuple[str, str], str]]:
+    def unique_keys_of(entry: Entry) -> Iterator[tuple[tuple[str, str], str]]:
         yield (entry.provider, entry.id), f"are for the same server {entry.id} (keep one of them)"
         if isinstance(entry, Server) and entry.ping_url:
             yield check_of(entry.ping_url), "have the same ping URL (give each a check of its own)"
@@ -2238,6 +2237,7 @@ class Runtime:
 
     def __init__(self, clock: Clock, redact: Redactor, screen: Screen) -> None:
         self.clock, self.redact, self.screen = clock, redact, screen
+        self.hostname = one_line(socket.gethostname(), 200)
         self.stopping = ""  # why, once a signal has come
         self.max_retry_seconds = math.inf  # for which a request is tried again at the most
         self._conditions: list[threading.Condition] = []
@@ -3847,9 +3847,7 @@ def secrets_of_url(url: str) -> Iterator[str]:
     yield from (value for pair in query.split("&") for value in (pair, pair.partition("=")[2]))
 
 
-def collect_secrets(
-    settings: Settings, entries: Sequence[Union[Server, BadServer]], world: Runtime
-) -> list[Remark]:
+def collect_secrets(settings: Settings, entries: Sequence[Entry], world: Runtime) -> list[Remark]:
     """Have every known credential masked; returns warnings about those too short for that."""
     remarks: dict[Remark, None] = {}
 
@@ -5608,8 +5606,8 @@ class Version(NamedTuple):
 class Sender:
     """Sends one report to one destination, with its retries. Knows the three channels."""
 
-    def __init__(self, world: Runtime, settings: Settings, hostname: str) -> None:
-        self.world, self.settings, self.hostname = world, settings, hostname
+    def __init__(self, world: Runtime, settings: Settings) -> None:
+        self.world, self.settings = world, settings
         self._sessions: dict[str, requests.Session] = {}
         self._held_until: dict[tuple[str, ...], float] = {}  # monotonic, as receivers asked
         self._moved_chats: dict[str, str] = {}  # groups that became supergroups: old id, new id
@@ -5675,10 +5673,10 @@ class Sender:
         if isinstance(destination, TelegramSection):
             return "send a Telegram message", [
                 Version(body["text"], partial(self._telegram, destination, report, body))
-                for body in telegram_bodies(destination, report, self.hostname)
+                for body in telegram_bodies(destination, report, self.world.hostname)
             ]
         if isinstance(destination, SmtpSection):
-            mail = mail_of(destination, report, self.hostname, self.world.clock.now())
+            mail = mail_of(destination, report, self.world.hostname, self.world.clock.now())
             body = mail.get_body(("plain",))
             text = f"Subject: {mail['Subject']}\n{body.get_content() if body else ''}"
             send = partial(self._mail, destination, mail)
@@ -5688,7 +5686,7 @@ class Sender:
             send = partial(post, destination.body, method=destination.method)
             return "ping", [Version(destination.body, send)]
         versions = []
-        for payload in webhook_payloads(destination, report, self.hostname):
+        for payload in webhook_payloads(destination, report, self.world.hostname):
             # an id for each version: a receiver can know a second try from a second message
             send = partial(post, payload, headers={"Idempotency-Key": str(uuid.uuid4())})
             text = json.dumps(payload, ensure_ascii=False, indent=2)
@@ -5934,9 +5932,9 @@ class Notifier:
     """Takes reports as turns end and gets them to their destinations, as [NOTIFICATIONS] mode has
     it."""
 
-    def __init__(self, world: Runtime, settings: Settings, hostname: str) -> None:
+    def __init__(self, world: Runtime, settings: Settings) -> None:
         self.world, self.mode = world, settings.notifications.mode
-        sender = Sender(world, settings, hostname)
+        sender = Sender(world, settings)
         self.channels = {
             name: Queue(name.split()[-1], world, sender)
             for name in ("Telegram", "webhook", "e-mail", "ping", "server's ping")
@@ -5966,11 +5964,7 @@ class Notifier:
             report = Report(BadServer(name, "", ""), success=event != "failure")
             self.channels["ping" if name == RUN else "server's ping"].put(ping, report)
 
-    def finish(
-        self,
-        not_due: Iterable[Union[Server, BadServer]] = (),
-        next_run: Callable[[], str] = str,
-    ) -> int:
+    def finish(self, not_due: Iterable[Entry] = (), next_run: Callable[[], str] = str) -> int:
         """Send the summaries, if there are any, and wait for the queues, within limits; returns
         how many messages were not delivered. Who is to be notified of any of it gets a summary."""
         waiting = [d.address for server in not_due for d in server.destinations]
@@ -5991,17 +5985,13 @@ NO_CHANNEL = "no channel is set up: nobody is notified of anything"
 
 
 def send_test_messages(
-    settings: Settings,
-    entries: Sequence[Union[Server, BadServer]],
-    world: Runtime,
-    hostname: str,
-    dry_run: bool = False,
+    settings: Settings, entries: Sequence[Entry], world: Runtime, dry_run: bool
 ) -> bool:
     """Send what a run would send, marked TEST, once to each destination of snapshots.config and of
     the server files; a line for each tells what came of it. dry_run: show the messages instead.
     Returns whether there is a destination, and all went well."""
     out, mode, clock = world.screen.out, settings.notifications.mode, world.clock
-    sender = Sender(world, settings, hostname)
+    sender = Sender(world, settings)
     messages: list[tuple[str, Destination, Report]] = []
     seen: set[tuple[str, ...]] = set()
 
@@ -6067,9 +6057,7 @@ def marked_as_test(channel: Destination, report: Report, sender: Sender) -> Dest
     return dataclasses.replace(channel, **changed)
 
 
-def reports_for_test(
-    entry: Union[Server, BadServer, None], now: datetime, mode: str
-) -> tuple[Report, Report]:
+def reports_for_test(entry: Optional[Entry], now: datetime, mode: str) -> tuple[Report, Report]:
     """A success and a failure that nobody can take for real ones, as the mode has them."""
     server = entry or BadServer("server", "", "", provider="none", id="none")
     server = dataclasses.replace(server, name=f"TEST {server.name}")
@@ -7403,9 +7391,7 @@ class Fleet:
         return self._accounts[key]
 
     def run(
-        self,
-        entries: Sequence[Union[Server, BadServer]],
-        act: Callable[[Turn], Optional[Report]] = take_turn,
+        self, entries: Sequence[Entry], act: Callable[[Turn], Optional[Report]] = take_turn
     ) -> list[Report]:
         """Give each server its turn; reports in the order of entries, of those that were due.
 
@@ -7510,7 +7496,7 @@ class Fleet:
             self.reports[index] = report
         self.on_report(report)
 
-    def _failed(self, entry: Union[Server, BadServer], error: str) -> Report:
+    def _failed(self, entry: Entry, error: str) -> Report:
         text = self.world.redact.line(error, ERROR_LIMIT)
         return Report(entry, success=False, error=text, ended=self.world.clock.now())
 
@@ -7584,10 +7570,7 @@ def progress_of(fleet: Fleet) -> dict[str, Any]:
 
 
 def dry_run(
-    settings: Settings,
-    entries: Sequence[Union[Server, BadServer]],
-    world: Runtime,
-    prunes_only: bool,
+    settings: Settings, entries: Sequence[Entry], world: Runtime, prunes_only: bool
 ) -> ExitStatus:
     """Show what a run would do: reads only; no lock, no notification, no log file."""
     world.max_retry_seconds = LOOK_RETRY_SECONDS
@@ -8524,14 +8507,14 @@ Finding = tuple[str, str, str, str]  # level, subject, finding, fix; levels: as 
 class View:
     """What all documents are made from, and the document under way."""
 
-    def __init__(self, kind: str, world: Runtime, hostname: str, settings: Settings) -> None:
+    def __init__(self, kind: str, world: Runtime, settings: Settings) -> None:
         self.world, self.settings, self.now = world, settings, world.clock.now()
         self.past = read_history(settings.history_path)
         self.document: Document = {
             "schema": 1,
             "kind": kind,
             "version": __version__,
-            "host": hostname,
+            "host": world.hostname,
             "generated_at": utc_text(self.now),
             "result": "ok",
             "problems": [],
@@ -8565,7 +8548,7 @@ class View:
         return self.document
 
     def add_server(
-        self, entry: Union[Server, BadServer], newest: Optional[datetime], looked: bool, error: str
+        self, entry: Entry, newest: Optional[datetime], looked: bool, error: str
     ) -> Document:
         """A server's part. newest: its newest usable snapshot of ours, if a look (`looked`) has
         found one. error: why nobody could look."""
@@ -8605,7 +8588,7 @@ class View:
 # --- --status: from the history, asking nobody ---
 
 
-def view_status(view: View, entries: Sequence[Union[Server, BadServer]]) -> None:
+def view_status(view: View, entries: Sequence[Entry]) -> None:
     """Fill in what the history knows."""
     if view.past.problem:
         view.findings.append(("unknown", "", view.past.problem, ""))
@@ -8679,7 +8662,7 @@ def schedule_of(view: View) -> Optional[Document]:
     }
 
 
-def add_from_history(view: View, entry: Union[Server, BadServer]) -> None:
+def add_from_history(view: View, entry: Entry) -> None:
     """A server's part, as the last look of a run has left it."""
     row = view.past.servers.get((entry.provider, entry.id))
     newest = moment_of(row["newest_at"]) if row else None
@@ -8789,7 +8772,7 @@ def expected_next(ours: Sequence[Snapshot], now: datetime, cron: CronState) -> d
     return max(now, moments[-1] + gaps[len(gaps) // 2])
 
 
-def view_list(view: View, entries: Sequence[Union[Server, BadServer]]) -> None:
+def view_list(view: View, entries: Sequence[Entry]) -> None:
     """Fill in what the clouds hold, with the fate of each snapshot."""
     listings: dict[str, tuple[Snapshot, ...]] = {}
     prices: dict[str, Optional[tuple[float, str]]] = {}
@@ -9161,11 +9144,11 @@ def nagios_of(document: Document) -> tuple[int, str]:
     return status, f"{line} | {' '.join(data)}" if servers else line  # no zeros in place of unknown
 
 
-def look(args: argparse.Namespace, settings: Settings, world: Runtime, hostname: str) -> int:
+def look(args: argparse.Namespace, settings: Settings, world: Runtime) -> int:
     """Look instead of a run. Returns 0 where all is well, 2 where something is not, 1 where nothing
     could be looked at; with --nagios what plugins return."""
     kind: str = args.command
-    view = View("status" if kind == "report" else kind, world, hostname, settings)
+    view = View("status" if kind == "report" else kind, world, settings)
     try:
         ask_machine(view, cron_job(args.config, settings))
         if kind == "check":
@@ -9665,10 +9648,10 @@ class Setup:
     """One --setup: what it knows, and what it has made so far."""
 
     def __init__(
-        self, settings: Settings, path: Path, named: Optional[str], world: Runtime, hostname: str
+        self, settings: Settings, path: Path, named: Optional[str], world: Runtime
     ) -> None:
         """path: of snapshots.config, there or not; named: as --config has it, if it is given."""
-        self.settings, self.path, self.world, self.hostname = settings, path, world, hostname
+        self.settings, self.path, self.world = settings, path, world
         self.job = cron_job(named, settings)
         self.dialogue = Dialogue(world)
         self.say, self.ask = self.dialogue.say, self.dialogue.ask
@@ -9911,7 +9894,7 @@ class Setup:
 
     def chat_of(self, section: TelegramSection) -> str:
         """The chat_id of one of a bot's chats. Raises DeliveryError."""
-        sender = Sender(self.world, self.settings, self.hostname)
+        sender = Sender(self.world, self.settings)
         for _ in range(ANSWER_TRIES):
             chats: list[tuple[str, str, str]] = []
             try:
@@ -9981,7 +9964,7 @@ class Setup:
         _, report = reports_for_test(None, self.world.clock.now(), "per_server")
         try:
             with signals_end_waiting():
-                Sender(self.world, self.settings, self.hostname).deliver(destination, report, 1, 60)
+                Sender(self.world, self.settings).deliver(destination, report, 1, 60)
         except DeliveryError as error:
             self.dialogue.refused(f"the test message was not delivered: {error}", 1)
             return False
@@ -10215,7 +10198,7 @@ def arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     return args
 
 
-def notify_run_failure(error: str, settings: Settings, world: Runtime, hostname: str) -> None:
+def notify_run_failure(error: str, settings: Settings, world: Runtime) -> None:
     """A run that cannot start is reported over every global channel whose section is valid."""
     needs = {"Telegram": {"TELEGRAM", "API"}, "webhook": {"WEBHOOK"}, "e-mail": {"SMTP"}}
     invalid = {remark.where for remark in settings.remarks if remark.level is Level.PROBLEM}
@@ -10224,18 +10207,16 @@ def notify_run_failure(error: str, settings: Settings, world: Runtime, hostname:
     text = world.redact.line(error, ERROR_LIMIT)
     whole = BadServer(RUN, "", text, destinations, provider="none", id="none")
     at_once = dataclasses.replace(settings, notifications=NotificationsSection())
-    notifier = Notifier(world, at_once, hostname)
+    notifier = Notifier(world, at_once)
     if "PING" not in invalid:
         notifier.ping(settings.ping, "failure", RUN, [text])
     notifier.put(Report(whole, success=False, error=text, ended=world.clock.now()))
     notifier.finish()
 
 
-def test_notifications(
-    args: argparse.Namespace, settings: Settings, world: Runtime, hostname: str
-) -> ExitStatus:
+def test_notifications(args: argparse.Namespace, settings: Settings, world: Runtime) -> ExitStatus:
     """--test-notifications. Raises ConfigError where a FILE is not there."""
-    entries: list[Union[Server, BadServer]] = []
+    entries: list[Entry] = []
     try:
         entries, remarks = load_servers(args.files, settings)
     except ConfigError:  # no server file so far
@@ -10245,21 +10226,15 @@ def test_notifications(
     remarks += collect_secrets(settings, entries, world)
     for warning in remark_lines(remarks, Level.WARNING):
         world.screen.problem(f"warning: {warning}")
-    good = send_test_messages(settings, entries, world, hostname, args.dry_run)
+    good = send_test_messages(settings, entries, world, args.dry_run)
     return ExitStatus.OK if good else ExitStatus.FAILED
 
 
 def run(
-    settings: Settings,
-    entries: Sequence[Union[Server, BadServer]],
-    world: Runtime,
-    hostname: str,
-    job: CronJob,
-    verbose: bool,
-    prunes_only: bool = False,
+    args: argparse.Namespace, settings: Settings, entries: Sequence[Entry], world: Runtime
 ) -> ExitStatus:
     """Give every server its turn and report; the lock is held."""
-    notifier = Notifier(world, settings, hostname)
+    notifier = Notifier(world, settings)
     notifier.ping(settings.ping, "start", RUN)
     history = History(settings.history_path, settings.history.keep_days, world)
 
@@ -10267,10 +10242,10 @@ def run(
         if not report.success:
             log.error("%s: %s", report.server.name, report.error)
             world.screen.problem(f"{report.server.name}: {report.error}")
-        log.info("%s", final_status_line(report, hostname), extra=ALWAYS)
+        log.info("%s", final_status_line(report, world.hostname), extra=ALWAYS)
         history.turn(report)
         notifier.put(report)
-        if isinstance(report.server, Server) and not prunes_only:
+        if isinstance(report.server, Server) and not args.prune_only:
             lines, event = [result_line(report), *report.warnings], event_of([report])
             notifier.ping(monitor_of(report.server), event, report.server.name, lines)
 
@@ -10279,13 +10254,14 @@ def run(
             show(fleet)
         history.progress(progress_of(fleet))
 
-    is_live = verbose and is_terminal(sys.stdout)
-    show = progress_reporter(world, is_live) if verbose else None
+    is_live = args.verbose and is_terminal(sys.stdout)
+    show = progress_reporter(world, is_live) if args.verbose else None
     every = LIVE_SECONDS if is_live else HISTORY_SECONDS
     fleet = Fleet(world, settings, on_report, on_progress, every)
     fleet.history = history
     history.begin(len(entries))
-    steps = prune_only if prunes_only else rotate
+    steps = prune_only if args.prune_only else rotate
+    next_run = functools.partial(next_run_in_words, cron_job(args.config, settings), world.clock)
     try:
         reports = fleet.run(entries, lambda turn: take_turn(turn, steps))
         lines = [summary_line(reports, 0, len(fleet.not_due))]
@@ -10296,16 +10272,15 @@ def run(
         if is_live:
             world.screen.live("")
         not_due = [e for i, e in enumerate(entries) if i in fleet.not_due]
-        next_run = functools.partial(next_run_in_words, job, world.clock)
         undelivered = notifier.finish(not_due, next_run)
     history.end(exit_status(reports))
     if settings.report.file:
-        report_after_run(settings, entries, world, hostname)
+        report_after_run(settings, entries, world)
     for report in reports:  # in the order of the configuration, however they ended
         log.info("%s", result_line(report))
     line = summary_line(reports, undelivered, len(fleet.not_due))
     log.info("%s", line, extra=ALWAYS)
-    if not verbose:
+    if not args.verbose:
         world.screen.out(line)
     return exit_status(reports)
 
@@ -10315,22 +10290,20 @@ def event_of(reports: Sequence[Report]) -> str:
     return "failure" if exit_status(reports) else "success"
 
 
-def all_well(entries: Sequence[Union[Server, BadServer]], history: Path) -> bool:
+def all_well(entries: Sequence[Entry], history: Path) -> bool:
     """Was the last turn of each a success, as the history has it? If nobody knows, no."""
     rows = read_history(history).servers
     last = [rows.get((entry.provider, entry.id)) for entry in entries]
     return all(row is not None and row["failed"] == 0 for row in last)
 
 
-def report_after_run(
-    settings: Settings, entries: Sequence[Union[Server, BadServer]], world: Runtime, hostname: str
-) -> None:
+def report_after_run(settings: Settings, entries: Sequence[Entry], world: Runtime) -> None:
     """Write the page that [REPORT] names, about all servers, whichever this run was for. It is
     advice, as the history is: trouble is a warning."""
     with contextlib.suppress(ConfigError):  # there are FILEs, but none in configs_dir
         entries = load_servers([], settings)[0]
     try:
-        view = View("status", world, hostname, settings)
+        view = View("status", world, settings)
         view_status(view, entries)
         write_report(settings.base / settings.report.file, view)
     except SnapshotsError as error:
@@ -10447,7 +10420,7 @@ def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) ->
 
 def run_command(args: argparse.Namespace, world: Runtime) -> int:
     """Load, lock, run; report why a run could not start."""
-    screen, hostname = world.screen, one_line(socket.gethostname(), 200)
+    screen = world.screen
     path = Path(os.path.expanduser(args.config or home_directory() / "snapshots.config")).absolute()
     is_look, is_run = args.command in LOOKS, args.command == "run" and not args.dry_run
     if is_run:
@@ -10458,7 +10431,7 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
     on_screen = (args.dry_run or is_look) and not (args.json or args.nagios)
     open_log(settings, world, args.verbose and on_screen, to_file=False)
     if is_look:
-        return look(args, settings, world, hostname)
+        return look(args, settings, world)
     if (args.files or args.prune_only) and not args.test_notifications:  # not the whole job
         settings = dataclasses.replace(settings, ping=PingSection())
     error_text = ""
@@ -10470,9 +10443,9 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
         if settings.problems:
             raise ConfigError(settings.problems)
         if args.setup:
-            return Setup(settings, path, args.config, world, hostname).run()
+            return Setup(settings, path, args.config, world).run()
         if args.test_notifications:
-            return test_notifications(args, settings, world, hostname)
+            return test_notifications(args, settings, world)
         entries, remarks = load_servers(args.files, settings)
         if args.now:
             entries = [
@@ -10494,8 +10467,7 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
                 world.warn(warning)
             for note in remark_lines(remarks, Level.NOTE):
                 log.warning("%s", note)
-            job = cron_job(args.config, settings)
-            return run(settings, entries, world, hostname, job, args.verbose, args.prune_only)
+            return run(args, settings, entries, world)
     except LockHeldError as error:
         screen.problem(str(error))
         return ExitStatus.LOCKED
@@ -10512,7 +10484,7 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
         log.error("%s", error_text, extra=ALWAYS)
         log_traceback(error, with_text=redact is not None)
     if is_run:
-        notify_run_failure(error_text, settings, world, hostname)
+        notify_run_failure(error_text, settings, world)
     return ExitStatus.FAILED
 
 

@@ -689,7 +689,7 @@ def test_the_port_shows_how_mail_is_secured(
     guide.monkeypatch.setattr(
         sys, "stdin", io.StringIO(f"{host}\n{port}\n\na@b.example\nc@d.example\n")
     )
-    section, values = snapshots.Setup(settings, guide.config, None, world, "here").mail()
+    section, values = snapshots.Setup(settings, guide.config, None, world).mail()
     assert (section, values["security"], values["user"]) == ("SMTP", security, "")
     assert "password" not in values
 
@@ -780,7 +780,7 @@ def test_a_configuration_is_made_after_the_sample(guide: Guide) -> None:
     """The sample's lines, comments and order; only what was answered is filled in."""
     sample = ROOT / "snapshots.config.sample"
     settings = snapshots.load_settings(guide.config, False)
-    setup = snapshots.Setup(settings, guide.config, None, outside(guide.project.clock), "here")
+    setup = snapshots.Setup(settings, guide.config, None, outside(guide.project.clock))
     setup.change_config("WEBHOOK", {"enabled": "true", "url": "https://x.example/y"})
     before, after = sample.read_text("utf-8"), guide.config.read_text("utf-8")
     changed = [(a, b) for a, b in zip(before.split("\n"), after.split("\n"), strict=True) if a != b]
@@ -937,7 +937,7 @@ def test_without_a_crontab_the_timer_is_shown_and_the_rest_done(guide: Guide) ->
 @pytest.mark.proves("setup-9")
 def test_on_windows_powershell_is_shown(guide: Guide) -> None:
     settings = snapshots.load_settings(guide.project.write_config(), True)
-    setup = snapshots.Setup(settings, guide.config, None, outside(guide.project.clock), "here")
+    setup = snapshots.Setup(settings, guide.config, None, outside(guide.project.clock))
     guide.monkeypatch.setattr(sys, "stdin", io.StringIO("nightly\nyes\n"))
     guide.monkeypatch.setattr(snapshots, "ON_WINDOWS", True)
     assert setup.have_it_run()

@@ -290,10 +290,8 @@ DAMAGES = [
     ),
     damage(
         "a run that cannot start ends with 0",
-        "        notify_run_failure(error_text, settings, world, hostname)\n"
-        "    return ExitStatus.FAILED\n",
-        "        notify_run_failure(error_text, settings, world, hostname)\n"
-        "    return ExitStatus.OK\n",
+        "        notify_run_failure(error_text, settings, world)\n    return ExitStatus.FAILED\n",
+        "        notify_run_failure(error_text, settings, world)\n    return ExitStatus.OK\n",
         "test_cli.py::test_a_configuration_problem_stops_the_run_before_anything",
     ),
     damage(
