@@ -2040,9 +2040,13 @@ class Redactor:
                 end = escaped.end()
         return "".join([*parts, text[end:]]), [*starts, *origin[end:]]
 
-    def line(self, text: str, limit: int = LINE_LIMIT) -> str:
+    def line(self, text: str, limit: int = LINE_LIMIT, own: Iterable[str] = ()) -> str:
         """One printable line of it. Masked before it is cut: a cut credential is not known again,
-        and its beginning would stay."""
+        and its beginning would stay. own: credentials of the connection that it is about; there
+        the short ones are masked as well."""
+        for secret in own:
+            if 0 < len(secret) < SHORT_SECRET:
+                text = text.replace(secret, MASK)
         return one_line(self(text), limit)
 
 
@@ -3624,7 +3628,7 @@ class Api:
         self.host = urlsplit(base_url).hostname or ""
         self.session = new_session(connections)
         self.pace = Pace(world, *limits)
-        self.short_secrets = [s for s in secrets if 0 < len(s) < SHORT_SECRET]
+        self.secrets = secrets
         self.refused = ""  # why, once the credentials are known to be no good: the rest fails fast
         self._second_looks = Shared(world, self._look_again, answers_late=True)
         self._worked = False
@@ -3642,10 +3646,8 @@ class Api:
         return date + timedelta(seconds=at - when)
 
     def shown(self, text: str, limit: int = 300) -> str:
-        """One line without any credential, the short ones of this connection included."""
-        for secret_text in self.short_secrets:
-            text = text.replace(secret_text, MASK)
-        return self.world.redact.line(text, limit)
+        """One line of what this connection is told, without credentials."""
+        return self.world.redact.line(text, limit, self.secrets)
 
     def get(self, path: str, doing: str, parse: Callable[[Any], T], **more: Any) -> T:
         """Read something: see `call`."""
@@ -4998,10 +5000,10 @@ class Items(str):
         made.items, made.separator, made.end = items, separator, end
         return made
 
-    def cut(self, limit: int) -> str:
-        """At most limit units of it, if at least the end and the words about the rest fit."""
+    def first(self, limit: int) -> list[str]:
+        """As many of them as fit into so many units with the end, and how many more there are."""
         if utf16_length(self) <= limit or not self.items:
-            return self
+            return list(self.items)
         room = limit - utf16_length(f"{self.separator}... and {len(self.items)} more{self.end}")
         longest = min(room, max(MIN_ITEM, room // len(self.items))) - len(self.separator)
         items = [utf16_cut(item, longest) for item in self.items]
@@ -5009,7 +5011,11 @@ class Items(str):
         items = items[: sum(end <= room for end in ends)]
         left = len(self.items) - len(items)
         more = [f"... and {left} more"] if left else []
-        return self.separator.join([*items, *more]) + self.end
+        return [*items, *more]
+
+    def cut(self, limit: int) -> str:
+        """At most limit units of it, if at least the end and the words about the rest fit."""
+        return self.separator.join(self.first(limit)) + self.end
 
 
 def cut(value: str, limit: int) -> str:
@@ -5033,14 +5039,6 @@ def text_within(limit: int, values: Mapping[str, str], render: Callable[..., str
     if utf16_length(text) > limit and values["status"] != "SUCCESS":
         text = fill("{server_name}: {status}: {error}\n", values) + text
     return utf16_cut(text, limit)
-
-
-def first_of(texts: Sequence[str], limit: float) -> tuple[str, ...]:
-    """As many of the texts as fit within so many characters, and how many more there are."""
-    lengths = itertools.accumulate(len(text) + 2 for text in texts)
-    count = sum(length <= limit for length in lengths)
-    more = (f"and {len(texts) - count} more",) if count < len(texts) else ()
-    return (*texts[:count], *more)
 
 
 # --- Telegram: values arrive exactly as they are, wherever they stand ---
@@ -5198,7 +5196,7 @@ def webhook_payloads(
         if not own and report.warnings:
             limit = TEXT_SHORT if is_short else TEXT_LIMIT
             warnings = [utf16_cut(clean(warning), limit) for warning in report.warnings]
-            payload["warnings"] = list(first_of(warnings, 2 * limit))
+            payload["warnings"] = Items(warnings, "; ").first(2 * limit)
         return payload
 
     payload, shorter = version(False), version(True)
@@ -5693,12 +5691,9 @@ class Sender:
             versions.append(Version(text, send))
         return "post to the webhook", versions
 
-    def _shown(self, text: str, *secrets: str) -> str:
-        """One line of what a receiver says, without credentials, its own short ones included."""
-        for secret_text in secrets:
-            if 0 < len(secret_text) < SHORT_SECRET:
-                text = text.replace(secret_text, MASK)
-        return self.world.redact.line(text, 300)
+    def _shown(self, text: str, *own: str) -> str:
+        """One line of what a receiver says, without credentials."""
+        return self.world.redact.line(text, 300, own)
 
     def _post(
         self,
