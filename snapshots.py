@@ -8384,10 +8384,13 @@ def change_cron(job: CronJob, schedule: Optional[Schedule], dry_run: bool, world
     block = job.block(schedule) if schedule else []
     for line in block:
         out(line)
+    by_hand: list[CronEntry] = []
+    backup: Optional[Path] = None
 
     def change(text: str) -> str:
-        for entry in entries_in(text, job) if schedule else ():
-            if entry.by_hand:
+        by_hand[:] = [entry for entry in entries_in(text, job) if entry.by_hand]
+        for entry in by_hand:
+            if schedule:
                 raise CrontabError(
                     f"{entry.where}: starts {SCRIPT} as well, which would make two runs (take that"
                     f" line out first): {entry.line}"
@@ -8402,8 +8405,8 @@ def change_cron(job: CronJob, schedule: Optional[Schedule], dry_run: bool, world
                 if line not in left:
                     out(f"would be taken out: {line}")
             out("dry run: nothing was written")
-            return False
-        backup = change_crontab(change, job, world.clock)
+        else:
+            backup = change_crontab(change, job, world.clock)
     except UnreadableCrontabError as error:
         way_out = "put the block above in with crontab -e"
         if not schedule:
@@ -8423,9 +8426,14 @@ def change_cron(job: CronJob, schedule: Optional[Schedule], dry_run: bool, world
     if backup:
         done = "the entry is in place" if schedule else "the entry was taken out"
         out(f"{whose_crontab()}: {done} (as it was before: {backup})")
-    else:
+    elif not dry_run:
         done = "this entry is there already" if schedule else f"no entry for {job.config}"
         out(f"{whose_crontab()}: {done}; nothing was changed")
+    for entry in by_hand:
+        world.screen.problem(
+            f"{entry.where}: still starts {SCRIPT} (take that line out with crontab -e):"
+            f" {entry.line}"
+        )
     return backup is not None
 
 

@@ -512,6 +512,11 @@ def test_our_script_in_a_line_of_its_own_is_refused_with_that_line(tab: Tab, lin
     shown = tab.run("--show-cron")
     assert shown.code == 0
     assert ", line 2, by hand: " in shown.out
+    for dry in ((), ("-n",)):
+        removed = tab.run("--remove-cron", *dry)
+        assert removed.code == 0
+        assert ", line 2: still starts snapshots.py (take that line out with" in removed.err
+        assert tab.text == before
 
 
 NO_RIVALS = [
