@@ -42,6 +42,9 @@ ELSEWHERE = {
     "tests/run.sh": "this is what runs this test; .ci/run calls it",
     "tests/demo.sh": ".ci/run calls it",
     ".venv/bin/python tests/tools/bench.py": "a quarter of an hour; its cases are listed below",
+    ".venv/bin/python tests/fakes --port 8080 --scenario tests/fakes/example.json": (
+        "it serves until it is stopped; at another port below"
+    ),
 }
 
 # What the programs of others are called with: heading -> calls, in order. Where this differs, the
@@ -409,6 +412,37 @@ def test_curl_lines_ask_what_the_vendors_have() -> None:
             if specs.can_check and specs.is_known(request):
                 assert list(specs.faults_of_request(request, folder="")) == []
     assert found == 3
+
+
+@pytest.mark.proves("parties-6")
+def test_the_fake_cloud_of_the_readme_is_enough_for_setup(tmp_path: Path) -> None:
+    """Started, set up and run as Development says, but at a port that is free."""
+    (section,) = [b.text for b in blocks() if b.heading == "Development" and b.language == "ini"]
+    fakes = [sys.executable, str(ROOT / "tests/fakes")]
+    scenario = ROOT / "tests/fakes/example.json"
+    with subprocess.Popen(
+        [*fakes, "--scenario", str(scenario)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        shown = json.loads(process.stdout.readline())
+        config = tmp_path / "snapshots.config"
+        text = section.replace("http://127.0.0.1:8080", shown["url"])
+        config.write_text(f"{text}[TIMING]\ndelay_between_servers = 0\npoll_interval = 0.1\n")
+        assert all(f"{key} = {url}\n" in text for key, url in shown["endpoints"].items())
+        token, bot = "hetzner-token", "123456:bot-token"
+        answers = f"hetzner\n{token}\nall\n3\ntelegram\n{bot}\n1\nyes\nnothing\nnone\n"
+        for arguments, typed in (["--setup"], answers), (["-v"], ""):
+            command = [sys.executable, snapshots.__file__, "--config", str(config), *arguments]
+            done = subprocess.run(
+                command, input=typed, text=True, capture_output=True, timeout=60, check=False
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+        assert "SUMMARY: 2 succeeded, 0 failed out of 2 total" in done.stdout
+        process.stdin.close()
 
 
 # --- flags ---

@@ -989,7 +989,10 @@ def load_scenario(cloud: FakeCloud, scenario: Json) -> None:
                 name = fields.pop("name").replace("{stamp}", stamp)
                 cloud.add_snapshot(server, name, created, **fields)
     for bot in scenario.get("bots", []):
-        cloud.add_bot(bot["token"], bot.get("chats", ["123"]), blocked=bot.get("blocked", []))
+        made = cloud.add_bot(
+            bot["token"], bot.get("chats", ["123"]), blocked=bot.get("blocked", [])
+        )
+        made.updates += bot.get("updates", [])
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
