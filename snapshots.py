@@ -2152,18 +2152,19 @@ class Screen:
         for sink in self._sinks.values():
             sink.waits_for_reader = False
 
-    def out(self, text: str) -> None:
-        """A line on stdout, unless quiet."""
-        if not self.quiet:
-            self._write("stdout", self.redact.line(text))
+    def out(self, *lines: str) -> None:
+        """Lines on stdout, unless quiet."""
+        for line in () if self.quiet else lines:
+            self._write("stdout", self.redact.line(line))
 
     def document(self, text: str) -> None:
         """Text for programs, which has been masked, as it is."""
         self._write("stdout", text)
 
-    def problem(self, text: str) -> None:
-        """A line on stderr."""
-        self._write("stderr", self.redact.line(f"snapshots: {text}"))
+    def problem(self, *lines: str) -> None:
+        """Lines on stderr."""
+        for line in lines:
+            self._write("stderr", self.redact.line(f"snapshots: {line}"))
 
     def prompt(self, text: str) -> None:
         """A question on stdout; the answer will stand in the same line."""
@@ -6013,8 +6014,7 @@ def send_test_messages(
     deadline = clock.monotonic() + DRAIN_SECONDS
     for line, channel, report in messages:
         if dry_run:
-            for shown in (f"{line} would be:", *sender.shown(channel, report).splitlines()):
-                out(shown)
+            out(f"{line} would be:", *sender.shown(channel, report).splitlines())
             continue
         try:
             world.check()
@@ -6030,8 +6030,7 @@ def send_test_messages(
         problems.append(f"{NO_CHANNEL} (write --setup)")
     elif messages and not dry_run:
         out("sent with the environment of this shell; cron's may differ (see --check)")
-    for problem in problems:
-        world.screen.problem(problem)
+    world.screen.problem(*problems)
     return not problems
 
 
@@ -7587,8 +7586,7 @@ def dry_run(
     fleet = Fleet(world, dataclasses.replace(settings, timing=timing), lambda report: None)
     reports = fleet.run(entries, lambda turn: try_reading(turn, lambda: describe(turn)))
     for index, entry in enumerate(entries):
-        for line in lines.get(entry.source, []):
-            world.screen.out(line)
+        world.screen.out(*lines.get(entry.source, ()))
         if index in fleet.reports and not fleet.reports[index].success:
             world.screen.problem(f"{entry.name}: {fleet.reports[index].error}")
     line = summary_line(reports, 0, len(fleet.not_due))
@@ -8373,17 +8371,19 @@ def scheduled_task(job: CronJob, schedule: Optional[Schedule], looks: bool) -> s
 def show_schedule(schedule: Schedule, world: Runtime) -> None:
     """The schedule in words, and its next three starts."""
     now = world.clock.now()
-    world.screen.out(in_words(schedule))
-    for start in itertools.islice(starts_after(schedule, now, machine_zone()), 3):
-        world.screen.out(f"next run: {moment_ahead(start, now)}")
+    starts = itertools.islice(starts_after(schedule, now, machine_zone()), 3)
+    coming = (f"next run: {moment_ahead(start, now)}" for start in starts)
+    world.screen.out(in_words(schedule), *coming)
 
 
-def change_cron(job: CronJob, schedule: Optional[Schedule], dry_run: bool, world: Runtime) -> bool:
-    """Put the block into the crontab, or take it out; dry_run: show it only. Was it changed?"""
-    out = world.screen.out
+def change_cron(
+    job: CronJob, schedule: Optional[Schedule], history: History, dry_run: bool = False
+) -> None:
+    """Put the block into the crontab, or take it out, and have the history remember when; dry_run:
+    show it only. Raises CrontabError."""
+    screen = history.world.screen
     block = job.block(schedule) if schedule else []
-    for line in block:
-        out(line)
+    screen.out(*block)
     by_hand: list[CronEntry] = []
     backup: Optional[Path] = None
 
@@ -8401,21 +8401,18 @@ def change_cron(job: CronJob, schedule: Optional[Schedule], dry_run: bool, world
         if dry_run:
             text = read_crontab()
             left = change(text).split("\n")
-            for line in text.split("\n") if not schedule else ():
-                if line not in left:
-                    out(f"would be taken out: {line}")
-            out("dry run: nothing was written")
+            gone = [] if schedule else [line for line in text.split("\n") if line not in left]
+            screen.out(*(f"would be taken out: {line}" for line in gone))
+            screen.out("dry run: nothing was written")
         else:
-            backup = change_crontab(change, job, world.clock)
+            backup = change_crontab(change, job, history.world.clock)
     except UnreadableCrontabError as error:
         way_out = "put the block above in with crontab -e"
         if not schedule:
-            for line in job.edges:
-                out(line)
+            screen.out(*job.edges)
             way_out = "take these two lines out with crontab -e, and what is between"
         elif shutil.which("crontab") is None or " not allowed " in str(error):
-            for line in systemd_units(job, schedule).split("\n"):
-                out(line)
+            screen.out(*systemd_units(job, schedule).split("\n"))
             way_out = "install cron, or use the systemd timer above"
             if shutil.which("crontab"):
                 way_out = (
@@ -8425,30 +8422,18 @@ def change_cron(job: CronJob, schedule: Optional[Schedule], dry_run: bool, world
         raise CrontabError(f"{error}; nothing was written ({way_out})") from None
     if backup:
         done = "the entry is in place" if schedule else "the entry was taken out"
-        out(f"{whose_crontab()}: {done} (as it was before: {backup})")
+        screen.out(f"{whose_crontab()}: {done} (as it was before: {backup})")
     elif not dry_run:
         done = "this entry is there already" if schedule else f"no entry for {job.config}"
-        out(f"{whose_crontab()}: {done}; nothing was changed")
+        screen.out(f"{whose_crontab()}: {done}; nothing was changed")
     for entry in by_hand:
-        world.screen.problem(
+        screen.problem(
             f"{entry.where}: still starts {SCRIPT} (take that line out with crontab -e):"
             f" {entry.line}"
         )
-    return backup is not None
-
-
-def schedule_runs(
-    job: CronJob,
-    schedule: Optional[Schedule],
-    settings: Settings,
-    world: Runtime,
-    dry_run: bool = False,
-) -> None:
-    """Put the block into the crontab, or take it out, and have the history remember when."""
-    changed = change_cron(job, schedule, dry_run, world)
-    problem = History(settings.history_path, 0, world).entry_is_new() if changed else ""
+    problem = history.entry_is_new() if backup else ""
     if problem and schedule:
-        world.warn(f"{settings.history_path}: cannot be written: {problem}")
+        history.world.warn(f"{history.path}: cannot be written: {problem}")
 
 
 # === Looking ==================================================================================
@@ -9183,12 +9168,10 @@ def look(args: argparse.Namespace, settings: Settings, world: Runtime) -> int:
     if args.json:
         screen.document(json.dumps(without_private(document, world.redact), indent=2))
     elif args.quiet or kind == "report" or not (document["servers"] or kind == "check"):
-        for problem in document["problems"]:
-            screen.problem(problem)
+        screen.problem(*document["problems"])
     else:
         width = terminal_width() if is_terminal(sys.stdout) else None
-        for line in LINES_OF[kind](document, width):
-            screen.out(line)
+        screen.out(*LINES_OF[kind](document, width))
         if kind != "check":
             screen.out(f"RESULT: {verdict_line(document)}")
     if screen.lost:  # what a look shows is all that it is for
@@ -9491,11 +9474,6 @@ class Dialogue:
         self.world, self.say = world, world.screen.out
         self.on_terminal = is_terminal(sys.stdin)
 
-    def show(self, lines: Iterable[str]) -> None:
-        """Several lines."""
-        for line in lines:
-            self.say(line)
-
     def line(self, question: str, hidden: bool = False) -> str:
         """One answer. hidden: it does not show. Raises SnapshotsError where none comes."""
         self.world.check()
@@ -9691,8 +9669,7 @@ class Setup:
                 warnings.add(f"warning: {place} belongs to another user (run it as one user only)")
             for unfinished in folder.glob(f".*{UNFINISHED}"):  # of one that was killed
                 unfinished.unlink()
-        for warning in warnings:
-            self.world.screen.problem(warning)
+        self.world.screen.problem(*warnings)
         with contextlib.suppress(ConfigError):  # there is none so far
             for path in files_in(self.settings.configs_dir)[0]:
                 try:
@@ -9780,7 +9757,7 @@ class Setup:
             name, size = shortened(one_line(server.names[0]), 20), one_line(server.size)[:23]
             covered = "yes" if (provider, server_id) in self.covered else "no"
             table.append((str(number), server_id, name, size, counts[server_id], covered))
-        self.dialogue.show(aligned(table, None, right="014"))
+        self.say(*aligned(table, None, right="014"))
         left = [(i, server) for i, server in rows if (provider, i) not in self.covered]
         if not left:
             self.say("All servers of this account are covered." if rows else "It has no servers.")
@@ -9801,7 +9778,7 @@ class Setup:
     def how_many(self, provider: str) -> dict[str, Any]:
         """How many snapshots stay; at Contabo after what plans allow, for its API does not tell."""
         slots = PROVIDERS[provider].has_slots
-        self.dialogue.show(CONTABO_PLANS.splitlines() if slots else ())
+        self.say(*CONTABO_PLANS.splitlines() if slots else ())
         read = functools.partial(read_retain, _base=self.settings.base)
         keep = self.ask("How many snapshots of each are to stay", read, "1" if slots else "3")
         policy: dict[str, Any] = {"retain_last_snapshots": keep or "all"}
@@ -9911,7 +9888,7 @@ class Setup:
             else:
                 rows = [("NO", "KIND", "NAME", "CHAT_ID")]
                 rows += [(str(n), k, name[:40], i) for n, (k, name, i) in enumerate(chats, 1)]
-                self.dialogue.show(aligned(rows, None, right="03") if chats else NO_CHATS)
+                self.say(*aligned(rows, None, right="03") if chats else NO_CHATS)
 
             def read(text: str, numbers: Sequence[str] = tuple(chat[2] for chat in chats)) -> str:
                 if not re.fullmatch("[0-9]{1,3}", text):
@@ -10001,8 +9978,7 @@ class Setup:
         for entry in entries:
             self.say(f"{entry.where}, which stays: {entry.line}")
         problems = [text for e in entries for level, text in e.remarks if level == "error"]
-        for problem in problems:
-            self.world.screen.problem(problem)
+        self.world.screen.problem(*problems)
         if entries:
             return not problems
 
@@ -10020,10 +9996,10 @@ class Setup:
             if self.dialogue.agrees("Is that right"):
                 break
         if ON_WINDOWS:
-            self.dialogue.show(scheduled_task(self.job, schedule, looks=False).split("\n"))
+            self.say(*scheduled_task(self.job, schedule, looks=False).split("\n"))
             return True
         try:
-            schedule_runs(self.job, schedule, self.settings, self.world)
+            change_cron(self.job, schedule, History(self.settings.history_path, 0, self.world))
             self.made.append("the crontab's entry")
         except CrontabError as error:
             self.world.screen.problem(str(error))
@@ -10363,12 +10339,11 @@ def cron_command(
     if schedule:
         show_schedule(schedule, world)
     if ON_WINDOWS:
-        for line in scheduled_task(job, schedule, looks=args.show_cron).split("\n"):
-            world.screen.out(line)
+        world.screen.out(*scheduled_task(job, schedule, looks=args.show_cron).split("\n"))
     elif args.show_cron:
         show_cron(job, settings, world)
     else:
-        schedule_runs(job, schedule, settings, world, args.dry_run)
+        change_cron(job, schedule, History(settings.history_path, 0, world), args.dry_run)
 
 
 def show_cron(job: CronJob, settings: Settings, world: Runtime) -> None:
@@ -10384,8 +10359,7 @@ def show_cron(job: CronJob, settings: Settings, world: Runtime) -> None:
         world.screen.out(f"{entry.where}{by_hand}: {entry.line}")
         if entry.schedule:
             show_schedule(entry.schedule, world)
-    for _, text in cron.remarks:
-        world.screen.problem(f"warning: {text}")
+    world.screen.problem(*(f"warning: {text}" for _, text in cron.remarks))
 
 
 def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) -> int:
@@ -10459,8 +10433,7 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
         redact = world.redact
         warnings = remark_lines(remarks, Level.WARNING)
         if args.dry_run:
-            for warning in warnings:
-                screen.problem(f"warning: {warning}")
+            screen.problem(*(f"warning: {warning}" for warning in warnings))
             return dry_run(settings, entries, world, args.prune_only)
         with single_run(settings.lock_path, world.clock):
             open_log(settings, world, args.verbose, to_file=True)
@@ -10475,8 +10448,7 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
         screen.problem(str(error))
         return ExitStatus.LOCKED
     except ConfigError as error:
-        for problem in error.problems:
-            screen.problem(problem)
+        screen.problem(*error.problems)
         error_text = f"cannot start: {error}"
     except SnapshotsError as error:
         error_text = str(error)
