@@ -3646,6 +3646,10 @@ class Api:
         when, date = self._dates[max(bisect.bisect_left(self._dates, (at,)) - 1, 0)]
         return date + timedelta(seconds=at - when)
 
+    def has_told_time(self, before: float) -> bool:
+        """Had an answer come by then (monotonic)?"""
+        return bool(self._dates) and self._dates[0][0] < before
+
     def shown(self, text: str, limit: int = 300) -> str:
         """One line of what this connection is told, without credentials."""
         return self.world.redact.line(text, limit, self.secrets)
@@ -6491,6 +6495,7 @@ class Turn:
         self.provider = account.provider
         self.began = world.clock.monotonic()
         self.asked = self.began  # monotonic: when the create went out that was not refused
+        self.asked_here = world.clock.now()  # the same by this machine's clock
         self.labels = labels_of(server)
         self.name = snapshot_name(self.labels[0], world.clock.now())
         self.warnings: list[str] = []
@@ -6529,7 +6534,10 @@ class Turn:
     def create_sent_at_provider_time(self) -> Optional[datetime]:
         """When the create went out, by the provider's clock, less a tolerance; None if unknown.
         What is older is not this turn's, whatever its name."""
-        moment = self.account.api.server_time(self.asked)
+        api = self.account.api
+        moment = api.server_time(self.asked)
+        if moment is not None and not api.has_told_time(self.asked):
+            moment = min(moment, self.asked_here)  # the machine may have been paused since then
         return None if moment is None else moment - timedelta(seconds=CLOCK_TOLERANCE_SECONDS)
 
     def now_there(self) -> datetime:
@@ -6692,7 +6700,7 @@ def request_snapshot(turn: Turn) -> Ticket:
         take_age_again(turn)
         turn.world.check()
         if turn.lost is None:
-            turn.asked = clock.monotonic()
+            turn.asked, turn.asked_here = clock.monotonic(), clock.now()
         turn.unpruned = True
         try:
             ticket = turn.provider.create(turn.server, turn.name)

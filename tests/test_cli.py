@@ -814,14 +814,16 @@ def test_a_clock_that_jumps_while_a_snapshot_is_made_changes_nothing(
 @pytest.mark.proves("P8", "wild-12.4")
 @pytest.mark.parametrize("provider", snapshots.PROVIDERS)
 @pytest.mark.parametrize(
-    ("request_number", "lost"), [(2, False), (4, False), (6, False), (3, True), (5, True)]
+    ("request_number", "lost", "interval_hours"),
+    [(2, False, 0), (4, False, 0), (6, False, 0), (2, True, 0), (3, True, 20), (5, True, 20)],
 )
 def test_a_machine_that_is_paused_finds_its_snapshot_all_the_same(
-    project: Project, provider: str, request_number: int, lost: bool
+    project: Project, provider: str, request_number: int, lost: bool, interval_hours: int
 ) -> None:
-    """It may be the very server that is being snapshotted: none of its clocks goes on meanwhile."""
-    listed_first = {"min_interval_hours": 20} if lost else {}
-    server = project.server(provider, 11, retain=2, duration_seconds=600, file=listed_first)
+    """It may be the very server that is being snapshotted: none of its clocks goes on meanwhile.
+    With an interval a listing tells the provider's time before the create."""
+    interval = {"min_interval_hours": interval_hours}
+    server = project.server(provider, 11, retain=2, duration_seconds=600, file=interval)
     old = project.history(server, 2)
     others = Shifted(project.clock, 0)
     project.cloud.clock = others
