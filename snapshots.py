@@ -6531,14 +6531,16 @@ class Turn:
         else:
             self.world.warn(f"{self}: {text}")
 
-    def create_sent_at_provider_time(self) -> Optional[datetime]:
-        """When the create went out, by the provider's clock, less a tolerance; None if unknown.
-        What is older is not this turn's, whatever its name."""
+    def create_sent_at_provider_time(self) -> datetime:
+        """When the create went out, by the provider's clock if it ever tells the time, less a
+        tolerance. What is older is not this turn's, whatever its name."""
         api = self.account.api
         moment = api.server_time(self.asked)
-        if moment is not None and not api.has_told_time(self.asked):
+        if moment is None:
+            return self.asked_here - CLOCK_MAY_DIFFER
+        if not api.has_told_time(self.asked):
             moment = min(moment, self.asked_here)  # the machine may have been paused since then
-        return None if moment is None else moment - timedelta(seconds=CLOCK_TOLERANCE_SECONDS)
+        return moment - timedelta(seconds=CLOCK_TOLERANCE_SECONDS)
 
     def now_there(self) -> datetime:
         """The time, by the provider's clock if it has said it."""
@@ -6768,12 +6770,9 @@ def wait_while_busy(turn: Turn, error: ApiError) -> None:
 def look_once(turn: Turn, lost: ApiError) -> Optional[Ticket]:
     """One look for a create that got no answer. Raises UnclearError, where it shows nothing."""
     try:
+        if not turn.account.api.has_told_time(math.inf):
+            turn.listing()  # not one answer so far: the first read brings the provider's time
         since = turn.create_sent_at_provider_time()
-        if since is None:  # not one answer so far: the first read brings the provider's time
-            turn.listing()
-            since = turn.create_sent_at_provider_time()
-        if since is None:
-            raise UnclearError("the provider's time is unknown")
         return turn.provider.look_for(turn.server.id, turn.name, since, lost)
     except (ApiError, UnclearError) as error:
         log.warning("%s: looking for the snapshot: %s", turn, error)
@@ -6909,6 +6908,7 @@ def find_new(turn: Turn, ticket: Ticket, listing: Iterable[Snapshot]) -> Optiona
     Of several that fit (another machine's run may have begun in the same second) the newest.
     """
     found: list[Snapshot] = []
+    since = turn.create_sent_at_provider_time()
     for snapshot in listing:
         if snapshot.server_id != turn.server.id:
             continue
@@ -6919,10 +6919,8 @@ def find_new(turn: Turn, ticket: Ticket, listing: Iterable[Snapshot]) -> Optiona
                         f"snapshot {snapshot.id} is listed under another name than {turn.name}"
                     )
                 return snapshot
-        elif snapshot.name == turn.name:
-            since = turn.create_sent_at_provider_time()
-            if snapshot.created and since and snapshot.created >= since:
-                found.append(snapshot)
+        elif snapshot.name == turn.name and snapshot.created and snapshot.created >= since:
+            found.append(snapshot)
     return max(found, key=age_key, default=None)
 
 

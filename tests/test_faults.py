@@ -356,6 +356,27 @@ def test_adoption_goes_by_the_providers_clock_not_by_ours(
     assert len(project.cloud.created) == 1
 
 
+@pytest.mark.proves("wild-12.10")
+@each_provider
+@pytest.mark.parametrize("acted", [None, True, False])
+@pytest.mark.parametrize("offset", [-300, 0, 300])
+def test_where_the_provider_never_tells_the_time_ours_will_do(
+    project: Project, provider: str, acted: bool | None, offset: int
+) -> None:
+    """A gateway leaves the Date header out: the new one is known all the same, and made once."""
+    server = project.server(provider, 31, "web", retain=2, duration_seconds=40)
+    old = project.history(server, 2)
+    project.cloud.tells_date = False
+    project.clock.begin += timedelta(seconds=offset)
+    project.cloud.clock = Shifted(project.clock, -offset)
+    if acted is not None:
+        project.cloud.fault(CREATE[provider], fake.hang_up(act=acted))
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    assert project.own(server) == [old[1], project.cloud.created[0].name]
+    assert len(project.cloud.created) == 1
+
+
 # --- listing ---
 
 

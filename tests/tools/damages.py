@@ -160,9 +160,15 @@ DAMAGES = [
     ),
     damage(
         "a lost create is adopted by our own clock",
-        "        moment = self.account.api.server_time(self.asked)\n",
+        "        moment = api.server_time(self.asked)\n",
         "        moment = self.world.clock.now() - timedelta(seconds=1)\n",
         "test_faults.py::test_adoption_goes_by_the_providers_clock_not_by_ours",
+    ),
+    damage(
+        "a pause of the machine hides a snapshot",
+        "            moment = min(moment, self.asked_here)",
+        "            pass",
+        "test_cli.py::test_a_machine_that_is_paused_finds_its_snapshot_all_the_same",
     ),
     # --- verify ---
     damage(
