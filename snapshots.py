@@ -5534,6 +5534,8 @@ def log_in(client: smtplib.SMTP, user: str, password: str) -> None:
         if code in (235, 503):
             return
         reason, again = smtp_reason(code, words), 400 <= code < 500
+        if code == 535:  # Gmail and others say it to the right password, too
+            reason += " (many providers want a password made for apps)"
         if code == 334:
             client.docmd("*")  # ends the exchange: RFC 4954, section 4
     raise DeliveryError(reason, again)

@@ -1429,6 +1429,7 @@ def test_a_wrong_password_is_reported_and_not_tried_again(
     result = project.run()
     assert_undelivered(result, 1)
     assert "535" in result.err
+    assert result.err.rstrip().endswith("(many providers want a password made for apps)")
     assert server.mails == []
     assert server.connections <= 2  # before and after STARTTLS
 

@@ -52,7 +52,18 @@ FACTS = {
         "keep_",
         "limit",
     ),
-    *("made", "min_interval_hours", "not", "nothing", "often", "or", "see", "the", "through"),
+    *(
+        "made",
+        "many",
+        "min_interval_hours",
+        "not",
+        "nothing",
+        "often",
+        "or",
+        "see",
+        "the",
+        "through",
+    ),
     *("Cron", "is", "tried", "what", "Enter", "README", "September", "SSL_CERT_FILE"),
 }
 
