@@ -682,12 +682,19 @@ def read_text_file(path: Path) -> str:
 UNFINISHED = ".snapshots-tmp"  # how a file's name ends until it is whole
 
 
-def write_whole(path: Path, text: str, *, is_new: bool = False, mode: int = 0o600) -> None:
-    """Write a file: as a whole or not at all; one that it replaces keeps its owner. Raises OSError;
-    FileExistsError where is_new and there is one."""
+def write_whole(
+    path: Path,
+    text: str,
+    *,
+    is_new: bool = False,
+    mode: int = 0o600,
+    errors: str = "backslashreplace",
+) -> None:
+    """Write a file: as a whole or not at all; one that it replaces keeps its owner. errors: what
+    becomes of half characters. Raises OSError; FileExistsError where is_new and there is one."""
     descriptor, name = tempfile.mkstemp(UNFINISHED, f".{path.name[:100]}-", path.parent)
     try:
-        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        with open(descriptor, "w", encoding="utf-8", errors=errors, newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(descriptor)
@@ -7996,27 +8003,20 @@ def write_crontab(text: str, job: CronJob) -> str:
 def save_crontab(text: str, job: CronJob, clock: Clock) -> Path:
     """A new file in logs_dir, 0600 and on the disk. Raises CrontabError if that cannot be."""
     stamp = local_time(clock.now()).strftime("%Y%m%d%H%M%S")
+    path = job.logs_dir / f"crontab-{stamp}-{uuid.uuid4().hex[:8]}.bak"
     try:
         job.logs_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if job.logs_dir.stat().st_uid != os.geteuid():
             raise OSError(0, "it belongs to another user (run this as that user)")
         # cron's shell starts nothing if it cannot write there
         os.close(os.open(job.output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
-        descriptor, name = tempfile.mkstemp(".bak", f"crontab-{stamp}-", job.logs_dir)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(text.encode("utf-8", "surrogateescape"))
-                file.flush()
-                os.fsync(descriptor)
-        except OSError:
-            os.unlink(name)
-            raise
+        write_whole(path, text, is_new=True, errors="surrogateescape")
     except OSError as error:
         raise CrontabError(
             f"{job.logs_dir}: the crontab cannot be saved here first: {reason_of(error)}"
             " (nothing was changed)"
         ) from None
-    return Path(name)
+    return path
 
 
 def change_crontab(change: Callable[[str], str], job: CronJob, clock: Clock) -> Optional[Path]:
@@ -8278,28 +8278,6 @@ def moment_ahead(moment: datetime, now: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M %Z}, in {span((moment - now).total_seconds())}"
 
 
-SYSTEMD_UNITS = """\
-# /etc/systemd/system/snapshots.service
-[Unit]
-Description=Take and prune server snapshots
-Wants=network-online.target
-After=network-online.target
-[Service]
-Type=oneshot
-User={user}
-WorkingDirectory={folder}
-ExecStart={command}
-SuccessExitStatus=3
-# /etc/systemd/system/snapshots.timer, then: systemctl enable --now snapshots.timer
-[Unit]
-Description=Start snapshots.service
-[Timer]
-{times}
-Persistent=true
-[Install]
-WantedBy=timers.target"""
-
-
 def systemd_units(job: CronJob, schedule: Schedule) -> str:
     """A service and a timer that do what the crontab's entry would."""
 
@@ -8313,30 +8291,29 @@ def systemd_units(job: CronJob, schedule: Schedule) -> str:
     if schedule.either_day:
         dates = [f"{weekdays}*-{months}-*", f"*-{months}-{days}"]
     clock = f"{numbers(schedule.hours, 24)}:{numbers(schedule.minutes, 60)}:00"
-    return fill(
-        SYSTEMD_UNITS,
-        {
-            "user": str(os.geteuid()),
-            "folder": str(job.config.parent),
-            "command": " ".join(
-                '"' + re.sub(r'(["\\])', r"\\\1", word).replace("$", "$$") + '"'
-                for word in job.command
-            ),
-            "times": "\n".join(f"OnCalendar={day} {clock}" for day in dates),
-        },
-    )
-
-
-TASK = """\
-$action = New-ScheduledTaskAction -Execute {program} -WorkingDirectory {folder} `
-  -Argument {arguments}
-$triggers = @(
-{triggers}
-)
-$settings = New-ScheduledTaskSettingsSet -StartWhenAvailable -MultipleInstances IgnoreNew `
-  -ExecutionTimeLimit ([TimeSpan]::Zero) -AllowStartIfOnBatteries -DontStopIfGoingOnBatteries
-Register-ScheduledTask -TaskName {name} -Force -Action $action -Trigger $triggers `
-  -Settings $settings"""
+    quoted = (re.sub(r'(["\\])', r"\\\1", word).replace("$", "$$") for word in job.command)
+    command = " ".join(f'"{word}"' for word in quoted)
+    times = "\n".join(f"OnCalendar={day} {clock}" for day in dates)
+    return f"""\
+# /etc/systemd/system/snapshots.service
+[Unit]
+Description=Take and prune server snapshots
+Wants=network-online.target
+After=network-online.target
+[Service]
+Type=oneshot
+User={os.geteuid()}
+WorkingDirectory={job.config.parent}
+ExecStart={command}
+SuccessExitStatus=3
+# /etc/systemd/system/snapshots.timer, then: systemctl enable --now snapshots.timer
+[Unit]
+Description=Start snapshots.service
+[Timer]
+{times}
+Persistent=true
+[Install]
+WantedBy=timers.target"""
 
 
 def in_powershell(text: str) -> str:
@@ -8363,17 +8340,19 @@ def scheduled_task(job: CronJob, schedule: Optional[Schedule], looks: bool) -> s
         )
     days = ",".join(WEEKDAYS[day] for day in sorted(schedule.weekdays))
     kind = f"-Weekly -DaysOfWeek {days}" if weekly else "-Daily"
-    program, *arguments = job.command
-    return fill(
-        TASK,
-        {
-            "name": name,
-            "program": in_powershell(program),
-            "arguments": in_powershell(subprocess.list2cmdline(arguments)),
-            "folder": in_powershell(str(job.config.parent)),
-            "triggers": "\n".join(f"  New-ScheduledTaskTrigger {kind} -At '{t}'" for t in times),
-        },
-    )
+    triggers = "\n".join(f"  New-ScheduledTaskTrigger {kind} -At '{time}'" for time in times)
+    program, folder = in_powershell(job.command[0]), in_powershell(str(job.config.parent))
+    options = in_powershell(subprocess.list2cmdline(job.command[1:]))
+    return f"""\
+$action = New-ScheduledTaskAction -Execute {program} -WorkingDirectory {folder} `
+  -Argument {options}
+$triggers = @(
+{triggers}
+)
+$settings = New-ScheduledTaskSettingsSet -StartWhenAvailable -MultipleInstances IgnoreNew `
+  -ExecutionTimeLimit ([TimeSpan]::Zero) -AllowStartIfOnBatteries -DontStopIfGoingOnBatteries
+Register-ScheduledTask -TaskName {name} -Force -Action $action -Trigger $triggers `
+  -Settings $settings"""
 
 
 def show_schedule(schedule: Schedule, world: Runtime) -> None:

@@ -507,7 +507,7 @@ def test_what_is_not_delivered_is_said_and_fails(project: Project, post: PostOff
 def test_nobody_to_be_notified_is_a_failure(project: Project) -> None:
     project.server("hetzner", 11, "web")
     (line,) = send_test(project, status=1)
-    assert line == "snapshots: no channel is set up: nobody is notified of anything"
+    assert line == "snapshots: no channel is set up: nobody is notified of anything (write --setup)"
 
 
 def test_a_channel_that_lacks_something_fails_the_test(project: Project) -> None:
