@@ -2303,6 +2303,17 @@ class Runtime:
             around[1]()
             self._thread.around = around
 
+    def tries(self, seconds: float, pause: Callable[[int], float]) -> Iterator[None]:
+        """At once, and after each pause, and one last time after so many seconds.
+        pause: how long the first, second, ... one is. Raises InterruptedRunError."""
+        until = self.clock.monotonic() + seconds
+        for number in itertools.count(1):
+            left = until - self.clock.monotonic()
+            yield
+            if left <= 0:
+                return
+            self.pause(min(pause(number), left))
+
     def warn(self, text: str) -> None:
         """A warning: in the log and on stderr."""
         log.warning("%s", text)
@@ -3245,8 +3256,9 @@ def own_words(error: BaseException) -> str:
     return one_line(": ".join(filter(None, (type(error).__name__, " ".join(words)))), 200)
 
 
-def network_reason(error: BaseException) -> str:
-    """Why a connection failed, in a few words, without host, path or value."""
+def network_reason(error: BaseException, has_begun: bool) -> str:
+    """Why a connection failed, in a few words, without host, path or value. has_begun: it had been
+    made, and something was said."""
     seen = causes_of(error)
     for item in seen:
         if isinstance(item, BAD_CERTIFICATE):
@@ -3266,7 +3278,7 @@ def network_reason(error: BaseException) -> str:
         if isinstance(item, http.client.HTTPException) and not isinstance(item, CUT_OFF):
             return f"its answer is not HTTP as we know it: {own_words(item)}"
     if any(isinstance(item, BROKEN) for item in seen):
-        return "the connection broke" if _sending.request_started else "no connection"
+        return "the connection broke" if has_begun else "no connection"
     return own_words(seen[-1])
 
 
@@ -3335,7 +3347,7 @@ def trouble_of(error: Exception, url: str) -> NoResponse:
     by itself (something wrong with the environment, the URL or the payload) is not tried again.
     """
     if _sending.request_started:
-        return NoResponse(Outcome.LOST, network_reason(error))
+        return NoResponse(Outcome.LOST, network_reason(error, has_begun=True))
     seen = causes_of(error)
     variable, proxy = proxy_of(url)
     problem = proxy_problem(variable, proxy) if proxy else ""
@@ -3346,7 +3358,7 @@ def trouble_of(error: Exception, url: str) -> NoResponse:
             problem = words
     if problem:
         return NoResponse(Outcome.UNUSABLE, problem)
-    reason = network_reason(error)
+    reason = network_reason(error, has_begun=False)
     refusals = [re.match(r"Tunnel connection failed: ([0-9]{3})\b", str(item)) for item in seen]
     for refusal in filter(None, refusals):
         status = int(refusal[1])
@@ -5592,10 +5604,8 @@ def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout
         text = problem or f"its certificate is not valid: {error.verify_message}"
         raise DeliveryError(text) from None
     except (smtplib.SMTPException, OSError, ValueError) as error:
-        _sending.request_started = isinstance(
-            error, smtplib.SMTPException
-        )  # all of which are of a talk
-        reason = network_reason(error)
+        # all of smtplib's own are of a talk
+        reason = network_reason(error, has_begun=isinstance(error, smtplib.SMTPException))
         if isinstance(error, ssl.SSLError):
             reason += f" {WRONG_PORT}"
         raise DeliveryError(reason, again=not begun) from None
@@ -6484,46 +6494,44 @@ CLOCK_TOLERANCE_SECONDS = 5.0  # between the provider's Date header and its time
 CONTABO_OLD_DAYS = 25
 
 
+@dataclass(eq=False, repr=False)
 class Turn:
-    """What one server's turn knows and has done so far."""
+    """What one server's turn knows and has done so far. Its times are monotonic."""
 
-    def __init__(
-        self,
-        server: Server,
-        account: Account,
-        settings: Settings,
-        world: Runtime,
-        limit: Optional[SharedLimit] = None,
-        place: int = 0,
-        others_wait: Callable[[], bool] = lambda: False,
-    ) -> None:
-        """limit: what this server shares with others; place: its place in the configuration;
-        others_wait: are there servers that wait for this one's slot?"""
-        self.server, self.account, self.settings = server, account, settings
-        self.world, self.limit, self.place, self.others_wait = world, limit, place, others_wait
-        self.provider = account.provider
-        self.began = world.clock.monotonic()
-        self.asked = self.began  # monotonic: when the create went out that was not refused
-        self.asked_here = world.clock.now()  # the same by this machine's clock
-        self.labels = labels_of(server)
-        self.name = snapshot_name(self.labels[0], world.clock.now())
-        self.warnings: list[str] = []
-        self.kept: tuple[tuple[Snapshot, tuple[str, ...]], ...] = ()
-        self.deleted: list[Snapshot] = []
-        self.verified: Optional[Snapshot] = None
-        self.total: Optional[int] = None
-        self.doing = "creating"
-        self.percent: Optional[int] = None
-        self.replaced: Optional[Snapshot] = None  # what was to go to free a slot for the new one
-        self.freed_at: Optional[float] = None  # monotonic: when slots were freed for the new one
-        self.prunes_only = False  # there is no new snapshot: the newest one takes its place
-        self.age_taken = -math.inf  # monotonic: when it was last read that the server is due
-        self.lost: Optional[ApiError] = None  # a create that got no answer
-        self.unpruned = False  # if it ended now, it might leave something that retention drops
-        self.times_busy = 0  # how often the create was refused because the server was busy
-        self.busy_until = math.inf  # monotonic: how long that is waited for
-        self.history: Optional[History] = None
-        self.delete_sent = False  # from then on nobody can say that nothing was pruned
+    server: Server
+    account: Account
+    settings: Settings
+    world: Runtime
+    limit: Optional[SharedLimit] = None  # what this server shares with others
+    place: int = 0  # the server's in the configuration
+    others_wait: Callable[[], bool] = lambda: False  # do servers wait for this one's slot?
+    history: Optional[History] = None
+
+    doing: str = "creating"
+    percent: Optional[int] = None
+    age_taken: float = -math.inf  # when it was last read that the server is due
+    times_busy: int = 0  # how often the create was refused because the server was busy
+    busy_until: float = math.inf  # how long that is waited for
+    lost: Optional[ApiError] = None  # a create that got no answer
+    replaced: Optional[Snapshot] = None  # what was to go to free a slot for the new one
+    freed_at: Optional[float] = None  # when slots were freed for the new one
+    prunes_only: bool = False  # there is no new snapshot: the newest one takes its place
+    verified: Optional[Snapshot] = None
+    delete_sent: bool = False  # from then on nobody can say that nothing was pruned
+    unpruned: bool = False  # if it ended now, it might leave something that retention drops
+
+    kept: tuple[tuple[Snapshot, tuple[str, ...]], ...] = ()
+    deleted: list[Snapshot] = field(default_factory=list)
+    total: Optional[int] = None
+    warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.provider = self.account.provider
+        self.labels = labels_of(self.server)
+        self.name = snapshot_name(self.labels[0], self.world.clock.now())
+        self.began = self.world.clock.monotonic()
+        self.asked = self.began  # when the create went out that was not refused
+        self.asked_here = self.world.clock.now()  # the same by this machine's clock
 
     def __str__(self) -> str:
         return self.server.name
@@ -6793,10 +6801,8 @@ def find_lost_create(turn: Turn, lost: ApiError) -> Optional[Ticket]:
 
     "Certainly" takes every look in that time: the request may still be on its way.
     """
-    clock = turn.world.clock
-    until = clock.monotonic() + LOST_SECONDS
     unclear = False
-    while True:
+    for _ in turn.world.tries(LOST_SECONDS, lambda number: LOST_INTERVAL_SECONDS):
         try:
             found = look_once(turn, lost)
         except UnclearError:
@@ -6804,9 +6810,6 @@ def find_lost_create(turn: Turn, lost: ApiError) -> Optional[Ticket]:
         if found is not None:
             turn.info("found it; going on with it")
             return found
-        if clock.monotonic() >= until:
-            break
-        turn.world.pause(LOST_INTERVAL_SECONDS)
     if unclear:
         raise outcome_unknown(turn, lost)
     return None
@@ -6879,14 +6882,13 @@ def verify(turn: Turn, ticket: Ticket) -> tuple[Snapshot, ...]:
     listing is what shows that it is done, so it gets the whole time of a creation.
     """
     turn.doing, turn.percent = "verifying", None
-    clock, timing = turn.world.clock, turn.settings.timing
+    timing = turn.settings.timing
     allowed = timing.snapshot_creation_timeout if ticket.action_id is None else LAG_SECONDS
-    until = clock.monotonic() + allowed
-    attempt = 0
+    interval = timing.poll_interval
+    tries = turn.world.tries(allowed, lambda number: min(interval * number, MAX_POLL_SECONDS))
     if ticket.action_id is None:
-        turn.world.pause(timing.poll_interval)  # nothing is that quick
-        attempt = 1
-    while True:
+        next(tries)  # nothing is that quick
+    for _ in tries:
         listing = turn.listing(turn.batch_wait())
         new = find_new(turn, ticket, listing)
         if new is not None and new.usable:
@@ -6899,16 +6901,10 @@ def verify(turn: Turn, ticket: Ticket) -> tuple[Snapshot, ...]:
             return listing
         if new is not None and new.state != "creating":
             raise TurnError(f"snapshot {turn.name} (id {new.id}) cannot be used: it is {new.state}")
-        attempt += 1
-        left = until - clock.monotonic()
-        if left <= 0:
-            if ticket.action_id is None:
-                raise creation_timed_out(turn)
-            what = "is still being created" if new is not None else "is not yet in the listing"
-            raise TurnError(
-                f"snapshot {turn.name} was reported done, but {what} after {span(LAG_SECONDS)}"
-            )
-        turn.world.pause(min(timing.poll_interval * attempt, MAX_POLL_SECONDS, left))
+    if ticket.action_id is None:
+        raise creation_timed_out(turn)
+    what = "is still being created" if new is not None else "is not yet in the listing"
+    raise TurnError(f"snapshot {turn.name} was reported done, but {what} after {span(LAG_SECONDS)}")
 
 
 def find_new(turn: Turn, ticket: Ticket, listing: Iterable[Snapshot]) -> Optional[Snapshot]:
@@ -7005,9 +7001,9 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
 def wait_until_gone(turn: Turn, asked: Sequence[Asked]) -> tuple[Sequence[Asked], str]:
     """(which of them are not, why that cannot be seen). Whatever was answered, what is listed is
     not deleted; but a listing may lag. What is said to be gone is deleted once more meanwhile."""
-    left, until = asked, turn.world.clock.monotonic() + LAG_SECONDS
-    unread = ""
-    while left:
+    left, unread = asked, ""
+    interval = turn.settings.timing.poll_interval
+    for _ in turn.world.tries(LAG_SECONDS, lambda number: interval) if asked else ():
         try:
             there = still_there(turn, [one.snapshot for one in left])
         except ApiError as error:
@@ -7024,10 +7020,8 @@ def wait_until_gone(turn: Turn, asked: Sequence[Asked]) -> tuple[Sequence[Asked]
                     turn.account.delete(one.snapshot)
                 except ApiError as error:
                     one.unclear = str(error)
-        if turn.world.clock.monotonic() >= until:
+        if not left:
             break
-        if left:
-            turn.world.pause(turn.settings.timing.poll_interval)
     return left, unread
 
 
@@ -7459,10 +7453,8 @@ class Fleet:
     def _start(self, index: int, server: Server, act: Callable[[Turn], Optional[Report]]) -> None:
         account = self.account_of(server)
         limit = self._limits.get(server.provider)
-        turn = Turn(
-            server, account, self.settings, self.world, limit, index, lambda: self.waiting > 0
-        )
-        turn.history = self.history
+        turn = Turn(server, account, self.settings, self.world, limit, index)
+        turn.others_wait, turn.history = (lambda: self.waiting > 0), self.history
         account.listings.join(1)
         if limit is not None:
             limit.enter(index)

@@ -943,7 +943,6 @@ def test_an_exception_becomes_words_without_a_url(error: Exception, reason: str)
     """Deep within others, as requests and urllib3 wrap them; what nobody knows, in its own words."""
     wrapped = requests.exceptions.ConnectionError(urllib3.exceptions.HTTPError("url: /SECRET"))
     wrapped.__cause__ = error
-    snapshots._sending.request_started = False
-    words = snapshots.network_reason(wrapped)
+    words = snapshots.network_reason(wrapped, has_begun=False)
     assert words.startswith(reason)
     assert "SECRET" not in words

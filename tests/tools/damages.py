@@ -309,7 +309,7 @@ DAMAGES = [
     # --- secrets ---
     damage(
         "an error is reported in the library's words, which hold the URL",
-        "    reason = network_reason(error)\n    refusals",
+        "    reason = network_reason(error, has_begun=False)\n    refusals",
         "    reason = str(error)\n    refusals",
         "test_notify.py::test_nobody_there_is_reported_without_the_address",
     ),
