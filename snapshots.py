@@ -71,6 +71,7 @@ import time
 import traceback
 import unicodedata
 import uuid
+import warnings
 import zoneinfo
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,10 +84,12 @@ from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 try:
     import ssl  # some Pythons have been built without it, or lose its library
 
-    import idna
-    import requests
-    import urllib3
-    from dateutil.parser import isoparse
+    with warnings.catch_warnings():  # about versions, mostly of what detects character sets, which
+        warnings.simplefilter("ignore")  # is not used here: cron would send a mail for each run
+        import idna
+        import requests
+        import urllib3
+        from dateutil.parser import isoparse
 except Exception as broken:  # noqa: BLE001  (cron runs another python, packages do not fit it, ...)
     if isinstance(broken, ModuleNotFoundError) and broken.name != "_ssl":
         sys.exit(
