@@ -2799,7 +2799,7 @@ PENDING = re.compile(r"pending event|blocking events?", re.IGNORECASE)
 def explain(answer: Response) -> tuple[str, str]:
     """(code, message) of an error body, as they came, in any of the shapes that these APIs use.
 
-    DigitalOcean {"id","message"}, Hetzner {"error":{"code","message"}}, Contabo
+    DigitalOcean {"id","message"}, Hetzner {"error":{"code","message","details"}}, Contabo
     {"statusCode","message"}, Keycloak {"error","error_description"}, Telegram {"description"}.
     """
     try:
@@ -2813,6 +2813,11 @@ def explain(answer: Response) -> tuple[str, str]:
     message = next(filter(None, (value_at(source, key) for key in keys)), "")
     if isinstance(message, list):
         message = "; ".join(str(part) for part in message)
+    fields = value_at(source, "details", "fields")  # of Hetzner's invalid_input: why each is so
+    whys = [value_at(item, "messages") for item in fields] if isinstance(fields, list) else []
+    why = "; ".join(str(part) for parts in whys if isinstance(parts, list) for part in parts)
+    if why and isinstance(message, str):
+        message = f"{message} ({why})"
     return code if isinstance(code, str) else "", message if isinstance(message, str) else ""
 
 

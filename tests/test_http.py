@@ -416,6 +416,33 @@ def test_what_a_200_says_instead_of_an_answer_is_told(
     assert re.search(rf"HTTP 200: the answer lacks .*; it says: server_error: {words}", result.err)
 
 
+@pytest.mark.proves("wild-12.9")
+@pytest.mark.parametrize(
+    ("details", "why"),
+    [
+        (
+            {"fields": [{"name": "a", "messages": ["too long", "no"]}, {"messages": ["b"]}]},
+            " (too long; no; b)",
+        ),
+        ({"fields": [{"name": "description", "messages": "too long"}, {}, None]}, ""),
+        ({"fields": {"messages": ["no"]}}, ""),
+        (None, ""),
+    ],
+)
+def test_why_an_input_is_refused_is_told(project: Project, details: Any, why: str) -> None:
+    """The message alone says no more than which field it is about."""
+    project.server("hetzner", 31, "web")
+    message = "invalid input in field 'description'"
+    error = {"code": "invalid_input", "message": message, "details": details}
+    project.cloud.fault(
+        "POST /hz/servers/{id}/actions/create_image", fake.status(422, json={"error": error})
+    )
+    result = project.run()
+    assert result.code == 1
+    expected = f"cannot create a snapshot of server 31: HTTP 422 invalid_input: {message}{why}\n"
+    assert result.err == f"snapshots: web: {expected}"
+
+
 @pytest.mark.proves("wild-11.6")
 @each_provider
 def test_no_answer_is_nested_too_deeply(project: Project, provider: str) -> None:
