@@ -6044,8 +6044,12 @@ def send_test_messages(
     problems += [entry.error for entry in entries if isinstance(entry, BadServer)]
     deadline = clock.monotonic() + DRAIN_SECONDS
     for line, channel, report in messages:
+        text = sender.shown(channel, report)
+        for name in TEMPLATE_FIELD.findall(text):
+            meant = did_you_mean(name, values_of(report, ""))
+            problems += [f"{line}: {{{name}}} is no variable{meant}"] if meant else []
         if dry_run:
-            out(f"{line} would be:", *sender.shown(channel, report).splitlines())
+            out(f"{line} would be:", *text.splitlines())
             continue
         try:
             world.check()

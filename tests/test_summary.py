@@ -518,6 +518,20 @@ def test_a_channel_that_lacks_something_fails_the_test(project: Project) -> None
     assert "Telegram chat 123 (snapshots.config): failure message delivered" in lines
 
 
+@pytest.mark.parametrize("args", [(), ("-n",)])
+def test_a_slip_in_a_variable_fails_the_test(project: Project, args: tuple[str, ...]) -> None:
+    """It arrives as it is written; what is not nearly a variable may be meant so."""
+    payload = {"text": "{servername}: {eror} {and_more}"}
+    webhook(project, payload_failure=json.dumps(payload))
+    lines = send_test(project, *args, status=1)
+    host = project.cloud.url.partition("//")[2]
+    begin = f"snapshots: webhook at {host} (snapshots.config): failure message: "
+    assert lines[-2:] == [
+        begin + "{servername} is no variable, did you mean 'server_name'?",
+        begin + "{eror} is no variable, did you mean 'error'?",
+    ]
+
+
 def test_a_test_needs_no_server_and_no_lock(project: Project) -> None:
     telegram(project)
     lines = send_test(project)
