@@ -8462,22 +8462,14 @@ def read_history(path: Path) -> Past:
         with reading_history(path) as file:
             if history_version(file) == 0:
                 return Past()
-            servers = {(r["provider"], r["server_id"]): r for r in file.execute(ALL_SERVERS)}
-            runs = [dict(row) for row in file.execute(LAST_RUNS)]
-            return Past(servers, runs, file.execute(ENTRY_SINCE).fetchone()[0])
+            rows = file.execute("SELECT * FROM server")
+            servers = {(row["provider"], row["server_id"]): row for row in rows}
+            # by when they were written down, whatever the clock said then
+            runs = file.execute("SELECT * FROM run ORDER BY rowid DESC LIMIT 2").fetchall()
+            since = file.execute("SELECT max(installed_at) FROM entry").fetchone()[0]
+            return Past(servers, runs, since)
     except HISTORY_ERRORS as error:
         return Past(problem=f"{path}: cannot be read: {reason_of(error)}")
-
-
-ALL_SERVERS = "SELECT * FROM server"
-LAST_RUNS = "SELECT * FROM run ORDER BY rowid DESC LIMIT 2"  # whatever the clock said then
-ENTRY_SINCE = "SELECT max(installed_at) FROM entry"
-
-
-def stale_after_hours(server: Server, longest_gap_hours: float = 0) -> float:
-    """How old a server's newest snapshot may be. longest_gap: between two starts by cron."""
-    computed = max(36.0, 1.5 * server.min_interval_hours, 1.5 * longest_gap_hours)
-    return server.stale_after_hours or computed
 
 
 Finding = tuple[str, str, str, str]  # level, subject, finding, fix; levels: as CronRemark
@@ -8532,12 +8524,12 @@ class View:
         """A server's part. newest: its newest usable snapshot of ours, if a look (`looked`) has
         found one. error: why nobody could look."""
         row = self.past.servers.get((entry.provider, entry.id)) or collections.defaultdict(str)
-        bad = isinstance(entry, BadServer)
         hours = 0 if isinstance(entry, BadServer) else entry.min_interval_hours
         state, why = "unknown", error or "no run recorded yet"
         age = (self.now - newest).total_seconds() if newest else 0.0
         if isinstance(entry, Server) and not error:
-            limit = stale_after_hours(entry, self.cron.longest_gap_hours)
+            gaps = (entry.min_interval_hours, self.cron.longest_gap_hours)
+            limit = entry.stale_after_hours or max(36.0, 1.5 * max(gaps))
             if looked and newest is None:
                 state, why = "never", "no snapshot of this tool's"
             elif age < -CLOCK_MAY_DIFFER.total_seconds():
@@ -8549,8 +8541,8 @@ class View:
             elif newest is not None:
                 state, why = "ok", f"newest {age_text(age)} old"
         server: Document = {
-            "provider": None if bad and entry.provider == "unknown" else entry.provider,
-            "server_id": None if bad and entry.id == "unknown" else entry.id,
+            "provider": None if entry.provider == "unknown" else entry.provider,
+            "server_id": None if entry.id == "unknown" else entry.id,
             "name": entry.name,
             "state": state,
             "last_success_at": row["success_at"] or None,
@@ -8972,22 +8964,15 @@ def check_account(
     for server in servers:
         names = listed[server.id].names if server.id in listed else ()
         if not names:
-            missing = f"there is no server {server.id} for these credentials"
-            yield (
-                "error",
-                server.name,
-                missing,
-                "correct id, take its project's token, or remove the file if it was deleted",
-            )
+            words = f"there is no server {server.id} for these credentials"
+            fix = "correct id, take its project's token, or remove the file if it was deleted"
+            yield "error", server.name, words, fix
             continue
-        if server.name in names:
-            yield "ok", server.name, f"exists under this name at {provider.title}", ""
-        else:
-            words, fix = f"is called {names[0]} at {provider.title}", ""
-            by_setup = server.name == f"{names[0]}-{server.id}"  # for there is another one
-            if not by_setup:
-                fix = f"right if {server.id} is the server you mean"
-            yield "ok" if by_setup else "warning", server.name, words, fix
+        by_setup = f"{names[0]}-{server.id}"  # where there is another one of that name
+        fix = f"right if {server.id} is the server you mean"
+        fix = "" if server.name in (*names, by_setup) else fix
+        words = "exists under this name" if server.name in names else f"is called {names[0]}"
+        yield "warning" if fix else "ok", server.name, f"{words} at {provider.title}", fix
         mine = [s for s in listing if s.server_id == server.id]
         foreign = len(mine) - len(owned(mine, server.id, *labels_of(server)))
         if foreign:
@@ -8997,9 +8982,8 @@ def check_account(
 
 def check_files(settings: Settings) -> Iterator[Finding]:
     """Can the run write its files, and are they this user's?"""
-    logs = place = settings.logs_dir
-    while not os.path.lexists(place):
-        place = place.parent
+    logs = settings.logs_dir
+    place = next(place for place in (logs, *logs.parents) if os.path.lexists(place))
     if not os.path.isdir(place):
         yield "error", "logs_dir", f"{place} is not a directory", "remove it, or choose another"
         return
@@ -9010,17 +8994,10 @@ def check_files(settings: Settings) -> Iterator[Finding]:
     with contextlib.suppress(OSError, AttributeError):  # not every system can tell
         free = shutil.disk_usage(place).free / 1e6
         if free < ROOM_MB:
-            yield (
-                "warning",
-                "logs_dir",
-                f"{logs}: its disk has room for {free:.1f} MB more",
-                "make room",
-            )
-    for level, path in (
-        ("error", settings.lock_path),
-        ("warning", settings.log_path),
-        ("warning", settings.history_path),
-    ):
+            words = f"{logs}: its disk has room for {free:.1f} MB more"
+            yield "warning", "logs_dir", words, "make room"
+    for path in (settings.lock_path, settings.log_path, settings.history_path):
+        level = "error" if path == settings.lock_path else "warning"  # without it there is no run
         if not os.path.lexists(path):
             continue
         status = os.lstat(path)
@@ -9651,9 +9628,7 @@ class Setup:
         """What there is already, and whether files can be written."""
         warnings: set[str] = set()
         for folder in {self.path.parent, self.settings.configs_dir}:
-            place = folder
-            while not os.path.lexists(place):
-                place = place.parent
+            place = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
             if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
                 raise SnapshotsError(f"{place}: cannot be written to (run it as its owner)")
             if not ON_WINDOWS and os.stat(place).st_uid != os.geteuid():

@@ -834,8 +834,8 @@ def test_readme_shows_what_looks_print(project: Project, monkeypatch: pytest.Mon
                 f"<!-- looking {flags} -->\n```text\n{shown}```\n",
                 f"<!-- looking {flags} -->\n```text\n{out}```\n",
             )
-        else:
-            assert out == shown
+        else:  # which of three servers gets the first id is a matter of luck
+            assert re.sub(r"1500000\d\d", "...", out) == re.sub(r"1500000\d\d", "...", shown)
     if "SNAPSHOTS_PASTE" in os.environ:
         README.write_text(text, encoding="utf-8")
 
