@@ -7886,16 +7886,11 @@ class CronJob:
             raise CrontabError(f"{line}: {problem}")
         return line
 
-    def block(self, schedule: Schedule) -> list[str]:
-        """All lines for the crontab."""
-        begin, end = self.edges
-        return [begin, self.line(schedule.text), end]
-
-    @property
-    def edges(self) -> tuple[str, str]:
-        """The first and the last line of the block."""
+    def block(self, schedule: Optional[Schedule]) -> list[str]:
+        """All lines for the crontab; without a schedule the first and the last."""
         name = f"{SCRIPT} {self.config}"
-        return f"# BEGIN {name}{BLOCK_NOTE}", f"# END {name}"
+        entry = [self.line(schedule.text)] if schedule else []
+        return [f"# BEGIN {name}{BLOCK_NOTE}", *entry, f"# END {name}"]
 
     @property
     def output(self) -> Path:
@@ -8400,7 +8395,7 @@ def change_cron(
     except UnreadableCrontabError as error:
         way_out = "put the block above in with crontab -e"
         if not schedule:
-            screen.out(*job.edges)
+            screen.out(*job.block(None))
             way_out = "take these two lines out with crontab -e, and what is between"
         elif shutil.which("crontab") is None or " not allowed " in str(error):
             screen.out(*systemd_units(job, schedule).split("\n"))
@@ -10041,65 +10036,41 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    result.add_argument(
-        "files",
-        nargs="*",
-        type=not_empty,
-        metavar="FILE",
-        help="server files, as paths or as names in configs_dir (default: all *.json there)",
-    )
+
+    def switch(group: Any, *names: str, does: str) -> None:
+        group.add_argument(*names, action="store_true", help=does)
+
+    def value(group: Any, name: str, metavar: str, means: str, **more: Any) -> None:
+        group.add_argument(name, type=not_empty, metavar=metavar, help=means, **more)
+
+    files = "server files, as paths or as names in configs_dir (default: all *.json there)"
+    value(result, "files", "FILE", files, nargs="*")
     verbosity = result.add_mutually_exclusive_group()
-    verbosity.add_argument("-v", "--verbose", action="store_true", help="show the log on stdout")
-    verbosity.add_argument("-q", "--quiet", action="store_true", help="show problems only")
-    result.add_argument(
-        "-n", "--dry-run", action="store_true", help="show what would be done; change nothing"
-    )
+    switch(verbosity, "-v", "--verbose", does="show the log on stdout")
+    switch(verbosity, "-q", "--quiet", does="show problems only")
+    switch(result, "-n", "--dry-run", does="show what would be done; change nothing")
     when = result.add_mutually_exclusive_group()
-    when.add_argument(
-        "--now", action="store_true", help="take snapshots whatever min_interval_hours says"
-    )
-    when.add_argument(
-        "--prune-only", action="store_true", help="take no snapshots; only delete what is due"
-    )
-    result.add_argument(
-        "--config",
-        type=not_empty,
-        metavar="PATH",
-        help="the configuration file (default: snapshots.config beside the script)",
-    )
+    switch(when, "--now", does="take snapshots whatever min_interval_hours says")
+    switch(when, "--prune-only", does="take no snapshots; only delete what is due")
+    config = "the configuration file (default: snapshots.config beside the script)"
+    value(result, "--config", "PATH", config)
     group = result.add_argument_group("instead of a run")
     command = group.add_mutually_exclusive_group()
-    command.add_argument("--list", action="store_true", help="reads only: what the clouds hold")
-    command.add_argument("--status", action="store_true", help="reads only: what the last runs did")
-    command.add_argument("--check", action="store_true", help="reads only: is all ready for a run?")
-    command.add_argument(
-        "--report",
-        type=not_empty,
-        metavar="PAGE",
-        help="--status and the last runs as an HTML file",
-    )
-    command.add_argument(
-        "--install-cron",
-        type=not_empty,
-        metavar="WHEN",
-        help='have cron start a run; WHEN is 03:15, or "15 3 * * *" (in quotes), or a word: '
-        + "; ".join(f"{word} ({in_words(parse_schedule(word))})" for word in PRESETS),
-    )
-    command.add_argument(
-        "--show-cron", action="store_true", help="show the crontab's entry and its next runs"
-    )
-    command.add_argument("--remove-cron", action="store_true", help="take that entry out")
-    command.add_argument(
-        "--setup", action="store_true", help="ask what is needed, and set everything up"
-    )
-    command.add_argument(
-        "--test-notifications",
-        action="store_true",
-        help="send a message marked TEST over every channel; with -n only show it",
-    )
+    switch(command, "--list", does="reads only: what the clouds hold")
+    switch(command, "--status", does="reads only: what the last runs did")
+    switch(command, "--check", does="reads only: is all ready for a run?")
+    value(command, "--report", "PAGE", "--status and the last runs as an HTML file")
+    presets = "; ".join(f"{word} ({in_words(parse_schedule(word))})" for word in PRESETS)
+    start = 'have cron start a run; WHEN is 03:15, or "15 3 * * *" (in quotes), or a word: '
+    value(command, "--install-cron", "WHEN", start + presets)
+    switch(command, "--show-cron", does="show the crontab's entry and its next runs")
+    switch(command, "--remove-cron", does="take that entry out")
+    switch(command, "--setup", does="ask what is needed, and set everything up")
+    test = "send a message marked TEST over every channel; with -n only show it"
+    switch(command, "--test-notifications", does=test)
     form = group.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="--list, --status or --check as JSON")
-    form.add_argument("--nagios", action="store_true", help="--list or --status for monitoring")
+    switch(form, "--json", does="--list, --status or --check as JSON")
+    switch(form, "--nagios", does="--list or --status for monitoring")
     result.add_argument("--version", action="version", version=f"snapshots {__version__}")
     return result
 
