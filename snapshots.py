@@ -666,11 +666,28 @@ def open_plain(path: Path, flags: int, own: bool) -> int:
     descriptor = os.open(path, flags, 0o600)
     status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and (not own or status.st_nlink <= 1):
+        if own and flags & os.O_CREAT:
+            hand_over(descriptor, path.parent)
         return descriptor
     os.close(descriptor)
     if stat.S_ISDIR(status.st_mode):
         raise OSError(0, "is a directory (docker makes one where a file to mount is missing)")
     raise OSError(0, "not a regular file" + (" of its own" if own else ""))
+
+
+def hand_over(made: Union[int, str, Path], folder: Path) -> None:
+    """Give what root has made to the owner of the folder, whose own runs could not use it."""
+    with contextlib.suppress(OSError, AttributeError):  # Windows knows no owners
+        owner = os.stat(folder)
+        if os.geteuid() == 0 and owner.st_uid != 0 and os.stat(made).st_uid == 0:
+            os.chown(made, owner.st_uid, owner.st_gid)
+
+
+def make_folder(folder: Path) -> None:
+    """Make it for its owner alone, unless it is there. Raises OSError."""
+    if not os.path.isdir(folder):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        hand_over(folder, folder.parent)
 
 
 def read_text_file(path: Path) -> str:
@@ -702,6 +719,7 @@ def write_whole(
             file.flush()
             os.fsync(descriptor)
         os.chmod(name, mode)
+        hand_over(name, path.parent)
         with contextlib.suppress(OSError, AttributeError):  # of a user, whom root stands in for
             os.chown(name, os.stat(path).st_uid, os.stat(path).st_gid)
         try:
@@ -2363,7 +2381,7 @@ class LogFile(logging.handlers.RotatingFileHandler):
 
     def _open(self) -> Any:
         path = Path(self.baseFilename)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path.parent)
         descriptor = open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, own=True)
         return open(descriptor, "a", encoding=self.encoding, errors=self.errors)
 
@@ -2464,7 +2482,7 @@ def single_run(path: Path, clock: Clock) -> Iterator[None]:
     a third run lock a new file while the second holds the old one. The pid inside is advice.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path.parent)
         descriptor = open_plain(path, os.O_RDWR | os.O_CREAT, own=True)
     except (OSError, ValueError) as error:
         if path.parent.exists() and not path.parent.is_dir():
@@ -9784,7 +9802,7 @@ class Setup:
     def write(self, path: Path, text: str, is_new: bool) -> None:
         """Make or change a file. Raises SnapshotsError; FileExistsError as `write_whole`."""
         try:
-            os.makedirs(path.parent, mode=0o700, exist_ok=True)
+            make_folder(path.parent)
             write_whole(path if is_new else Path(os.path.realpath(path)), text, is_new=is_new)
         except FileExistsError:
             raise

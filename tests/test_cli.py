@@ -1238,6 +1238,28 @@ def test_a_lock_of_another_user_is_exit_1(place: Place, powerless: list[str]) ->
     path.chmod(0o600)
 
 
+@pytest.mark.proves("L11")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("there", [False, True], ids=["no logs yet", "logs of root"])
+def test_what_root_makes_in_a_users_directory_is_that_users(place: Place, there: bool) -> None:
+    """One run with sudo, and cron's runs of that user could neither lock nor write."""
+    place.server()
+    place.extra = "[REPORT]\nfile = page.html\n"
+    os.chown(place.folder, 1234, 5678)
+    if there:
+        logs = place.logs()
+        for name in ("snapshots.log", "snapshots.lock"):
+            (logs / name).touch()
+        os.chown(logs, 1234, 5678)
+    code, _, err = place.run()
+    assert (code, err) == (0, "")
+    logs = place.folder / "logs"
+    made = [logs, place.folder / "page.html", *logs.iterdir()]
+    assert len(made) == 5
+    owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in made}
+    assert owners == dict.fromkeys(owners, (1234, 5678))
+
+
 @pytest.mark.parametrize("arguments", [["--config", ""], ["--config="], [""], ["web.json", ""]])
 def test_an_empty_argument_is_no_other_configuration(
     project: Project, arguments: list[str]
