@@ -3379,6 +3379,9 @@ def trouble_of(error: Exception, url: str) -> NoResponse:
     problem = proxy_problem(variable, proxy) if proxy else ""
     if not problem and url.lower().startswith("https:"):
         problem = certificates_problem(ca_variable())
+    for item in seen:
+        if not problem and isinstance(item, OSError) and item.filename:  # such as SSLKEYLOGFILE's
+            problem = f"cannot use {one_line(str(item.filename), 200)}: {reason_of(item)}"
     for kinds, words in UNUSABLE:
         if not problem and any(isinstance(item, kinds) for item in seen):
             problem = words

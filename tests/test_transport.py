@@ -867,6 +867,21 @@ def test_a_file_of_certificates_that_may_not_be_read_is_named(
 
 
 @pytest.mark.proves("wild-9")
+def test_a_file_of_this_machine_that_is_in_the_way_is_named(
+    project: Project,
+    front: Callable[[Optional[trustme.LeafCert]], Front],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """What is wrong with it sounds as if the provider had said it."""
+    trust_authority(monkeypatch, tmp_path)
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path))
+    from_https(project, front(CERTIFICATES["good"]).port)
+    project.server("hetzner", 31, "web")
+    assert f"cannot use {tmp_path}: Is a directory" in at_once(project)
+
+
+@pytest.mark.proves("wild-9")
 def test_a_directory_without_certificates_trusts_nobody(
     project: Project,
     front: Callable[[Optional[trustme.LeafCert]], Front],
