@@ -2904,7 +2904,8 @@ def retry_after_seconds(answer: Response, now: datetime) -> Optional[float]:
     """How long the other side asks us to wait: seconds or an HTTP date; None if it does not say.
 
     now: what to measure a date by where the answer has no Date of its own, whose clock it is.
-    Digits only: int() would also take '٣' and '1_0'. Telegram says it in the body as well.
+    Digits only: int() would also take '٣' and '1_0'. Telegram and Discord say it in the body as
+    well, Discord in fractions of a second.
     """
     text = answer.headers.get("retry-after", "").strip()
     if re.fullmatch(r"[0-9]+", text, re.ASCII):
@@ -2916,9 +2917,18 @@ def retry_after_seconds(answer: Response, now: datetime) -> Optional[float]:
         return left if left > 0 else None
     if answer.status == 429:
         with contextlib.suppress(GarbledError):
-            value = count_at(answer.json(), "parameters", "retry_after") or 0
-            return float(min(value, 10**9)) if value > 0 else None
+            body = answer.json()
+            for path in (("parameters", "retry_after"), ("retry_after",)):
+                value = value_at(body, *path)
+                if type(value) in (int, float) and value > 0:
+                    return float(min(value, 10**9))
     return None
+
+
+def effort(tries: int, seconds: float, asked_seconds: Optional[float]) -> str:
+    """What a failure has cost: ' (tried 3 times in 7 s) (it asks to wait 20 s)', or ''."""
+    text = f" (tried {tries} times in {span(seconds)})" if tries > 1 and seconds >= 1 else ""
+    return text + (f" (it asks to wait {span(asked_seconds)})" if asked_seconds is not None else "")
 
 
 def pause_before(attempt: int, base: float = 1.0) -> float:
@@ -3214,12 +3224,12 @@ def split_login(url: str) -> tuple[str, str, str]:
 
 
 def new_session(connections: int) -> requests.Session:
-    """A session with timed connections and no cookies, for many threads at once."""
+    """A session with timed connections, so many to a host, and no cookies, for many threads."""
     session = requests.Session()
     # else requests reads a redirect's body without a limit, and fails where it leads nowhere
     session.get_redirect_target = lambda _: None  # type: ignore[assignment,method-assign]
     session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-    adapter = TimedAdapter(pool_connections=2, pool_maxsize=connections, max_retries=0)
+    adapter = TimedAdapter(pool_connections=100, pool_maxsize=connections, max_retries=0)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     session.headers["User-Agent"] = f"snapshots/{__version__}"
@@ -3795,11 +3805,7 @@ class Api:
                     log.debug("%s: %s; again in %s", doing, reply.reason, span(pause))
                     self.world.pause(pause)
                     continue
-            took = clock.monotonic() - began
-            if tries > 1 and took >= 1:
-                reply.reason += f" (tried {tries} times in {span(took)})"
-            if reply.asked_seconds is not None:
-                reply.reason += f" (it asks to wait {span(reply.asked_seconds)})"
+            reply.reason += effort(tries, clock.monotonic() - began, reply.asked_seconds)
             raise ApiError(doing, reply, step, may_have_acted)
 
     def _admit(self, doing: str, deadline: float, second_look: bool) -> None:
@@ -5333,12 +5339,7 @@ class RefusedError(DeliveryError):
         reason = f"HTTP {answer.status}" + (f": {words}" if words else "")
         reason += "".join(f" ({hint})" for hint in hints)
         again = status in (408, 425, 429) or 500 <= status < 600
-        asked = retry_after_seconds(answer, now)
-        if asked is None and again:  # Discord says it in the body too, in fractions of a second
-            with contextlib.suppress(GarbledError):
-                seconds = take(answer.json(), "retry_after", kind=(int, float))
-                asked = float(seconds) if 0 < seconds < 1e6 else None
-        asked = asked if again else None
+        asked = retry_after_seconds(answer, now) if again else None
         simpler = status in (400, 413, 422) and not hints
         super().__init__(reason, again, simpler=simpler, asked_seconds=asked)
         self.answer, self.status = answer, status
@@ -5659,9 +5660,10 @@ class Sender:
 
     def __init__(self, world: Runtime, settings: Settings) -> None:
         self.world, self.settings = world, settings
-        self._sessions: dict[str, requests.Session] = {}
+        self._session = new_session(2)
         self._held_until: dict[tuple[str, ...], float] = {}  # monotonic, as receivers asked
         self._moved_chats: dict[str, str] = {}  # groups that became supergroups: old id, new id
+        self._sent_at: dict[str, collections.deque[float]] = {}  # monotonic, by Telegram chat
 
     def deliver(self, destination: Destination, report: Report, tries: int, within: float) -> None:
         """Try as often as allowed, for at most so many seconds. Raises DeliveryError.
@@ -5699,12 +5701,8 @@ class Sender:
                 now = clock.monotonic()
                 is_late = now + pause > deadline or pause > MAX_RETRY_AFTER_SECONDS
                 if not error.again or attempt >= tries or is_late:
-                    text = f"cannot {doing}: {error}"
-                    if attempt > 1 and now - began >= 1:
-                        text += f" (tried {attempt} times in {span(now - began)})"
-                    if error.asked_seconds is not None:
-                        text += f" (it asks to wait {span(error.asked_seconds)})"
-                    raise DeliveryError(text) from None
+                    cost = effort(attempt, now - began, error.asked_seconds)
+                    raise DeliveryError(f"cannot {doing}: {error}{cost}") from None
                 log.debug("%s: %s; again in %s", doing, error, span(pause))
             self._pause(pause)
 
@@ -5759,16 +5757,13 @@ class Sender:
     ) -> Response:
         """The answer to one POST (or GET), if it is good. Raises DeliveryError. body: JSON; or the
         text of a ping, which may arrive twice."""
-        host = host_of(url)
-        if host not in self._sessions:
-            self._sessions[host] = new_session(2)
         bare_url, user, password = split_login(url)
         login = requests.auth.HTTPBasicAuth(user.encode(), password.encode())
         is_ping = isinstance(body, str)
         text = body if is_ping else json.dumps(body, ensure_ascii=False)
         kind = "text/plain; charset=utf-8" if is_ping else "application/json"
         answer = send(
-            self._sessions[host],
+            self._session,
             method,
             bare_url,
             timeout,
@@ -5820,6 +5815,7 @@ class Sender:
         """Source: https://core.telegram.org/bots/api#sendmessage (Bot API 10.1, read 2026-11)."""
         url = self._bot_url(section, "sendMessage")
         chat_id = self._moved_chats.get(section.chat_id, section.chat_id)
+        self._keep_pace(chat_id)
         try:
             answer = self._post(section.channel, url, {**body, "chat_id": chat_id}, timeout)
         except RefusedError as error:
@@ -5840,6 +5836,16 @@ class Sender:
                 return
         words = self._shown(words_of(answer))
         raise DeliveryError(f"Telegram answers {answer.status}, but not ok: {words}")
+
+    def _keep_pace(self, chat_id: str) -> None:
+        """Telegram: one message a second for each chat, 20 a minute for a group."""
+        clock = self.world.clock
+        sent = self._sent_at.setdefault(chat_id, collections.deque(maxlen=20))
+        allowed_at = sent[-1] + 1.0 if sent else -math.inf
+        if chat_id.startswith(("-", "@")) and len(sent) == 20:
+            allowed_at = max(allowed_at, sent[0] + 60)
+        self._pause(allowed_at - clock.monotonic())
+        sent.append(clock.monotonic())
 
     def _mail(
         self, section: SmtpSection, message: email.message.EmailMessage, timeout: float
@@ -5866,7 +5872,6 @@ class Queue:
         self._queue: collections.deque[tuple[Destination, Report]] = collections.deque()
         self._closing_at: Optional[float] = None  # monotonic: what is left then is lost
         self._lost_in_a_row: dict[tuple[str, ...], int] = {}
-        self._sent_at: dict[str, collections.deque[float]] = {}
         self._busy = 0  # messages being sent just now
         self._running = False
 
@@ -5926,14 +5931,11 @@ class Queue:
             self._send(destination, report, many)
 
     def _send(self, destination: Destination, report: Report, many: int) -> None:
-        clock = self.world.clock
-        self._keep_pace(destination)
         gives_up = self._lost_in_a_row.get(destination.address, 0) >= GIVE_UP_AFTER
-        tries = 1 if self.world.stopping or gives_up else max(1, destination.retries)
-        left = DRAIN_STOPPED_SECONDS if self.world.stopping else math.inf
+        tries = 1 if gives_up else max(1, destination.retries)
+        within = 10 * destination.timeout + 300
         if self._closing_at is not None:
-            left = self._closing_at - clock.monotonic()
-        within = max(0.5, min(left, 10 * destination.timeout + 300))
+            within = min(within, self._closing_at - self.world.clock.monotonic())
         problem = ""
         try:
             self.sender.deliver(destination, report, tries, within)
@@ -5942,8 +5944,6 @@ class Queue:
         except Exception as error:  # noqa: BLE001  (a bug here must not stop the channel)
             problem = f"unexpected {type(error).__name__}"
             log_traceback(error)
-        if isinstance(destination, TelegramSection):  # a 429 may have held it up: count from now
-            self._sent_at[destination.chat_id].append(clock.monotonic())
         with self._changed:
             if not self._busy:
                 return  # given up meanwhile, and counted
@@ -5959,21 +5959,6 @@ class Queue:
             self.world.warn(f"{report.server.name}: {self.what} not delivered: {problem}")
         else:
             log.info("%s: %s sent", report.server.name, self.what)
-
-    def _keep_pace(self, destination: Destination) -> None:
-        """Telegram: one message a second for each chat, 20 a minute for a group."""
-        if not isinstance(destination, TelegramSection):
-            return
-        clock = self.world.clock
-        is_group = destination.chat_id.startswith(("-", "@"))
-        sent = self._sent_at.setdefault(destination.chat_id, collections.deque(maxlen=20))
-        now = clock.monotonic()
-        wait = sent[-1] + 1.0 - now if sent else 0.0
-        if is_group and len(sent) == 20:
-            wait = max(wait, sent[0] + 60 - now)
-        if wait > 0:
-            with contextlib.suppress(InterruptedRunError):
-                self.world.pause(wait)
 
 
 class Notifier:
