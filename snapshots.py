@@ -8746,59 +8746,52 @@ def expected_next(ours: Sequence[Snapshot], now: datetime, cron: CronState) -> d
 
 def view_list(view: View, entries: Sequence[Entry]) -> None:
     """Fill in what the clouds hold, with the fate of each snapshot."""
-    listings: dict[str, tuple[Snapshot, ...]] = {}
-    prices: dict[str, Optional[tuple[float, str]]] = {}
+    found: dict[str, tuple[tuple[Snapshot, ...], Optional[tuple[float, str]]]] = {}
 
     def ask(turn: Turn, servers: list[Server]) -> None:
         listing = turn.provider.list_snapshots([server.id for server in servers])
-        listings.update((server.source, listing) for server in servers)
         try:
             price = turn.provider.price_per_gb()
         except SnapshotsError as error:
             view.world.screen.problem(f"warning: {error}")
             price = None
-        prices.update((server.source, price) for server in servers)
+        found.update((server.source, (listing, price)) for server in servers)
 
     good = [entry for entry in entries if isinstance(entry, Server)]
     errors = ask_accounts(view, good, ask, whole=False)
-    view.saw_nothing = not listings
+    view.saw_nothing = not found
     if view.past.problem:  # nobody knows how the last turns ended
         view.findings.append(("unknown", "", view.past.problem, ""))
+    facts = ("snapshots", "kept", "foreign", "stored_gb", "monthly_cost", "currency")
     for entry in entries:
         error = entry.error if isinstance(entry, BadServer) else errors.get(entry.source, "")
-        labels = labels_of(entry) if isinstance(entry, Server) else ()
-        mine = [s for s in listings.get(entry.source, ()) if s.server_id == entry.id]
-        ours = owned(mine, entry.id, *labels)
+        if error or isinstance(entry, BadServer):
+            server = view.add_server(entry, None, False, error)
+            server.update(dict.fromkeys(("last_success_at", *facts)))
+            continue
+        listing, price = found[entry.source]
+        mine = [s for s in listing if s.server_id == entry.id]
+        ours = owned(mine, entry.id, *labels_of(entry))
         newest = newest_of(ours, view.now)
-        server = view.add_server(entry, newest, not error, error)
-        price, due = prices.get(entry.source), moment_of(server["next_due_at"])
-        stored = None if error else total_or_none(s.size_gb for s in ours)
-        cost = None if stored is None or price is None else round(stored * price[0], 4)
+        server = view.add_server(entry, newest, True, "")
+        stored = total_or_none(s.size_gb for s in ours)
+        due = max(
+            expected_next(ours, view.now, view.cron), moment_of(server["next_due_at"]) or view.now
+        )
+        most = view.settings.retention.max_deletes_per_run
         server.update(
             last_success_at=utc_text(newest),
-            snapshots=None if error else fates(view, entry, mine, ours, due),
-            kept=None if error else len(ours),
-            foreign=None if error else len(mine) - len(ours),
+            snapshots=fates(entry, mine, plan_retention(ours, entry.policy, most, pending=due)),
+            kept=len(ours),
+            foreign=len(mine) - len(ours),
             stored_gb=stored,
-            monthly_cost=cost,
+            monthly_cost=None if stored is None or price is None else round(stored * price[0], 4),
             currency=price[1] if price else None,
         )
 
 
-def fates(
-    view: View,
-    server: Any,
-    mine: Sequence[Snapshot],
-    ours: Sequence[Snapshot],
-    due: Optional[datetime],
-) -> list[Document]:
+def fates(server: Server, mine: Sequence[Snapshot], plan: Plan) -> list[Document]:
     """All of a server's snapshots, newest first, with what the next run would do to them."""
-    plan = plan_retention(
-        ours,
-        server.policy,
-        view.settings.retention.max_deletes_per_run,
-        pending=max(expected_next(ours, view.now, view.cron), due or view.now),
-    )
     known = {snapshot.id: (fate, why) for snapshot, fate, why in plan_in_words(plan)}
     found = []
     for snapshot in sorted(mine, key=lambda s: s.created or LONG_AGO, reverse=True):
@@ -9183,12 +9176,11 @@ svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
   grid-column: 2; } }
 """
 PAGE_STATES = ("never", "stale", "failed", "unknown", "ok")  # the worst first
-RUN_STATES = {0: "ok", 1: "failed", 2: "partly", None: "unended"}  # by exit status
-RUN_TEXTS = {
-    "ok": "all well",
-    "failed": "failed",
-    "partly": "some failed",
-    "unended": "never ended",
+RUN_ENDS = {  # by exit status: a class, and words
+    0: ("ok", "all well"),
+    1: ("failed", "failed"),
+    2: ("partly", "some failed"),
+    None: ("unended", "never ended"),
 }
 PAST_RUNS = """
 SELECT run.*, strftime('%s', ended_at) - strftime('%s', started_at) AS seconds, stored_gb
@@ -9302,8 +9294,8 @@ def report_page(document: Mapping[str, Any], runs: Rows, turns: Rows) -> str:
     turns_of: dict[tuple[str, str], list[tuple[str, str]]] = collections.defaultdict(list)
     for turn in turns:
         turns_of[turn["provider"], turn["server_id"]].append(mark_of(turn))
-    states = [RUN_STATES.get(run["exit_status"], "failed") for run in runs]
-    marks = [(s, f"{shown_time(r['started_at'])}: {RUN_TEXTS[s]}") for s, r in zip(states, runs)]
+    ends = [RUN_ENDS.get(run["exit_status"], RUN_ENDS[1]) for run in runs]
+    marks = [(s, f"{shown_time(r['started_at'])}: {text}") for (s, text), r in zip(ends, runs)]
     shown: list[str] = []
     folded: list[str] = []
     for server in sorted(servers, key=lambda server: PAGE_STATES.index(server["state"])):
@@ -9313,7 +9305,7 @@ def report_page(document: Mapping[str, Any], runs: Rows, turns: Rows) -> str:
     problems = "".join(f"<li>{escaped(problem)}</li>" for problem in document["problems"])
     counts = collections.Counter(server["state"] for server in servers)
     words = ", ".join(f"{counts[state]} {state}" for state in PAGE_STATES if counts[state])
-    ends = [f"{states.count(state)} {text}" for state, text in RUN_TEXTS.items() if state in states]
+    run_words = [f"{ends.count(end)} {end[1]}" for end in RUN_ENDS.values() if end in ends]
     host, at = escaped(document["host"]), moment_text(document["generated_at"])
     parts = [
         f"<h1>Snapshots of {host}</h1>",
@@ -9322,7 +9314,7 @@ def report_page(document: Mapping[str, Any], runs: Rows, turns: Rows) -> str:
         f"<h2>Problems</h2><ul>{problems}</ul>" if problems else "<p>No problems.</p>",
         f"<h2>The last {counted(len(runs), 'run') if runs else 'runs'}</h2>",
         strip(marks, "the last runs"),
-        f"<p>{'oldest first: ' + ', '.join(ends) if runs else 'no run recorded so far'}</p>",
+        f"<p>{'oldest first: ' + ', '.join(run_words) if runs else 'no run recorded so far'}</p>",
         line_chart(runs, "seconds", span, "duration of a run"),
         line_chart(runs, "stored_gb", "{:.1f} GB".format, STORED),
         "<h2>Servers</h2>",
