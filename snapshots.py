@@ -1101,32 +1101,32 @@ def read_values(
     values: Mapping[str, Any],
     readers: Mapping[str, Reader],
     base: Path,
-    problem: Callable[[str, str], None],
     required: Sequence[str] = (),
-) -> dict[str, Any]:
-    """The values of the keys that are set; an empty text or a sample's is not. Problems, all of
-    them, go to problem(key, reason), which shows a key only if it looks like one."""
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """(the values of the keys that are set, why others cannot be used). A sample's text and an
+    empty one are not set. A key in the second may be anything: see `shown_key`."""
     result: dict[str, Any] = {}
+    problems: dict[str, str] = {}
     for key, read in readers.items():
         value = values.get(key)
         is_empty = isinstance(value, str) and (not value.strip() or is_placeholder(key, value))
         if key in values and value is None:
-            problem(key, "has no value (give it one, or leave the key out)")
+            problems[key] = "has no value (give it one, or leave the key out)"
         elif key not in values or is_empty:
             if key in required:
                 sample = ", or still the sample's text" if key in values else ""
-                problem(key, f"is missing{sample}")
+                problems[key] = f"is missing{sample}"
         elif isinstance(value, IniText) and "\n" in value and read not in LONG_READERS:
-            problem(key, "continues in an indented line (a key must start in column 1)")
+            problems[key] = "continues in an indented line (a key must start in column 1)"
         else:
             try:
                 result[key] = read(value, base)
             except ValueError as error:
-                problem(key, str(error))
+                problems[key] = str(error)
     for key in values:
         if key not in readers:
-            problem(key, f"unknown key{did_you_mean(key, readers)}")
-    return result
+            problems[key] = f"unknown key{did_you_mean(key, readers)}"
+    return result, problems
 
 
 # --- the keys ---
@@ -1551,13 +1551,13 @@ def load_settings(path: Path, required: bool) -> Settings:
             values[key] = entry.value
     for section, values in sections.items():
         if section in SECTIONS:
-            readers = readers_of(SECTIONS[section])
-            add_problem = functools.partial(problem, section)
-            chosen = SECTIONS[section](**read_values(values, readers, path.parent, add_problem))
-            settings = dataclasses.replace(settings, **{section.lower(): chosen})
-        elif section and (
-            section != "DEFAULT" or values
-        ):  # the predecessor's sample has a bare one
+            chosen, wrong = read_values(values, readers_of(SECTIONS[section]), path.parent)
+            for key, reason in wrong.items():
+                problem(section, key, reason)
+            settings = dataclasses.replace(
+                settings, **{section.lower(): SECTIONS[section](**chosen)}
+            )
+        elif section and (section, values) != ("DEFAULT", {}):  # which the predecessor's sample has
             problem(section, "", f"unknown section{did_you_mean(section.upper(), SECTIONS)}")
     smtp, ping = settings.smtp, settings.ping
     if ping.url and (ping.start_url or ping.success_url or ping.failure_url):
@@ -1783,29 +1783,18 @@ def load_server(path: Path, settings: Settings) -> tuple[Entry, list[Remark]]:
     except ConfigError as error:
         return dataclasses.replace(bad, error=f"{shown}: {error}"), []
     provider, base = TOP_KEYS[top], settings.base
-    problems: list[str] = []
-
-    def problem(prefix: str, key: str, reason: str) -> None:
-        problems.append(f"{prefix}{shown_key(key)}: {reason}")
-
-    values = read_values(
-        content,
-        server_readers(provider),
-        base,
-        functools.partial(problem, ""),
-        required_keys(provider),
-    )
+    values, wrong = read_values(content, server_readers(provider), base, required_keys(provider))
+    problems = [f"{shown_key(key)}: {reason}" for key, reason in wrong.items()]
     channels: list[Any] = []
     brought = dict(values)  # by the file, in all of its blocks
     for name in CHANNELS:
-        inherited, count = getattr(settings, name), len(problems)
-        readers = readers_of(inherited, override=True)
-        add_problem = functools.partial(problem, f"{name}.")
-        block = values.get(name, {})
-        chosen = read_values(block, readers, base, add_problem) if block else {}
-        brought.update({f"{name}.{key}": value for key, value in chosen.items()})
-        is_good = chosen and len(problems) == count
-        channels.append(override(inherited, chosen) if is_good else inherited)
+        channel, block = getattr(settings, name), values.get(name)
+        if block:
+            chosen, wrong = read_values(block, readers_of(channel, override=True), base)
+            problems += [f"{name}.{shown_key(key)}: {reason}" for key, reason in wrong.items()]
+            brought.update({f"{name}.{key}": value for key, value in chosen.items()})
+            channel = channel if wrong else override(channel, chosen)
+        channels.append(channel)
     secrets = {
         key: value
         for key, value in brought.items()
