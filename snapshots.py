@@ -2446,21 +2446,22 @@ def close_log() -> None:
         log.removeFilter(old)
 
 
-def unexpected(error: BaseException, redact: Optional[Redactor]) -> str:
-    """An error that nobody thought of, in one line. redact is None as long as not every credential
-    is known: then the error's own text, which may hold one, is left out."""
+def message_of(error: BaseException, redact: Optional[Redactor]) -> str:
+    """An error in one line. One that nobody thought of is in the log as well, with its traceback.
+    redact is None as long as not every credential is known: then the error's own text, which may
+    hold one, is left out of both."""
+    if isinstance(error, SnapshotsError):
+        return str(error)
     text = f": {redact.line(str(error), 200)}" if redact else ""
-    return f"unexpected {type(error).__name__}{text} (a bug: see the log)"
-
-
-def log_traceback(error: BaseException, with_text: bool = True) -> None:
-    """An unexpected error with its traceback, one log line for each of its lines; log only."""
+    message = f"unexpected {type(error).__name__}{text} (a bug: see the log)"
+    log.error("%s", message, extra=ALWAYS)
     chunks = ["Traceback:", *traceback.format_tb(error.__traceback__), type(error).__name__]
-    if with_text:
+    if redact:
         chunks = traceback.format_exception(type(error), error, error.__traceback__)
     for chunk in chunks:
         for line in chunk.rstrip("\n").splitlines():
             log.error("  %s", line, extra={**ALWAYS, "log_only": True})
+    return message
 
 
 @contextlib.contextmanager
@@ -5928,11 +5929,8 @@ class Queue:
         problem = ""
         try:
             self.sender.deliver(destination, report, tries, within)
-        except SnapshotsError as error:
-            problem = str(error)
         except Exception as error:  # noqa: BLE001  (a bug here must not stop the channel)
-            problem = f"unexpected {type(error).__name__}"
-            log_traceback(error)
+            problem = message_of(error, self.world.redact)
         with self._changed:
             if not self._busy:
                 return  # given up meanwhile, and counted
@@ -7260,9 +7258,7 @@ def take_turn(turn: Turn, steps: Callable[[Turn], None] = rotate) -> Optional[Re
         not_reached = (Outcome.NOT_SENT, Outcome.UNUSABLE, Outcome.RATE_LIMITED)
         reachable = not (isinstance(error, ApiError) and error.outcome in not_reached)
     except Exception as error:  # noqa: BLE001  (a bug costs one server its turn, not the run)
-        error_text = unexpected(error, turn.world.redact)
-        log.error("%s: %s", turn, error_text)
-        log_traceback(error)
+        error_text = message_of(error, turn.world.redact)
     if error_text:
         error_text = count_what_is_left(turn, error_text, reachable)
     new = None if turn.prunes_only else turn.verified
@@ -7313,11 +7309,8 @@ def try_reading(turn: Turn, read: Callable[[], object]) -> Optional[Report]:
         read()
     except NotDueError:
         return None
-    except SnapshotsError as error:
-        error_text = str(error)
     except Exception as error:  # noqa: BLE001  (as in take_turn)
-        log_traceback(error)
-        error_text = unexpected(error, turn.world.redact)
+        error_text = message_of(error, turn.world.redact)
     return Report(turn.server, success=not error_text, error=error_text)
 
 
@@ -7473,9 +7466,8 @@ class Fleet:
             try:
                 self._finish(index, act(turn))
             except Exception as error:  # noqa: BLE001  (a bug, but a thread has no caller)
-                text = f"unexpected {type(error).__name__} (a bug: see the log)"
+                text = message_of(error, self.world.redact)
                 self.world.warn(f"{turn}: {text}")
-                log_traceback(error)
                 self._finish(index, self._failed(server, text))
             finally:
                 account.listings.join(-1)
@@ -9104,10 +9096,8 @@ def look(args: argparse.Namespace, settings: Settings, world: Runtime) -> int:
                 return ExitStatus.OK
     except Exception as error:  # noqa: BLE001  (as in run_command)
         view.saw_nothing = True
-        problems = error.problems if isinstance(error, ConfigError) else [str(error)]
-        if not isinstance(error, SnapshotsError):
-            problems = [unexpected(error, world.redact)]
-            log_traceback(error)
+        problems: Sequence[str] = [message_of(error, world.redact)]
+        problems = error.problems if isinstance(error, ConfigError) else problems
         subject = "check" if kind == "check" else ""
         view.findings += [("error", subject, problem, "") for problem in problems]
     document, screen = view.finish(), world.screen
@@ -10212,8 +10202,7 @@ def report_after_run(settings: Settings, entries: Sequence[Entry], world: Runtim
     except SnapshotsError as error:
         world.warn(str(error))
     except Exception as error:  # noqa: BLE001  (a bug in a page is no run's failure)
-        world.warn(f"{settings.report.file}: {unexpected(error, world.redact)}")
-        log_traceback(error)
+        world.warn(f"{settings.report.file}: {message_of(error, world.redact)}")
 
 
 def progress_reporter(world: Runtime, is_live: bool) -> Callable[[Fleet], None]:
@@ -10311,8 +10300,7 @@ def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) ->
         screen.problem("interrupted before the run began")
         return failed
     except Exception as error:  # noqa: BLE001  (never a traceback, never 0)
-        screen.problem(unexpected(error, None))
-        log_traceback(error, with_text=False)
+        screen.problem(message_of(error, None))
         return failed
     finally:
         close_log()
@@ -10374,14 +10362,9 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
     except ConfigError as error:
         screen.problem(*error.problems)
         error_text = f"cannot start: {error}"
-    except SnapshotsError as error:
-        error_text = str(error)
-        screen.problem(error_text)
     except Exception as error:  # noqa: BLE001  (the user gets a line, the log the traceback)
-        error_text = unexpected(error, redact)
+        error_text = message_of(error, redact)
         screen.problem(error_text)
-        log.error("%s", error_text, extra=ALWAYS)
-        log_traceback(error, with_text=redact is not None)
     if is_run:
         notify_run_failure(error_text, settings, world)
     return ExitStatus.FAILED

@@ -290,7 +290,7 @@ DAMAGES = [
     # --- the truth ---
     damage(
         "an unexpected error in a turn is a success",
-        "        log_traceback(error)\n    if error_text:\n",
+        "        error_text = message_of(error, turn.world.redact)\n    if error_text:\n",
         '        error_text = ""\n    if error_text:\n',
         "test_fleet.py::test_an_exception_in_one_turn_costs_that_server_alone",
     ),
