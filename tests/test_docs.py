@@ -629,15 +629,20 @@ def test_sample_server_file_lacks_just_what_its_placeholders_stand_for(provider:
 def test_sample_server_file_loads_once_filled_in(provider: str, tmp_path: Path) -> None:
     path = tmp_path / "server.json"
     write_filled_in(path, json.loads(sample_of(provider).read_text(encoding="utf-8")))
-    telegram = snapshots.TelegramSection(bot_token=snapshots.SecretText("123:abc"), chat_id="1")
-    settings = snapshots.Settings(base=tmp_path, telegram=telegram)
+    config = tmp_path / "snapshots.config"
+    config.write_text(
+        "[TELEGRAM]\nbot_token = 123:abcdefgh\nchat_id = 1\n"
+        "[WEBHOOK]\nenabled = true\nurl = https://hooks.example.org/abcdefgh\n"
+        "[SMTP]\nenabled = true\nserver = mail.example.org\n"
+        "from_email = a@example.org\nto_emails = b@example.org\n"
+    )
+    settings = snapshots.load_settings(config, required=True)
     server, remarks = snapshots.load_server(path, settings)
     assert (server.provider, server.id, server.name) == (provider, "12345678", "filled-in-name")
     assert remarks == []
-    # the placeholders of the channels leave the global settings as they are
-    (section,) = server.destinations
-    assert isinstance(section, snapshots.TelegramSection)
-    assert (section.bot_token, section.chat_id) == ("123:abc", "1")
+    # whoever copies it is notified over every channel that snapshots.config has, now or later
+    assert list(server.destinations) == list(snapshots.default_channels(settings))
+    assert len(server.destinations) == 3
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
