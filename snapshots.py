@@ -8884,6 +8884,12 @@ def view_check(view: View, names: Sequence[str]) -> Iterator[Finding]:
         yield "ok", "notifications", f"go over {', '.join(channels) or 'no channel'}", ""
     else:
         yield "warning", "notifications", NO_CHANNEL, "write --setup, unless something else watches"
+    heard = (s.ping_url or any(d.notify_on_failure for d in s.destinations) for s in good)
+    unheard = [server.name for server, is_heard in zip(good, heard) if not is_heard]
+    if unheard and channels and not monitors:
+        text = f"nobody is notified of a failure of {Items(unheard, ', ').cut(200)}"
+        way_out = "set enabled and notify_on_failure to true for a channel of theirs"
+        yield "warning", "notifications", text, way_out
     if monitors:
         yield "ok", "ping", f"every run without FILE calls {', '.join(sorted(monitors))}", ""
     yield from check_environment(settings, good)

@@ -495,6 +495,22 @@ def test_check_of_one_file_knows_what_the_others_cover(project: Project) -> None
 
 
 @pytest.mark.proves("looking-7")
+def test_check_names_servers_whose_failures_nobody_would_hear_of(project: Project) -> None:
+    url = f"{project.cloud.url}/hook/{project.token('hook')}"
+    project.config["WEBHOOK"] = {"enabled": "true", "url": url}
+    project.server("hetzner", 11, "heard")
+    project.server("hetzner", 12, "off", file={"webhook": {"enabled": False}})
+    project.server("hetzner", 13, "mute", file={"webhook": {"notify_on_failure": False}})
+    result = project.run("--check")
+    assert result.code == 0
+    (line,) = [line for line in result.out.splitlines() if "nobody is notified" in line]
+    assert line.startswith("warning  notifications ")
+    assert "nobody is notified of a failure of off, mute (set enabled and notify_on" in line
+    project.config["PING"] = {"success_url": url}
+    assert "nobody is notified" not in project.run("--check").out
+
+
+@pytest.mark.proves("looking-7")
 @pytest.mark.parametrize("watched", ["no", "by a check", "by its own check"])
 def test_check_warns_where_nobody_would_know_of_a_failure(project: Project, watched: str) -> None:
     url = f"{project.cloud.url}/hook/ping"
