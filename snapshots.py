@@ -8756,13 +8756,13 @@ def view_list(view: View, entries: Sequence[Entry]) -> None:
         newest = newest_of(ours, view.now)
         server = view.add_server(entry, newest, True, "")
         stored = total_or_none(s.size_gb for s in ours)
-        due = max(
-            expected_next(ours, view.now, view.cron), moment_of(server["next_due_at"]) or view.now
-        )
+        due = moment_of(server["next_due_at"]) or view.now
+        pending = max(expected_next(ours, view.now, view.cron), due)
         most = view.settings.retention.max_deletes_per_run
+        plan = plan_retention(ours, entry.policy, most, pending=pending)
         server.update(
             last_success_at=utc_text(newest),
-            snapshots=fates(entry, mine, plan_retention(ours, entry.policy, most, pending=due)),
+            snapshots=list(fates(entry, mine, plan)),
             kept=len(ours),
             foreign=len(mine) - len(ours),
             stored_gb=stored,
@@ -8771,25 +8771,21 @@ def view_list(view: View, entries: Sequence[Entry]) -> None:
         )
 
 
-def fates(server: Server, mine: Sequence[Snapshot], plan: Plan) -> list[Document]:
+def fates(server: Server, mine: Sequence[Snapshot], plan: Plan) -> Iterator[Document]:
     """All of a server's snapshots, newest first, with what the next run would do to them."""
     known = {snapshot.id: (fate, why) for snapshot, fate, why in plan_in_words(plan)}
-    found = []
     for snapshot in sorted(mine, key=lambda s: s.created or LONG_AGO, reverse=True):
         left_alone = ("left alone", (why_not_ours(snapshot, server.id, *labels_of(server)),))
         fate, why = known.get(snapshot.id, left_alone)
-        found.append(
-            {
-                "id": snapshot.id,
-                "name": snapshot.name,
-                "created_at": utc_text(snapshot.created),
-                "size_gb": snapshot.size_gb,
-                "ours": snapshot.id in known,
-                "fate": fate,
-                "reasons": list(why),
-            }
-        )
-    return found
+        yield {
+            "id": snapshot.id,
+            "name": snapshot.name,
+            "created_at": utc_text(snapshot.created),
+            "size_gb": snapshot.size_gb,
+            "ours": snapshot.id in known,
+            "fate": fate,
+            "reasons": list(why),
+        }
 
 
 def list_lines(document: Document, width: Optional[int]) -> Iterator[str]:
@@ -8842,13 +8838,8 @@ CRON_LACKS = (
 )
 ROOM_MB = 10  # for the log, the history and the report of some nights
 PAM_OF_CRON, ENVIRONMENT_OF_PAM = Path("/etc/pam.d/cron"), Path("/etc/environment")
-HOPELESS = (
-    Outcome.UNAUTHORIZED,
-    Outcome.FORBIDDEN,
-    Outcome.REJECTED,
-    Outcome.GONE,
-    Outcome.UNUSABLE,
-)
+REFUSALS = (Outcome.UNAUTHORIZED, Outcome.FORBIDDEN, Outcome.REJECTED)  # of credentials
+HOPELESS = (*REFUSALS, Outcome.GONE, Outcome.UNUSABLE)
 
 
 def view_check(view: View, names: Sequence[str]) -> Iterator[Finding]:
@@ -9354,7 +9345,6 @@ ANSWER_LIMIT = 10_000  # characters
 # What is no part of an answer: marks that a terminal in "bracketed paste mode" puts around what is
 # pasted, and the byte order mark of a file.
 PASTED = re.compile("^\ufeff|\x1b\\[20[01]~")
-REFUSALS = (Outcome.UNAUTHORIZED, Outcome.FORBIDDEN, Outcome.REJECTED)
 CONTABO_PLANS = """\
 A Contabo plan has so many slots for snapshots (September 2026): 1 with Cloud
 VPS 4, 2 with Cloud VPS 6, 3 with Cloud VPS 8 to 18, 5 with Cloud VPS Plus and
@@ -9507,12 +9497,8 @@ def read_rows(text: str, count: int) -> list[int]:
 
 def file_stem(name: str, server_id: str) -> str:
     """A server's name as that of a file, which every system takes."""
-    plain = (
-        unicodedata.normalize("NFKD", name.replace("ß", "ss"))
-        .encode("ascii", "ignore")
-        .decode("ascii")
-    )
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:100].strip("-._")
+    plain = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore")
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", plain.decode("ascii"))[:100].strip("-._")
     if not stem:
         return f"server-{server_id}"
     return f"server-{stem}" if RESERVED_ON_WINDOWS.fullmatch(stem) else stem
@@ -9838,11 +9824,8 @@ class Setup:
                 if not re.fullmatch("[0-9]{1,3}", text):
                     return text and read_chat_id(text, self.settings.base)
                 if not 1 <= int(text) <= len(numbers):  # and so short is no chat_id
-                    raise ValueError(
-                        f"must be a number from the table, 1 to {len(numbers)}, or a chat_id"
-                        if numbers
-                        else "must be a chat_id"
-                    )
+                    table = f"a number from the table, 1 to {len(numbers)}, or " if numbers else ""
+                    raise ValueError(f"must be {table}a chat_id")
                 return numbers[int(text) - 1]
 
             above = "a number above, " if chats else ""
