@@ -2588,8 +2588,6 @@ def stop_on_signals(world: Runtime, restore: bool) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
     handlers: dict[int, Any] = {}
 
     # what hangs in the system must not keep a process alive that was asked to end
@@ -2610,12 +2608,12 @@ def stop_on_signals(world: Runtime, restore: bool) -> Iterator[None]:
 
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
     try:
+        reader, writer = socket.socketpair()
         watcher.start()
-    except RuntimeError:  # the machine allows no more threads: a signal just ends the process
-        reader.close()
-        writer.close()
+    except (OSError, RuntimeError):  # no more descriptors or threads: a signal ends the process
         yield
         return
+    writer.setblocking(False)
     # first the socket, then the handlers: no signal may fall between the two
     previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):

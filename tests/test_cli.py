@@ -1896,6 +1896,12 @@ def start(self):
     raise RuntimeError("can't start new thread")
 threading.Timer.start = start
 """,
+    "socketpair": """
+import socket
+def socketpair(*_):
+    raise OSError(24, "Too many open files")
+socket.socketpair = socketpair
+""",
     "devnull": """
 import os
 os.devnull = "/nowhere/null"
@@ -1954,9 +1960,10 @@ def test_a_signal_is_heard_though_no_further_thread_can_be_started(place: Place)
 
 
 @pytest.mark.proves("wild-12.7")
-def test_a_system_without_dev_null_is_no_obstacle(place: Place) -> None:
+@pytest.mark.parametrize("what", ["devnull", "socketpair"])
+def test_a_system_without_dev_null_or_socket_pairs_is_no_obstacle(place: Place, what: str) -> None:
     place.server()
-    code, out, err = where_forbidden(place, "devnull")
+    code, out, err = where_forbidden(place, what)
     assert (code, out, err) == (0, "SUMMARY: 1 succeeded, 0 failed out of 1 total\n", "")
 
 
