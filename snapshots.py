@@ -1559,26 +1559,32 @@ def load_settings(path: Path, required: bool) -> Settings:
             )
         elif section and (section, values) != ("DEFAULT", {}):  # which the predecessor's sample has
             problem(section, "", f"unknown section{did_you_mean(section.upper(), SECTIONS)}")
-    smtp, ping = settings.smtp, settings.ping
-    if ping.url and (ping.start_url or ping.success_url or ping.failure_url):
-        problem("PING", "url", "takes the place of the other three (leave it or them out)")
-    if smtp.user and smtp.security == "none" and not is_loopback(smtp.server):
-        key = "security" if ("SMTP", "security") in first_lines else "user"
-        problem("SMTP", key, "a password would travel in the clear (use starttls or tls)")
-    used: dict[str, str] = {}  # paths, and what for
-    for section, key, path_there in (
-        ("FILES", "log_file", settings.log_path),
-        ("FILES", "lock_file", settings.lock_path),
-        ("HISTORY", "file", settings.history_path),
-    ):
-        other = used.setdefault(os.path.normpath(path_there), key)
-        if other != key:
-            here = (section, key) if (section, key) in first_lines else ("FILES", other)
-            problem(*here, "log, lock and history must be three files")
+    for places, reason in conflicts(settings):
+        problem(*next(place for place in places if place in first_lines), reason)
     found.sort(key=lambda item: item[0])
     remarks = [*(remark for _, remark in found), *settings_notes(settings)]
     remarks += secrets_notes(path, settings.secrets)
     return dataclasses.replace(settings, remarks=tuple(remarks))
+
+
+def conflicts(settings: Settings) -> Iterator[tuple[list[tuple[str, str]], str]]:
+    """Keys of snapshots.config that do not go together: where to say it, the first of these places
+    that is set, and what."""
+    smtp, ping = settings.smtp, settings.ping
+    if ping.url and (ping.start_url or ping.success_url or ping.failure_url):
+        yield [("PING", "url")], "takes the place of the other three (leave it or them out)"
+    if smtp.user and smtp.security == "none" and not is_loopback(smtp.server):
+        reason = "a password would travel in the clear (use starttls or tls)"
+        yield [("SMTP", "security"), ("SMTP", "user")], reason
+    used: dict[str, tuple[str, str]] = {}  # paths, and what for
+    for place, path in (
+        (("FILES", "log_file"), settings.log_path),
+        (("FILES", "lock_file"), settings.lock_path),
+        (("HISTORY", "file"), settings.history_path),
+    ):
+        other = used.setdefault(os.path.normpath(path), place)
+        if other != place:
+            yield [place, other], "log, lock and history must be three files"
 
 
 def settings_notes(settings: Settings) -> Iterator[Remark]:
@@ -5460,7 +5466,6 @@ def smtp_reason(code: int, text: Union[bytes, str]) -> str:
 
 SILENT_SECONDS = 3.0  # who greets later than that may be waiting for our TLS
 WRONG_PORT = "(does [SMTP] security fit the port?)"
-NO_PASSWORD = "the server does not log in by a password, but by"  # noqa: S105
 
 
 def greet(client: smtplib.SMTP, section: SmtpSection, timeout: float) -> None:
@@ -5526,56 +5531,55 @@ def log_in(client: smtplib.SMTP, user: str, password: str) -> None:
     """Log in by the first mechanism that works; smtplib's own knows ASCII only, and ends where
     the machine forbids MD5. Sources: RFC 4954, RFC 4616 (PLAIN is UTF-8), RFC 2195 (CRAM-MD5)."""
 
-    def say(word: str, secret_bytes: bytes) -> tuple[int, bytes]:
-        return client.docmd(word, base64.b64encode(secret_bytes).decode("ascii"))
+    def say(text: str, command: str = "") -> tuple[int, bytes]:
+        return client.docmd(command + base64.b64encode(text.encode()).decode("ascii"))
 
     def plain() -> tuple[int, bytes]:
-        return say("AUTH PLAIN", f"\0{user}\0{password}".encode())
+        return say(f"\0{user}\0{password}", "AUTH PLAIN ")
 
     def login() -> tuple[int, bytes]:
         code, words = client.docmd("AUTH LOGIN")
         for answer in (user, password):
             if code == 334:
-                code, words = client.docmd(base64.b64encode(answer.encode()).decode("ascii"))
+                code, words = say(answer)
         return code, words
 
     def cram_md5() -> tuple[int, bytes]:
         digest = hmac.new(password.encode(), digestmod="md5")  # ValueError where that is forbidden
         code, words = client.docmd("AUTH CRAM-MD5")
-        try:
+        with contextlib.suppress(ValueError):  # what is no challenge is no base64
             digest.update(base64.b64decode(words))
-        except ValueError:  # no challenge
-            return code, words
-        if code != 334:
-            return code, words
-        answer = f"{user} {digest.hexdigest()}".encode()
-        return client.docmd(base64.b64encode(answer).decode("ascii"))
+            if code == 334:
+                return say(f"{user} {digest.hexdigest()}")
+        return code, words
 
     known = {"PLAIN": plain, "LOGIN": login, "CRAM-MD5": cram_md5}
     offered = client.esmtp_features.get("auth", "").upper().split()
     if not offered:
         raise DeliveryError("the server does not offer a way to log in")
-    reason = f"{NO_PASSWORD} {', '.join(offered)} (make a password for apps, or use a relay)"
-    again = False
+    refusal, again = "", False
     for mechanism in [name for name in known if name in offered]:
         try:
             code, words = known[mechanism]()
         except smtplib.SMTPServerDisconnected:  # as some do after a refusal, which is the reason
-            if reason.startswith(NO_PASSWORD):
+            if not refusal:
                 raise
             break
         except ValueError:
-            if reason.startswith(NO_PASSWORD):
-                reason = f"this machine forbids the MD5 that {mechanism} needs"
+            refusal = refusal or f"this machine forbids the MD5 that {mechanism} needs"
             continue
         if code in (235, 503):
             return
-        reason, again = smtp_reason(code, words), 400 <= code < 500
+        refusal, again = smtp_reason(code, words), 400 <= code < 500
         if code == 535:  # Gmail and others say it to the right password, too
-            reason += " (many providers want a password made for apps)"
+            refusal += " (many providers want a password made for apps)"
         if code == 334:
             client.docmd("*")  # ends the exchange: RFC 4954, section 4
-    raise DeliveryError(reason, again)
+    by_others = (
+        f"the server does not log in by a password, but by {', '.join(offered)} (make a password"
+        " for apps, or use a relay)"
+    )
+    raise DeliveryError(refusal or by_others, again)
 
 
 def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout: float) -> None:
@@ -5882,12 +5886,12 @@ class Queue:
         Returns the deadline, which a stop signal brings nearer."""
         clock = self.world.clock
         with self._changed:
-            self._closing_at, shortened = deadline, False
+            self._closing_at = deadline
             self._changed.notify_all()
             while self._running and clock.monotonic() < self._closing_at:
-                if self.world.stopping and not shortened:
+                if self.world.stopping:
                     soon = clock.monotonic() + DRAIN_STOPPED_SECONDS
-                    self._closing_at, shortened = min(self._closing_at, soon), True
+                    self._closing_at = min(self._closing_at, soon)
                 self._changed.wait(self._closing_at - clock.monotonic())
             left = len(self._queue) + self._busy
             self._queue.clear()
@@ -5992,8 +5996,7 @@ class Notifier:
                 destination = self._globals.get(address, items[0][0])
                 summary = summary_of([r for _, r in items], waiting.count(address), coming)
                 self.channels[destination.channel].put(destination, summary)
-        limit = DRAIN_STOPPED_SECONDS if self.world.stopping else DRAIN_SECONDS
-        deadline = self.world.clock.monotonic() + limit
+        deadline = self.world.clock.monotonic() + DRAIN_SECONDS
         for channel in self.channels.values():
             deadline = channel.close(deadline)
         return sum(channel.lost for channel in self.channels.values())
