@@ -5452,7 +5452,10 @@ REFUSAL_HINTS: Mapping[str, Mapping[str, str]] = {
         "message thread not found": "set message_thread_id to a topic of this chat, or to nothing",
     },
     "webhook": {
-        "webhook.* is not registered": "n8n: is the workflow active, and not its test URL used?"
+        "webhook.* is not registered": "n8n: is the workflow active, and not its test URL used?",
+        "no_text|empty message|no text spec|'message' is required|unknown name|topic invalid": (
+            "set payload_success and payload_failure as this receiver wants them"
+        ),
     },
     "ping": {"^404 ": "there is no such check: copy its ping URL once more"},
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from typing import Any
+from typing import Any, Optional
 from urllib.parse import quote
 
 import fakes as fake
@@ -60,6 +60,10 @@ LONG_ERRORS = {
     "three bytes a character": "理由は" * 95,
     "surrogates": "😀" * 290,
 }
+
+
+NO_TEXT = "No text specified."
+UNKNOWN_NAME = 'Invalid JSON payload received. Unknown name "event": Cannot find field.'
 
 
 def webhook(project: Project, name: str, payload: Any = None, **more: Any) -> str:
@@ -339,6 +343,31 @@ def test_the_hint_for_n8n_stands_where_n8n_says_so(project: Project, message: st
     body = {"code": 404, "message": message, "hint": "activate it"}
     project.cloud.fault(HOOK, fake.status(404, body))
     assert "(n8n: is the workflow active" in project.run().err
+
+
+@pytest.mark.proves("wild-5")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        fake.status(400, {"message": "Cannot send an empty message", "code": 50006}),
+        fake.status(400, {"id": "web.incoming_webhook.text.app_error", "message": NO_TEXT}),
+        fake.status(400, {"errorCode": 400, "errorDescription": "Field 'message' is required"}),
+        fake.status(400, {"error": {"code": 400, "message": UNKNOWN_NAME}}),
+        fake.status(400, {"code": 40009, "http": 400, "error": "invalid request: topic invalid"}),
+    ],
+    ids=["Slack", "Discord", "Mattermost", "Gotify", "Google Chat", "ntfy"],
+)
+def test_who_takes_only_a_payload_of_its_own_is_told_apart(
+    project: Project, answer: Optional[fake.Fault]
+) -> None:
+    project.server("hetzner", 11)
+    webhook(project, "slack")
+    if answer:
+        project.cloud.fault(HOOK, answer)
+    result = project.run()
+    assert_undelivered(result, 1)
+    assert "(set payload_success and payload_failure as this receiver wants them)" in result.err
 
 
 @pytest.mark.proves("wild-5")
