@@ -675,12 +675,14 @@ def open_plain(path: Path, flags: int, own: bool) -> int:
     raise OSError(0, "not a regular file" + (" of its own" if own else ""))
 
 
-def hand_over(made: Union[int, str, Path], folder: Path) -> None:
-    """Give what root has made to the owner of the folder, whose own runs could not use it."""
+def hand_over(made: Union[int, Path], folder: Path) -> None:
+    """Give what root has made to the owner of the folder, whose own runs could not use it. made: a
+    descriptor or a path, never through a link: the owner may have put one there meanwhile."""
     with contextlib.suppress(OSError, AttributeError):  # Windows knows no owners
-        owner = os.stat(folder)
-        if os.geteuid() == 0 and owner.st_uid != 0 and os.stat(made).st_uid == 0:
-            os.chown(made, owner.st_uid, owner.st_gid)
+        owner, is_open = os.stat(folder), isinstance(made, int)
+        is_roots = os.stat(made, follow_symlinks=is_open).st_uid == 0
+        if os.geteuid() == 0 and owner.st_uid != 0 and is_roots:
+            os.chown(made, owner.st_uid, owner.st_gid, follow_symlinks=is_open)
 
 
 def make_folder(folder: Path) -> None:
@@ -718,10 +720,10 @@ def write_whole(
             file.write(text)
             file.flush()
             os.fsync(descriptor)
-        os.chmod(name, mode)
-        hand_over(name, path.parent)
-        with contextlib.suppress(OSError, AttributeError):  # of a user, whom root stands in for
-            os.chown(name, os.stat(path).st_uid, os.stat(path).st_gid)
+            os.chmod(descriptor if os.chmod in os.supports_fd else name, mode)
+            hand_over(descriptor, path.parent)
+            with contextlib.suppress(OSError, AttributeError):  # of a user, whom root stands in for
+                os.fchown(descriptor, os.stat(path).st_uid, os.stat(path).st_gid)
         try:
             if is_new:
                 os.link(name, path)  # which, unlike a move, never takes another's place

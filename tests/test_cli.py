@@ -1260,6 +1260,20 @@ def test_what_root_makes_in_a_users_directory_is_that_users(place: Place, there:
     assert owners == dict.fromkeys(owners, (1234, 5678))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_is_given_to_a_user_is_not_what_a_link_leads_to(tmp_path: Path) -> None:
+    """Who owns the directory may put a link in the place of what root has just made there."""
+    folder, roots = tmp_path / "users", tmp_path / "roots"
+    folder.mkdir()
+    roots.mkdir()
+    os.chown(folder, 1234, 5678)
+    link = folder / "logs"
+    link.symlink_to(roots)
+    snapshots.hand_over(link, folder)
+    assert roots.stat().st_uid == 0
+    assert link.lstat().st_uid == 1234
+
+
 @pytest.mark.parametrize("arguments", [["--config", ""], ["--config="], [""], ["web.json", ""]])
 def test_an_empty_argument_is_no_other_configuration(
     project: Project, arguments: list[str]
