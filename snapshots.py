@@ -1869,10 +1869,10 @@ def files_in(folder: Path) -> tuple[list[Path], list[Remark]]:
     ConfigError if there is none."""
     try:
         names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except FileNotFoundError:
+        raise ConfigError([f"{folder}: does not exist ({HOW_TO_BEGIN})"]) from None
     except OSError as error:
-        raise ConfigError(
-            [f"{folder}: cannot be listed: {reason_of(error)} ({HOW_TO_BEGIN})"]
-        ) from None
+        raise ConfigError([f"{folder}: cannot be listed: {reason_of(error)}"]) from None
     files = [name for name in names if name.endswith(".json")]
     others = [name for name in names if not name.endswith((".json", ".json.sample"))]
     misnamed = [name for name in others if name.lower().endswith((".json", ".json.txt"))]

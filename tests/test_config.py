@@ -697,6 +697,15 @@ def test_no_server_at_all_says_what_to_copy_where(tmp_path: Path) -> None:
         snapshots.load_servers([], settings)
 
 
+def test_servers_that_cannot_be_looked_for_are_not_to_be_made_anew(tmp_path: Path) -> None:
+    """The directory is there: a network disk has gone, say, or it is another user's."""
+    (tmp_path / "configs").symlink_to("configs")
+    with pytest.raises(snapshots.ConfigError) as caught:
+        snapshots.load_servers([], snapshots.Settings(base=tmp_path))
+    problem = f"{tmp_path / 'configs'}: cannot be listed: Too many levels of symbolic links"
+    assert caught.value.problems == (problem,)
+
+
 # --- whole runs: what one bad file may cost ---
 
 

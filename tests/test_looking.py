@@ -563,7 +563,7 @@ def test_check_of_a_configuration_that_cannot_be_used(project: Project) -> None:
     project.config["TIMING"]["max_parallel"] = 1
     result = project.run("--check")
     assert result.code == 2
-    assert "cannot be listed" in result.out
+    assert "does not exist" in result.out
 
 
 @pytest.mark.proves("looking-7")
