@@ -659,6 +659,22 @@ def test_a_dry_run_shows_nothing_of_the_snapshots_of_other_servers(project: Proj
     assert result.out.count("would keep") + result.out.count("would delete") == 2
 
 
+@pytest.mark.parametrize("provider", ["hetzner", "digitalocean"])
+def test_what_a_server_left_is_nobodys_once_another_has_its_name(
+    project: Project, provider: str
+) -> None:
+    """As after a restoration beside it, where the file names the new server: README, Afterwards."""
+    left = project.history(old := project.server(provider, 41, "web"), 3)
+    project.cloud.remove_server(old)
+    (project.folder / "configs" / f"{provider}-41.json").unlink()
+    project.server(provider, 42, "web", retain=1)
+    assert project.run().code == 0
+    assert {s.name for s in project.cloud.snapshots()} > set(left)
+    listed = project.run("--list").out
+    assert "1 kept" in listed
+    assert not [name for name in left if name in listed]
+
+
 TOLD = {
     "deleted": "{deleted_snapshots}",
     "total": "{total_snapshots}",
