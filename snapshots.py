@@ -6120,11 +6120,9 @@ CREATE TABLE entry (installed_at TEXT)
 # unpruned: may a turn since the last success have left something that retention drops?
 BUSY_SECONDS = 0.4  # how long one write waits for others that hold the file
 HISTORY_WAIT_SECONDS = 0.5  # how long a run waits for it: once when it begins, once when it ends
-HISTORY_ERRORS: tuple[type[Exception], ...] = (
-    *((sqlite3.Error,) if sqlite3 is not None else ()),
-    OSError,
-    ValueError,
-)
+HISTORY_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError)
+if sqlite3 is not None:
+    HISTORY_ERRORS += (sqlite3.Error,)
 Statement = tuple[str, Sequence[Any]]
 
 
@@ -9219,16 +9217,13 @@ def line_chart(runs: Rows, key: str, show: Callable[[float], str], label: str) -
     if len(values) < 2:
         return f'<p class="soft">{escaped(label)}: not enough runs so far</p>'
     moments = [isoparse(run["started_at"]).timestamp() for run in runs]
-    scale_x, scale_y = (
-        CHART_WIDTH / (moments[-1] - moments[0] or 1),
-        CHART_HEIGHT / (max(values) or 1),
-    )
+    begin, duration, most = moments[0], moments[-1] - moments[0] or 1, max(values) or 1
     path, move = "", "M"
     for run, moment in zip(runs, moments):
         if run[key] is None:
             move = "M"
             continue
-        x, y = (moment - moments[0]) * scale_x, CHART_HEIGHT - run[key] * scale_y
+        x, y = CHART_WIDTH * (moment - begin) / duration, CHART_HEIGHT * (1 - run[key] / most)
         path += f"{move}{x:.1f},{y + 5:.1f}h.1"  # a point by itself is a dot
         move = "L"
     words = f"{label}: last {show(values[-1])}, lowest {show(min(values))}"
@@ -9247,12 +9242,8 @@ def server_article(server: Mapping[str, Any], turns: Sequence[tuple[str, str]]) 
     """One server of the page: its state, when it last succeeded, its turns, its last failure."""
     name, where = escaped(server["name"]), f"{server['provider']} {server['server_id']}"
     success = moment_text(server["last_success_at"]) or "never"
-    failure = moment_text(server["last_failure_at"])
-    failed = ""
-    if failure:
-        failed = (
-            f'<p class="wide">last failure {failure}: {escaped(server["last_error"] or "")}</p>'
-        )
+    failure, error = moment_text(server["last_failure_at"]), escaped(server["last_error"] or "")
+    failed = f'<p class="wide">last failure {failure}: {error}</p>' if failure else ""
     label = f"the last {len(turns)} turns of {server['name']}"
     return (
         f'<article><b class="state {server["state"]}">{server["state"]}</b>'
