@@ -6961,29 +6961,7 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
     turn.total, turn.kept = len(ours), plan.keep
     for snapshot, why in plan.keep:
         turn.info("%s stays: %s", snapshot.name, ", ".join(why))
-    failures: list[str] = []
-    asked: list[Asked] = []
-    for snapshot in plan.delete:
-        turn.world.check()
-        turn.delete_sent = True
-        turn.total = None  # until it has been seen what is gone
-        try:
-            was_there = turn.account.delete(snapshot)
-        except ApiError as error:
-            if error.next_step is Next.SKIP:
-                turn.warn(f"snapshot {snapshot.id} ({snapshot.name}) is protected: left alone")
-                continue
-            log.error("%s: %s", turn, error)
-            if error.may_have_acted:
-                asked.append(Asked(snapshot, unclear=str(error)))
-            else:
-                failures.append(str(error))
-        else:
-            asked.append(Asked(snapshot, was_there or snapshot == turn.replaced))
-            if turn.limit is not None:
-                turn.limit.make_room()
-            did = "deleted" if was_there else "already gone:"
-            turn.info("%s snapshot %s (id %s)", did, snapshot.name, snapshot.id)
+    asked, failures = delete_each(turn, plan.delete)
     left, unread = wait_until_gone(turn, asked)
     turn.total = None if unread else len(ours) - len(asked) + len(left)
     turn.deleted += [one.snapshot for one in asked if one.was_there and one not in left]
@@ -7005,6 +6983,34 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
         raise TurnError(f"the {which} snapshot {name} is good, but " + "; ".join(failures))
     # what the brake leaves waits for the next snapshot, except where it may fill the plan
     turn.unpruned = bool(to_make_room and plan.postponed)
+
+
+def delete_each(turn: Turn, snapshots: Iterable[Snapshot]) -> tuple[list[Asked], list[str]]:
+    """(those that may have gone, what the others have failed of); the protected are in neither."""
+    failures: list[str] = []
+    asked: list[Asked] = []
+    for snapshot in snapshots:
+        turn.world.check()
+        turn.delete_sent = True
+        turn.total = None  # until it has been seen what is gone
+        try:
+            was_there = turn.account.delete(snapshot)
+        except ApiError as error:
+            if error.next_step is Next.SKIP:
+                turn.warn(f"snapshot {snapshot.id} ({snapshot.name}) is protected: left alone")
+                continue
+            log.error("%s: %s", turn, error)
+            if error.may_have_acted:
+                asked.append(Asked(snapshot, unclear=str(error)))
+            else:
+                failures.append(str(error))
+        else:
+            asked.append(Asked(snapshot, was_there or snapshot == turn.replaced))
+            if turn.limit is not None:
+                turn.limit.make_room()
+            did = "deleted" if was_there else "already gone:"
+            turn.info("%s snapshot %s (id %s)", did, snapshot.name, snapshot.id)
+    return asked, failures
 
 
 def wait_until_gone(turn: Turn, asked: Sequence[Asked]) -> tuple[Sequence[Asked], str]:
