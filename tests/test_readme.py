@@ -57,9 +57,11 @@ CALLS: dict[str, list[str]] = {
     "The same by hand": ["vi configs/web.json"],
     "Telegram": ["curl -s https://api.telegram.org/botTYPED/getUpdates"],
     "Consistent snapshots": [
-        "ssh root@web.example.org pg_dumpall -U postgres -f /var/backups/all.sql.new &&\n"
+        "ssh root@web.example.org"
+        " umask 077 && su - postgres -c pg_dumpall >/var/backups/all.sql.new &&\n"
         "  mv /var/backups/all.sql.new /var/backups/all.sql && sync",
-        "pg_dumpall -U postgres -f /var/backups/all.sql.new",
+        "su - postgres -c pg_dumpall",
+        "pg_dumpall",
         "hcloud server shutdown --wait --wait-timeout 180s web",
         "hcloud server poweron web",
         "ssh root@web.example.org fsfreeze --freeze /srv/data",
@@ -76,7 +78,7 @@ CALLS: dict[str, list[str]] = {
     ],
     "Restore at Hetzner": [
         "hcloud image list --type snapshot",
-        "hcloud server create --name web-restored --type cx22 --image 114690387",
+        "hcloud server create --name web-restored --type cx23 --image 114690387",
         "hcloud server rebuild --image 114690387 web",
         "curl -X POST https://api.hetzner.cloud/v1/servers/12345678/actions/rebuild",
     ],

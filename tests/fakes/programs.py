@@ -27,6 +27,7 @@ from typing import Any, Callable
 GRAMMAR: dict[str, dict[str, dict[str, bool]]] = {
     "hcloud": {
         "server list": {},
+        "server-type list": {},
         "server shutdown": {"--wait": False, "--wait-timeout": True},
         "server poweron": {},
         "server create": {"--name": True, "--type": True, "--image": True},
@@ -54,6 +55,7 @@ GRAMMAR: dict[str, dict[str, dict[str, bool]]] = {
         "rollback snapshot": {},
     },
     "pg_dumpall": {"": {"-U": True, "-f": True}},
+    "su": {"": {"-": False, "-c": True}},
     "mysqldump": {
         "": {"--all-databases": False, "--single-transaction": False, "--result-file": True}
     },
@@ -128,8 +130,23 @@ class Machine:
 
     def ssh(self, target: str, *command: str) -> int:
         """The other machine has the same programs, and this one's /var."""
+        (self.folder / "var" / "backups").mkdir(parents=True, exist_ok=True)
         text = " ".join(command).replace("/var/", f"{self.folder}/var/")
         return subprocess.call(["/bin/sh", "-c", text])
+
+    def su(self, *arguments: str) -> int:
+        _, options, (user,) = parsed("su", list(arguments))
+        env = {**os.environ, "USER": user}
+        return subprocess.call(["/bin/sh", "-c", *options["-c"]], env=env)
+
+    def pg_dumpall(self, *arguments: str) -> int:
+        """Debian's and Red Hat's PostgreSQL let in whom the system knows by that name, and nobody
+        else. Source: https://www.postgresql.org/docs/current/auth-peer.html (read 2026-11)"""
+        parsed("pg_dumpall", list(arguments))
+        if os.environ.get("USER") != "postgres":
+            sys.exit('FATAL:  Peer authentication failed for user "postgres"')
+        print("a dump")
+        return 0
 
     def python3(self, *arguments: str) -> int:
         """`python3 -m venv`, whose packages are those of this Python: nothing is downloaded."""
