@@ -686,8 +686,11 @@ def hand_over(made: Union[int, Path], folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make it for its owner alone, unless it is there. Raises OSError."""
+    """Make it for its owner alone, and those that it is in, unless they are there. Raises
+    OSError."""
     if not os.path.isdir(folder):
+        if folder.parent != folder:
+            make_folder(folder.parent)
         os.makedirs(folder, mode=0o700, exist_ok=True)
         hand_over(folder, folder.parent)
 

@@ -17,6 +17,7 @@ import resource
 import shutil
 import signal
 import ssl
+import stat
 import struct
 import subprocess
 import sys
@@ -1258,6 +1259,23 @@ def test_what_root_makes_in_a_users_directory_is_that_users(place: Place, there:
     assert len(made) == 5
     owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in made}
     assert owners == dict.fromkeys(owners, (1234, 5678))
+
+
+@pytest.mark.proves("L11")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_of_nested_directories_that_root_makes_each_is_the_users(place: Place) -> None:
+    """One of root's in between would keep all that is in it root's."""
+    place.server()
+    place.extra = "[DIRECTORIES]\nlogs_dir = var/log/snapshots\n"
+    os.chown(place.folder, 1234, 5678)
+    code, _, err = place.run()
+    assert (code, err) == (0, "")
+    logs = place.folder / "var" / "log" / "snapshots"
+    made = [logs, logs.parent, logs.parent.parent, *logs.iterdir()]
+    assert len(made) == 6
+    owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in made}
+    assert owners == dict.fromkeys(owners, (1234, 5678))
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made[:3]} == {0o700}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
