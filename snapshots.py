@@ -7447,8 +7447,10 @@ class Fleet:
             if index not in self.reports and index not in self.not_due:
                 turn = self.running.get(index)
                 report = self._failed(entries[index], self._why_unfinished(index))
-                left = turn is not None and turn.unpruned
-                self._finish(index, dataclasses.replace(report, unpruned=left))
+                if turn is not None:
+                    warnings = tuple(map(self.world.redact.line, turn.warnings))
+                    report = dataclasses.replace(report, unpruned=turn.unpruned, warnings=warnings)
+                self._finish(index, report)
         return [self.reports[index] for index in sorted(self.reports)]
 
     @property
@@ -7518,7 +7520,9 @@ class Fleet:
         if turn is not None:
             why = self.world.stopping or "its turn hangs, and was given up"
             title = turn.provider.title
-            return f"{why}; {title} may still finish it; nothing more was deleted"
+            gone = "what was being deleted may be gone"
+            deleted = gone if turn.delete_sent else "nothing was deleted"
+            return f"{why}; {title} may still finish it; {deleted}"
         if self.world.stopping:
             return f"{self.world.stopping} before its turn"
         limit = self.settings.timing.run_timeout

@@ -1411,6 +1411,22 @@ def test_a_signal_while_a_request_hangs_ends_soon_all_the_same(place: Place) -> 
     assert "interrupted by SIGTERM" in err
 
 
+@pytest.mark.proves("S3")
+def test_a_deletion_that_hangs_when_a_signal_comes_is_not_called_none(place: Place) -> None:
+    """Nobody knows whether it has been carried out: here it has."""
+    server = place.server(retain=1, duration_seconds=0)
+    old = place.cloud.add_snapshot(server, "web-20260101000000", "2026-01-01T00:00:00Z")
+    place.timing["http_timeout"] = 100
+    place.cloud.fault("DELETE /hz/images/{id}", fake.stall(100, act=True))
+    process = place.start()
+    place.wait_for("DELETE /hz/images/{id}")
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=50)
+    assert process.returncode == 1
+    assert "Hetzner may still finish it; what was being deleted may be gone" in err
+    assert old.name not in place.cloud.names(server)
+
+
 @pytest.mark.proves("D-5", "N9")
 def test_a_receiver_that_hangs_does_not_hold_up_a_run_that_was_asked_to_stop(place: Place) -> None:
     """It has ten seconds, whatever timeout and retries are configured."""

@@ -1228,7 +1228,9 @@ def test_a_turn_that_ends_while_it_is_given_up_is_no_bug(project: Project) -> No
             return found
 
     fleet.running = Fleeting()
-    fleet.running[0] = type("Ending", (), {"provider": snapshots.DigitalOcean})()
+    fleet.running[0] = type(
+        "Ending", (), {"provider": snapshots.DigitalOcean, "delete_sent": False}
+    )()
     assert "DigitalOcean may still finish it" in fleet._why_unfinished(0)
 
 
@@ -1479,7 +1481,7 @@ def test_a_turn_that_does_not_heed_a_stop_is_reported_without_it(project: Projec
     assert clock.elapsed == pytest.approx(15)
     assert [report.error for report in reports] == [
         "",
-        "interrupted by SIGTERM; Hetzner may still finish it; nothing more was deleted",
+        "interrupted by SIGTERM; Hetzner may still finish it; nothing was deleted",
         "interrupted by SIGTERM before its turn",
     ]
     later = clock.condition()
