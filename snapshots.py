@@ -6372,13 +6372,15 @@ def read_unpruned(path: Path, now: datetime, under_way: bool = False) -> Callabl
 def history_version(file: sqlite3.Connection) -> int:
     """What wrote it; 0: nothing so far. Raises ValueError if that is newer than this tool, or
     another program."""
+    # in this order: a first run may make both just now, at one stroke
+    has_tables = file.execute("SELECT 1 FROM sqlite_master").fetchone()
     version = int(file.execute("PRAGMA user_version").fetchone()[0])
     if version > HISTORY_VERSION:
         raise ValueError(
             f"a newer version of this tool has written it, in format {version}"
             " (use that version, or rename the file)"
         )
-    if version == 0 and file.execute("SELECT 1 FROM sqlite_master").fetchone():
+    if version == 0 and has_tables:
         raise ValueError("is another program's (set [HISTORY] file to another name)")
     return version
 

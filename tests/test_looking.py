@@ -424,6 +424,31 @@ def test_a_history_that_cannot_be_read_is_no_good_news(project: Project, kind: s
     other.close()
 
 
+@pytest.mark.proves("looking-6")
+def test_a_history_that_is_begun_during_a_look_is_this_tools(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What tells it from another program's is read at two moments; a first run may be between."""
+    project.history(project.server("hetzner", 11, "web"), 1)
+    assert project.run().code == 0
+    path, whole = (project.folder / "logs" / name for name in ("history.db", "whole.db"))
+    path.rename(whole)
+    path.touch()
+    connect, asked = sqlite3.connect, []
+
+    class Slow(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            asked.append(sql)
+            if len(asked) == 3:  # after "PRAGMA query_only" and the first moment
+                with closing(connect(whole)) as run, closing(connect(path)) as begun:
+                    run.backup(begun)
+            return super().execute(sql, *values)
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **more: connect(*a, factory=Slow, **more))
+    result = project.run("--status", "--json")
+    assert (result.code, states(document(result))) == (0, {"web": "ok"})
+
+
 # --- --check ---
 
 
