@@ -8866,7 +8866,7 @@ def view_check(view: View, names: Sequence[str]) -> Iterator[Finding]:
     settings = view.settings
     for problem in settings.problems:
         yield "error", "configuration", problem, ""
-    yield from check_files(settings)
+    yield from check_files(settings, view.past.problem)
     for level, text in cron_findings(view):
         yield level, "crontab", text, ""
     if settings.problems:
@@ -8971,8 +8971,9 @@ def check_account(
             yield "ok", server.name, words, ""
 
 
-def check_files(settings: Settings) -> Iterator[Finding]:
-    """Can the run write its files, and are they this user's?"""
+def check_files(settings: Settings, unreadable: str) -> Iterator[Finding]:
+    """Can the run write its files, and are they this user's? unreadable: why the history cannot be
+    read, or ''."""
     logs = settings.logs_dir
     place = next(place for place in (logs, *logs.parents) if os.path.lexists(place))
     if not os.path.isdir(place):
@@ -8998,6 +8999,8 @@ def check_files(settings: Settings) -> Iterator[Finding]:
             yield level, path.name, f"{path} cannot be written", "run it as its owner"
         elif not ON_WINDOWS and status.st_uid != os.geteuid():
             yield "warning", path.name, f"{path} belongs to another user", "run it as one user only"
+        elif path == settings.history_path and unreadable:
+            yield level, path.name, unreadable, ""
 
 
 def variables_of_cron() -> set[str]:
@@ -9188,7 +9191,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 def read_runs(path: Path, under_way: Optional[str]) -> tuple[Rows, Rows]:
     """The last runs of the history and their turns, oldest first, without the run under way (when
-    that began); none where it cannot be read (the document says why)."""
+    that began); none where it cannot be read any more."""
     with contextlib.suppress(*HISTORY_ERRORS), reading_history(path) as file:
         which = (under_way, PAGE_RUNS)
         runs = file.execute(PAST_RUNS, which).fetchall()
@@ -9329,7 +9332,10 @@ def write_report(path: Path, view: View) -> None:
     """Write the page as a whole or not at all, in place of nothing but another page, which keeps
     its mode: somebody may have opened it to a web server. Raises SnapshotsError."""
     running = view.document["running"]
-    runs, turns = read_runs(view.settings.history_path, running and running["started_at"])
+    runs: Rows = ()
+    turns: Rows = ()
+    if not view.past.problem:  # else the document says why
+        runs, turns = read_runs(view.settings.history_path, running and running["started_at"])
     page = report_page(view.finish(), runs, turns)
     target = Path(os.path.realpath(path))
     try:

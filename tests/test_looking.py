@@ -421,6 +421,11 @@ def test_a_history_that_cannot_be_read_is_no_good_news(project: Project, kind: s
     assert project.run("--status", "--nagios").code == 3
     found = document(project.run("--list", "--json"))  # the cloud can be asked
     assert (found["result"], states(found)) == ("unknown", {"web": "ok"})
+    result = project.run("--check", "--json")  # a run goes on without it, with a warning
+    warnings = {f["subject"]: f["finding"] for f in document(result)["findings"]
+                if f["level"] == "warning"}  # fmt: skip
+    assert result.code == 0
+    assert "history.db: cannot be read: " in warnings["history.db"]
     other.close()
 
 

@@ -7,9 +7,11 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import stat
 import subprocess
 from collections import Counter
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -221,6 +223,27 @@ def test_a_page_before_the_first_run_and_without_a_history(project: Project) -> 
     (project.folder / "logs").mkdir()
     (project.folder / "logs" / "history.db").write_bytes(b"no database at all" * 100)
     assert "cannot be read" in written(project).text
+
+
+@pytest.mark.proves("report-5")
+def test_a_page_waits_only_once_for_a_history_that_is_held(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that writes the page has waited for it itself."""
+    nights(project, 1)
+    path = project.folder / "logs" / "history.db"
+    connect, asked = sqlite3.connect, []
+
+    def count(*args: Any, **more: Any) -> sqlite3.Connection:
+        asked.append(args)
+        file: sqlite3.Connection = connect(*args, **more)
+        return file
+
+    with closing(connect(path, isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr(sqlite3, "connect", count)
+        assert "database is locked" in written(project).text
+    assert len(asked) == 1
 
 
 @pytest.mark.proves("report-5")
