@@ -5831,6 +5831,8 @@ class Sender:
             )
             self._telegram(section, report, body, timeout)
             return
+        finally:
+            self._sent_at[chat_id].append(self.world.clock.monotonic())
         with contextlib.suppress(GarbledError):
             if take(answer.json(), "ok", kind=bool):
                 return
@@ -5838,14 +5840,13 @@ class Sender:
         raise DeliveryError(f"Telegram answers {answer.status}, but not ok: {words}")
 
     def _keep_pace(self, chat_id: str) -> None:
-        """Telegram: one message a second for each chat, 20 a minute for a group."""
-        clock = self.world.clock
+        """Wait for Telegram's limits: one message a second for each chat, 20 a minute for a group.
+        They count what has come; so `_telegram` notes when it has."""
         sent = self._sent_at.setdefault(chat_id, collections.deque(maxlen=20))
         allowed_at = sent[-1] + 1.0 if sent else -math.inf
         if chat_id.startswith(("-", "@")) and len(sent) == 20:
             allowed_at = max(allowed_at, sent[0] + 60)
-        self._pause(allowed_at - clock.monotonic())
-        sent.append(clock.monotonic())
+        self._pause(allowed_at - self.world.clock.monotonic())
 
     def _mail(
         self, section: SmtpSection, message: email.message.EmailMessage, timeout: float

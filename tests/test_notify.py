@@ -924,6 +924,22 @@ def test_after_a_wait_the_pace_is_kept_from_when_the_message_went(project: Proje
     assert statuses(project) == [429, 200, 200, 200, 200, 200]
 
 
+def test_a_message_that_was_long_on_its_way_is_counted_from_when_it_came(project: Project) -> None:
+    """The first one has a connection to make; those behind it come quicker than it did."""
+    project.cloud.telegram_pace = True
+    fleet(project, 3)
+    telegram(project)
+    delays = [0.8]
+
+    def come_late(_request: fake.Request) -> bool:
+        project.clock.advance(delays.pop() if delays else 0)
+        return False
+
+    project.cloud.fault(SEND, fake.status(500), when=come_late, times=None)
+    assert_delivered(project.run())
+    assert statuses(project) == [200] * 3
+
+
 def test_a_group_gets_twenty_messages_a_minute(project: Project) -> None:
     project.config["TIMING"]["delay_between_servers"] = 1
     fleet(project, 25)
