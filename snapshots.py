@@ -2486,7 +2486,7 @@ def single_run(path: Path, clock: Clock) -> Iterator[None]:
         make_folder(path.parent)
         descriptor = open_plain(path, os.O_RDWR | os.O_CREAT, own=True)
     except (OSError, ValueError) as error:
-        if path.parent.exists() and not path.parent.is_dir():
+        if os.path.exists(path.parent) and not os.path.isdir(path.parent):
             raise LockError(
                 f"{path.parent}: is not a directory (remove it, or set [DIRECTORIES] logs_dir)"
             ) from None
@@ -8147,7 +8147,7 @@ def entries_in(text: str, job: CronJob) -> list[CronEntry]:
         ours = [
             config
             for config in named
-            if not (config if by_hand else config.parent).exists()
+            if not os.path.exists(config if by_hand else config.parent)
             or os.path.realpath(config) == os.path.realpath(job.config)
         ]
         if not ours:
@@ -8165,7 +8165,7 @@ def entries_in(text: str, job: CronJob) -> list[CronEntry]:
             way_out = "write --install-cron again"
             if by_hand:
                 way_out = "correct the line with crontab -e"
-            elif not ours[0].parent.exists():
+            elif not os.path.exists(ours[0].parent):
                 old = shlex.quote(str(ours[0]))
                 way_out = f"moved? write --remove-cron --config {old}, then --install-cron"
             remarks.append(("error", f"{missing[0]} is not there ({way_out})"))
@@ -10252,7 +10252,7 @@ def cron_command(
             schedule = parse_schedule(args.install_cron)
         except ValueError as error:
             raise SnapshotsError(f"--install-cron {args.install_cron!r}: {error}") from None
-    if args.remove_cron and not config.exists():  # the backup has to go somewhere
+    if args.remove_cron and not os.path.exists(config):  # the backup has to go somewhere
         settings = load_settings(home_directory() / "snapshots.config", False)
     if settings.problems and schedule:  # runs would fail; to take them out is always possible
         raise ConfigError(settings.problems)

@@ -1292,6 +1292,17 @@ def test_what_is_given_to_a_user_is_not_what_a_link_leads_to(tmp_path: Path) -> 
     assert link.lstat().st_uid == 1234
 
 
+def test_logs_dir_may_be_where_nobody_can_look(project: Project) -> None:
+    """A name too long for any; and for a user what is below a directory of root's."""
+    project.server("hetzner", 31, "web")
+    project.config["DIRECTORIES"] = {"logs_dir": "x" * 300}
+    result = project.run()
+    assert (result.code, result.out) == (1, "")
+    assert "snapshots.lock: the lock file cannot be opened: File name too long" in result.err
+    assert "unexpected" not in result.err
+    assert project.cloud.journal == []
+
+
 @pytest.mark.parametrize("arguments", [["--config", ""], ["--config="], [""], ["web.json", ""]])
 def test_an_empty_argument_is_no_other_configuration(
     project: Project, arguments: list[str]

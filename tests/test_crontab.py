@@ -102,6 +102,18 @@ def test_a_line_that_the_shell_runs_as_it_is_meant(
     assert job.output.read_text() == f"{odd}/snapshots.py --config é 1\n"
 
 
+@pytest.mark.parametrize("flag", ["--show-cron", "--status", "--remove-cron"])
+def test_a_line_may_name_a_file_that_nobody_can_look_for(tab: Tab, flag: str) -> None:
+    """A name too long for any; and for a user all that is root's, as in `sudo /root/...`."""
+    tab.project.server("hetzner", 11, "web")
+    long = f"/srv/{'x' * 300}/snapshots.config"
+    moved = tab.block("1 1 * * *").replace(str(tab.config), long)
+    tab.set(f"9 9 * * * /srv/snapshots.py --config {long}\n{moved}")
+    result = tab.run(flag)
+    assert "unexpected" not in result.out + result.err
+    assert "line 1" in result.out + result.err
+
+
 @pytest.mark.proves("cron-4")
 def test_every_configuration_has_a_block_of_its_own(tab: Tab) -> None:
     other = tab.block("1 1 * * *").replace(str(tab.config), "/srv/other/snapshots.config")
