@@ -8067,15 +8067,16 @@ def blocks_of(lines: Sequence[str]) -> list[tuple[str, int, int]]:
     Raises CrontabError if a BEGIN or an END stands alone.
     """
     blocks: list[tuple[str, int, int]] = []
-    alone: list[tuple[str, int]] = []
+    alone: list[tuple[str, str, int]] = []
     for index, line in enumerate(lines):
         edge = BLOCK_EDGE.fullmatch(line.rstrip())
-        if edge and edge[1] == "END" and [config for config, _ in alone] == [edge[2]]:
-            blocks.append((*alone.pop(), index + 1))
+        if edge and edge[1] == "END" and [found[:2] for found in alone] == [("BEGIN", edge[2])]:
+            _, config, begin = alone.pop()
+            blocks.append((config, begin, index + 1))
         elif edge:
-            alone.append((edge[2], index))
+            alone.append((edge[1], edge[2], index))
     if alone:
-        config, index = alone[0]
+        _, config, index = alone[0]
         raise CrontabError(
             f"crontab, line {index + 1}: half a block for {config}: its BEGIN or its END is"
             f" missing (correct it with crontab -e): {lines[index]}"

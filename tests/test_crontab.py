@@ -102,6 +102,20 @@ def test_a_line_that_the_shell_runs_as_it_is_meant(
     assert job.output.read_text() == f"{odd}/snapshots.py --config é 1\n"
 
 
+@pytest.mark.proves("cron-4")
+@pytest.mark.parametrize("edge", ["BEGIN", "END"])
+def test_what_is_between_two_equal_edges_is_no_block(tab: Tab, edge: str) -> None:
+    """The line between them may be somebody's own."""
+    begin, _, end = tab.block("15 3 * * *").splitlines()
+    line = begin if edge == "BEGIN" else end
+    before = f"{line}\n@daily /opt/other/snapshots.py\n{line}\n"
+    tab.set(before)
+    for flags in (["--install-cron", "nightly"], ["--remove-cron"]):
+        result = tab.run(*flags)
+        assert (result.code, tab.text) == (1, before)
+        assert "crontab, line 1: half a block" in result.err
+
+
 @pytest.mark.parametrize("flag", ["--show-cron", "--status", "--remove-cron"])
 def test_a_line_may_name_a_file_that_nobody_can_look_for(tab: Tab, flag: str) -> None:
     """A name too long for any; and for a user all that is root's, as in `sudo /root/...`."""
