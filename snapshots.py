@@ -10086,7 +10086,10 @@ def flag_of(name: str) -> str:
 def arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     """What the command line says; its `command` is one of COMMANDS. Raises SnapshotsError."""
     known = parser()
-    args = known.parse_args(argv)
+    try:
+        args = known.parse_args(argv)
+    except (OSError, AttributeError):  # --help cannot be printed, which old versions mind
+        raise SystemExit from None
     for name in args.files:
         if f"--{name}" in known.flags and not os.path.lexists(name):
             raise SnapshotsError(f"{name}: no such file, did you mean '--{name}'? (see --help)")
@@ -10295,21 +10298,19 @@ def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) ->
     try:
         try:
             args = arguments(argv)
-        except (SystemExit, OSError, AttributeError):  # --help and --version have been printed,
-            return ExitStatus.OK  # or could not be, which old versions of argparse mind
-        screen.quiet = args.quiet
-        with stop_on_signals(world, restore=clock is not None):
-            return run_command(args, world)
-    except SnapshotsError as error:
-        screen.problem(str(error))
+            screen.quiet = args.quiet
+            with stop_on_signals(world, restore=clock is not None):
+                return run_command(args, world)
+        except SystemExit:  # --help and --version have been printed
+            return ExitStatus.OK
+        except KeyboardInterrupt:
+            problem = "interrupted before the run began"
+        except Exception as error:  # noqa: BLE001  (never a traceback, never 0)
+            problem = message_of(error, None)
+        screen.problem(problem)
         if failed == 3:  # what is shown of a plugin is its stdout
-            screen.out(f"SNAPSHOTS UNKNOWN - {error}")
-        return failed
-    except KeyboardInterrupt:
-        screen.problem("interrupted before the run began")
-        return failed
-    except Exception as error:  # noqa: BLE001  (never a traceback, never 0)
-        screen.problem(message_of(error, None))
+            screen.quiet = False
+            screen.out(f"SNAPSHOTS UNKNOWN - {problem}")
         return failed
     finally:
         close_log()

@@ -722,6 +722,17 @@ def test_nagios_has_its_own_statuses(project: Project) -> None:
     assert "|" not in result.out  # where nothing was looked at, a graph has a gap and no zeros
 
 
+@pytest.mark.proves("looking-10")
+def test_a_plugin_that_meets_a_bug_says_so_where_it_is_read(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.server("hetzner", 31, "web")
+    monkeypatch.setattr(snapshots, "load_settings", lambda path, required: 1 / 0)
+    result = project.run("--status", "--nagios", "-q")
+    assert result.code == 3
+    assert result.out == "SNAPSHOTS UNKNOWN - unexpected ZeroDivisionError (a bug: see the log)\n"
+
+
 def test_check_that_meets_a_bug_is_not_all_well(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
