@@ -2617,26 +2617,38 @@ def stop_on_signals(world: Runtime, restore: bool) -> Iterator[None]:
                             limit.start()
                     world.stop(f"interrupted by {signal.Signals(data[0]).name}")
 
-    watcher = threading.Thread(target=watch, name="signals", daemon=True)
     try:
         reader, writer = socket.socketpair()
-        watcher.start()
-    except (OSError, RuntimeError):  # no more descriptors or threads: a signal ends the process
+    except OSError:  # no more descriptors: a signal ends the process
         yield
         return
     writer.setblocking(False)
-    # first the socket, then the handlers: no signal may fall between the two
+    watcher = threading.Thread(target=watch, name="signals", daemon=True)
+
+    def put_back() -> None:
+        signal.set_wakeup_fd(previous)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    # first the socket, then the handlers, then who reads: no signal may fall between them
     previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             handlers[number] = signal.signal(number, lambda *_: None)
     try:
+        watcher.start()
+    except RuntimeError:  # no more threads: a signal ends the process
+        put_back()
+        yield
+        return
+    try:
         yield
     finally:
-        signal.set_wakeup_fd(previous)
-        for number, handler in handlers.items() if restore else ():
-            signal.signal(number, handler)
+        if restore:
+            put_back()
+        else:
+            signal.set_wakeup_fd(previous)
         writer.close()
         watcher.join(1)
         limit.cancel()
