@@ -331,20 +331,25 @@ def test_stray_descriptors_and_none_for_input_are_no_obstacle(place: Place) -> N
     assert (code, out, err) == (0, "SUMMARY: 1 succeeded, 0 failed out of 1 total\n", "")
 
 
+def help_among_packages(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """--help, where a directory's packages come before those installed, or with -S instead."""
+    return subprocess.run(
+        [sys.executable, *flags, str(SCRIPT), "--help"],
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+
+
 @pytest.mark.proves("C15")
 @pytest.mark.parametrize("missing", ["requests", "urllib3", "dateutil"])
 def test_a_missing_package_is_one_line_that_names_it(tmp_path: Path, missing: str) -> None:
     for path in Path(requests.__file__).parent.parent.iterdir():  # all that is installed but one
         if path.name != missing:
             (tmp_path / path.name).symlink_to(path)
-    result = subprocess.run(
-        [sys.executable, "-S", str(SCRIPT), "--help"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        text=True,
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
+    result = help_among_packages(tmp_path, "-S")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
         f"snapshots: the Python package '{missing}' is missing for {sys.executable}"
@@ -378,14 +383,7 @@ def test_a_package_that_does_not_work_is_one_line_that_says_why(
 ) -> None:
     """It is there, but does not fit this Python, this OpenSSL, or another package."""
     (tmp_path / f"{package}.py").write_text(f"raise {BROKEN[package]}")
-    result = subprocess.run(
-        [sys.executable, str(SCRIPT), "--help"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        text=True,
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
+    result = help_among_packages(tmp_path)
     assert (result.returncode, result.stdout) == (1, "")
     begin = f"snapshots: a package does not work with {sys.executable}: {BROKEN[package].split('(')[0]}: "
     end = " (python -m pip install --upgrade -r requirements.txt, or use another Python)\n"
