@@ -7671,6 +7671,11 @@ class Schedule:
     weekdays: frozenset[int]
 
     @property
+    def times(self) -> list[tuple[int, int]]:
+        """Hour and minute of each start of a day, in order."""
+        return sorted(itertools.product(self.hours, self.minutes))
+
+    @property
     def follows_clock(self) -> bool:
         """Does cron go by the new time as soon as the clock is changed? See `moments_of`."""
         return any(field.startswith("*") for field in self.text.split()[:2])
@@ -7712,9 +7717,9 @@ def cron_values(text: str, title: str, low: int, high: int, words: Sequence[str]
     values: set[int] = set()
     for part in text.split(","):
         extent, slash, pace = part.partition("/")
-        first, dash, last = extent.partition("-")
-        begin = low if extent == "*" else number(first)
-        end = high if extent == "*" else number(last) if dash else begin
+        first, dash, last = (f"{low}-{high}" if extent == "*" else extent).partition("-")
+        begin = number(first)
+        end = number(last) if dash else begin
         step = int(pace) if re.fullmatch(r"[0-9]{1,4}", pace) else 0 if slash else 1
         problem = ""
         if begin > end:
@@ -7746,11 +7751,6 @@ def parse_schedule(text: str) -> Schedule:
         hint = did_you_mean(text.strip().lower(), PRESETS)
         if fields == ["@reboot"]:
             hint = " (@reboot would start a run after each reboot only: write 03:15)"
-        elif len(fields) == 6:  # of another program's crontab, or of /etc/crontab
-            for field, rest in (("a user", fields[:5]), ("seconds", fields[1:])):
-                with contextlib.suppress(ValueError):
-                    right = parse_schedule(" ".join(rest)).text
-                    hint = f" (a crontab has no field for {field}: write {right!r})"
         known = ", ".join(PRESETS)
         raise ValueError(
             f'must be five fields such as "15 3 * * *", HH:MM, or one of {known}{hint}'
@@ -7768,7 +7768,7 @@ def parse_schedule(text: str) -> Schedule:
 
 def starts_after(schedule: Schedule, after: datetime, zone: tzinfo) -> Iterator[datetime]:
     """When cron starts it after a moment, in order and in `zone`, both changes of DST included."""
-    times = list(itertools.product(schedule.hours, schedule.minutes))
+    times = schedule.times
     for day in schedule.days_from(after.astimezone(zone).date()):
         moments: set[datetime] = set()
         for hour, minute in times:
@@ -7787,21 +7787,15 @@ def moments_of(local: datetime, follows_clock: bool) -> set[datetime]:
     but an entry with `*` for minute or hour goes by the clock as it is.
     https://manpages.debian.org/bookworm/cron/cron.8.en.html (read 2026-11-25)
     """
-    first = local.astimezone(timezone.utc)
-    second = local.replace(fold=1).astimezone(timezone.utc)
-    if first <= second:
-        return {first, second} if follows_clock else {first}
-    if follows_clock:
-        return set()
-    change = second
-    while change.astimezone(local.tzinfo).utcoffset() == local.utcoffset():
-        change += timedelta(minutes=1)
-    return {change}
+    first, second = (local.replace(fold=fold).astimezone(timezone.utc) for fold in (0, 1))
+    if first > second:  # skipped
+        return set() if follows_clock else moments_of(local + timedelta(minutes=1), follows_clock)
+    return {first, second} if follows_clock else {first}
 
 
 def longest_gap(schedule: Schedule, today: date) -> timedelta:
     """The longest time between one start and the next, changes of the clock aside."""
-    times = sorted(timedelta(hours=h, minutes=m) for h in schedule.hours for m in schedule.minutes)
+    times = [timedelta(hours=hour, minutes=minute) for hour, minute in schedule.times]
     within = [later - earlier for earlier, later in zip(times, times[1:])]
     days = list(schedule.days_from(today))
     nights = max(later - earlier for earlier, later in zip(days, days[1:]))
@@ -7819,12 +7813,11 @@ def in_ranges(values: Iterable[int], words: Sequence[str] = ()) -> str:
 
 def in_words(schedule: Schedule) -> str:
     """'at 03:15 every day', 'at 03:15 on day 13, or on any Friday'."""
-    times = [f"{h:02}:{m:02}" for h in sorted(schedule.hours) for m in sorted(schedule.minutes)]
-    words, every_hour = f"at {', '.join(times)}", len(schedule.hours) == 24
-    if len(times) > 6:
-        words = f"at minute {in_ranges(schedule.minutes)}"
-        words = "every minute" if len(schedule.minutes) == 60 else words
-        words += " of every hour" if every_hour else f" of hour {in_ranges(schedule.hours)}"
+    every_hour = len(schedule.hours) == 24
+    words = "at " + ", ".join(f"{hour:02}:{minute:02}" for hour, minute in schedule.times)
+    if len(schedule.times) > 6:
+        of_hours = "every hour" if every_hour else f"hour {in_ranges(schedule.hours)}"
+        words = f"at minute {in_ranges(schedule.minutes)} of {of_hours}"
     day, weekday = f"on day {in_ranges(schedule.days)}", in_ranges(schedule.weekdays, WEEKDAYS)
     if schedule.every_day:
         words += "" if every_hour else " every day"
