@@ -64,6 +64,7 @@ import signal
 import smtplib
 import socket
 import stat
+import string
 import subprocess
 import tempfile
 import threading
@@ -599,20 +600,7 @@ def plan_in_words(plan: Plan) -> Iterator[tuple[Snapshot, str, tuple[str, ...]]]
 
 MAX_CONFIG_BYTES = 1_000_000
 BUILT_IN = ""  # an empty template selects the built-in text
-PLACEHOLDER = re.compile(r"(?:https?://)?your[-_][a-z0-9._/-]*", re.IGNORECASE)
-NAME_PLACEHOLDER = re.compile(r"your[-_](?:[a-z]+[-_])*name(?:[-_][0-9]+)?", re.IGNORECASE)
-PLACEHOLDER_KEYS = re.compile(
-    "id|((ping|start|success|failure)_)?url|chat_id|password|(api|bot)_token|client_id|client_secret|api_user|api_password"
-)
 SHORT_SECRET = 8  # characters; a shorter one cannot be masked everywhere without harm
-
-
-def is_placeholder(key: str, text: str) -> bool:
-    """Is this still the text that a sample holds? Then the key counts as missing."""
-    if key == "name":
-        return NAME_PLACEHOLDER.fullmatch(text.strip()) is not None
-    is_key = PLACEHOLDER_KEYS.fullmatch(key) is not None
-    return is_key and PLACEHOLDER.fullmatch(text.strip()) is not None
 
 
 class Level(enum.Enum):
@@ -740,29 +728,18 @@ def write_whole(
             os.unlink(name)
 
 
-def environment_variable(name: str) -> str:
-    """Its value. Raises ValueError if it is unset or empty."""
-    value = os.environ.get(name)
-    if not value:
-        raise ValueError(f"the environment variable {one_line(name, 80)!r} is not set")
-    return value
-
-
 def expand(path: str) -> str:
     """A path with ~, ~user, $NAME and ${NAME} replaced, and $$ by $. Raises ValueError."""
-    user = re.match(r"~[^/\\]*|", path)[0]  # type: ignore[index]
-    home = os.path.expanduser(user)
-    if user and not os.path.isabs(home):
+    variables = {name: value for name, value in os.environ.items() if value}
+    try:
+        expanded = os.path.expanduser(string.Template(path).substitute(variables))
+    except KeyError as error:
+        raise ValueError(f"the environment variable {error} is not set") from None
+    except ValueError:
+        raise ValueError("holds a $ without a name (write $$ for a dollar sign)") from None
+    if path.startswith("~") and not os.path.isabs(expanded):
         raise ValueError("begins with ~, but that home directory is not known")
-
-    def value(match: re.Match[str]) -> str:
-        if match[1]:
-            return "$"
-        if not match[2]:
-            raise ValueError("holds a $ without a name (write $$ for a dollar sign)")
-        return environment_variable(match[2].strip("{}"))
-
-    return home + re.sub(r"\$(?:(\$)|([A-Za-z_]\w*|\{\w+\})?)", value, path[len(user) :])
+    return expanded
 
 
 def is_own_group(group: int) -> bool:
@@ -791,44 +768,73 @@ def open_to_others(path: Path) -> Iterator[Remark]:
             yield Remark(Level.WARNING, text)
 
 
+# --- JSON ---
+
+
+def finite_number(word: str) -> float:
+    """For json, whose parser takes NaN and Infinity, and makes the latter of 1e400: none of them
+    can be said in JSON."""
+    number = float(word)
+    if not math.isfinite(number):
+        raise ValueError("not valid JSON: holds NaN, Infinity or a number that is too large")
+    return number
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object without duplicate keys; of two equal ones nobody knows which is meant."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [key for key, _ in pairs]
+        twice = next(key for key in names if names.count(key) > 1)
+        raise ValueError(f"duplicate key {shown_key(twice)!r}")
+    return result
+
+
+def parse_json(text: str) -> Any:
+    """Strict JSON. Raises ValueError with line and column where the parser knows them."""
+    try:
+        return json.loads(
+            text,
+            parse_float=finite_number,
+            parse_constant=finite_number,
+            object_pairs_hook=unique_keys,
+        )
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"not valid JSON: line {error.lineno}, column {error.colno}: {error.msg} (often a"
+            " comma too many or too few, a comment, or single quotes)"
+        ) from None
+    except RecursionError:
+        raise ValueError("not valid JSON: nested too deeply") from None
+
+
 # --- values ---
 # A reader makes a value of what a file holds, or raises ValueError with a reason that does not
-# quote it.
+# quote it. Those of credentials are given what `credential` has found.
 
-Reader = Callable[[Any, Path], Any]
+Reader = Callable[[Any], Any]
 
 
 class IniText(str):
     """A value of snapshots.config, where flags, lists and objects are text as well."""
 
 
-class SecretText(str):
-    """A credential that has been resolved; `literal`: the file itself holds it."""
-
-    literal: bool = True
-    variable: str = ""  # the environment variable that it was taken from
-    is_url: bool = False
-
-    def __repr__(self) -> str:
-        return "'[hidden]'"
-
-
-def text_of(value: Any) -> str:
-    """A value that must be text."""
+def read_text(value: Any) -> str:
+    """Any text."""
     if not isinstance(value, str):
         raise ValueError("must be a text")
     return value
 
 
-def number_text(value: Any) -> str:
-    """A number, which JSON may hold as it is or in quotes, as text; empty for anything else."""
-    if type(value) in (int, float):
-        return str(value)
-    return value.strip() if isinstance(value, str) else ""
+def read_template(value: Any) -> str:
+    r"""A message template; in snapshots.config \n is a newline, everything else is as it is."""
+    text = read_text(value)
+    return text.replace("\\n", "\n") if isinstance(value, IniText) else text
 
 
-def printable(text: str) -> str:
-    """The text as it is. Raises ValueError where it is more than one printable line."""
+def read_line(value: Any) -> str:
+    """One line of printable text; spaces around it are no part of it."""
+    text = read_text(value).strip()
     if one_line(text, len(text)) != text:
         raise ValueError("holds a control character or a line break")
     return text
@@ -841,10 +847,74 @@ def without_quotes(text: str) -> str:
     return text
 
 
+def read_word(value: Any) -> str:
+    """A name or an address: neither quotes nor a comment belong to it."""
+    text = read_line(value)
+    if re.search(r"\s[#;]", text):
+        raise ValueError("has a comment behind it (put that on a line of its own)")
+    return without_quotes(text)
+
+
+def read_path(value: Any) -> str:
+    """A path, relative to something else or not."""
+    return expand(read_word(value))
+
+
+def read_name(value: Any) -> str:
+    """A server's name."""
+    name = read_line(value)
+    if not 1 <= len(name) <= 200:
+        raise ValueError("must have 1 to 200 characters")
+    return name
+
+
+def read_names(value: Any) -> tuple[str, ...]:
+    """A list of names."""
+    if not isinstance(value, list):
+        raise ValueError('must be a list of names, as in ["old-name"]')
+    return tuple(map(read_name, value))
+
+
+def read_flag(value: Any) -> bool:
+    """true or false; in snapshots.config also in the other words that INI files use."""
+    if isinstance(value, IniText):
+        value = configparser.ConfigParser.BOOLEAN_STATES.get(value.lower())
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false, without quotes")
+    return value
+
+
+def read_object(value: Any) -> dict[str, Any]:
+    """A JSON object, exactly as it is; in snapshots.config it is text."""
+    content = parse_json(value) if isinstance(value, IniText) else value
+    if not isinstance(content, dict):
+        raise ValueError("must be an object in braces")
+    return content
+
+
+def read_choice(*words: str) -> Reader:
+    """One of the words; spelled in any case."""
+
+    def read(value: Any) -> str:
+        for word in words:
+            if word.lower() == read_text(value).strip().lower():
+                return word
+        raise ValueError(f"must be {'one of ' if len(words) > 1 else ''}{', '.join(words)}")
+
+    return read
+
+
+def number_text(value: Any) -> str:
+    """A number, which JSON may hold as it is or in quotes, as text; empty for anything else."""
+    if type(value) in (int, float):
+        return str(value)
+    return value.strip() if isinstance(value, str) else ""
+
+
 def read_number(low: float, high: float, unit: str = "seconds") -> Reader:
     """A number between low and high."""
 
-    def read(value: Any, _base: Path) -> float:
+    def read(value: Any) -> float:
         text = number_text(value)
         number = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else math.nan
         if not low <= number <= high:
@@ -854,128 +924,52 @@ def read_number(low: float, high: float, unit: str = "seconds") -> Reader:
     return read
 
 
-def read_count(low: int, high: int) -> Reader:
-    """A whole number between low and high."""
+def read_count(low: int, high: int, or_all: bool = False) -> Reader:
+    """A whole number between low and high; or_all: or the word "all", which is None."""
 
-    def read(value: Any, _base: Path) -> int:
+    def read(value: Any) -> Optional[int]:
         text = number_text(value)
+        if or_all and text.lower() == "all":
+            return None
         if not re.fullmatch(r"[0-9]{1,18}", text) or not low <= int(text) <= high:
-            raise ValueError(f"must be a whole number from {low} to {high}")
+            other = ', or "all"' if or_all else ""
+            raise ValueError(f"must be a whole number from {low} to {high}{other}")
         return int(text)
 
     return read
-
-
-def read_flag(value: Any, _base: Path) -> bool:
-    """true or false; in snapshots.config also in the other words that INI files use."""
-    if isinstance(value, IniText):
-        value = configparser.ConfigParser.BOOLEAN_STATES.get(value.lower())
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false, without quotes")
-    return value
-
-
-def read_choice(*words: str) -> Reader:
-    """One of the words; spelled in any case."""
-
-    def read(value: Any, _base: Path) -> str:
-        for word in words:
-            if word.lower() == text_of(value).strip().lower():
-                return word
-        raise ValueError(f"must be {'one of ' if len(words) > 1 else ''}{', '.join(words)}")
-
-    return read
-
-
-def read_word(value: Any, _base: Path) -> str:
-    """A name or an address: neither quotes nor a comment belong to it."""
-    text = printable(text_of(value).strip())
-    if re.search(r"\s[#;]", text):
-        raise ValueError("has a comment behind it (put that on a line of its own)")
-    return without_quotes(text)
-
-
-def read_path(value: Any, base: Path) -> str:
-    """A path, relative to something else or not."""
-    return expand(read_word(value, base))
-
-
-def read_name(value: Any, _base: Path) -> str:
-    """A server's name."""
-    name = printable(text_of(value).strip())
-    if not 1 <= len(name) <= 200:
-        raise ValueError("must have 1 to 200 characters")
-    return name
-
-
-def read_id(value: Any, _base: Path) -> str:
-    """A provider's id of a server: digits only, for it becomes part of a path."""
-    text = number_text(value)
-    if not re.fullmatch(r"[1-9][0-9]{0,17}", text):
-        raise ValueError("must be the provider's number of the server, as in 12345678")
-    return text
 
 
 MAX_RETAIN = 100_000
-
-
-def read_retain(value: Any, _base: Path) -> Optional[int]:
-    """How many snapshots stay: an integer of at least 1, digits, or "all"."""
-    text = number_text(value)
-    if text.lower() == "all":
-        return None
-    if re.fullmatch(r"[0-9]{1,9}", text) and 1 <= int(text) <= MAX_RETAIN:
-        return int(text)
-    raise ValueError(f'must be a whole number from 1 to {MAX_RETAIN}, or "all"')
-
-
 read_keep = read_count(0, MAX_RETAIN)
+read_retain = read_count(1, MAX_RETAIN, or_all=True)
 
 
-def read_names(value: Any, base: Path) -> tuple[str, ...]:
-    """A list of names."""
-    if not isinstance(value, list):
-        raise ValueError('must be a list of names, as in ["old-name"]')
-    return tuple(read_name(name, base) for name in value)
+def read_match(pattern: str, meaning: str) -> Reader:
+    """A text or a number that the pattern describes."""
+
+    def read(value: Any) -> str:
+        text = number_text(value)
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise ValueError(f"must be {meaning}")
+        return text
+
+    return read
 
 
-def read_chat_id(value: Any, _base: Path) -> str:
-    """A Telegram chat: a number (groups are negative) or @name."""
-    text = number_text(value)
-    if not re.fullmatch(r"-?[0-9]{1,20}|@\w{1,64}", text, re.ASCII):
-        raise ValueError("must be the chat's number, as in -1001234567890, or @channelname")
-    return text
+read_id = read_match(  # digits only, for it becomes part of a path
+    "[1-9][0-9]{0,17}", "the provider's number of the server, as in 12345678"
+)
+read_chat_id = read_match(  # groups are negative
+    r"-?[0-9]{1,20}|@\w{1,64}", "the chat's number, as in -1001234567890, or @channelname"
+)
+read_helo_name = read_match(  # or an address in brackets
+    r"[A-Za-z0-9._:\[\]-]+", "a host name such as backup.example.org"
+)
 
 
-def read_text(value: Any, _base: Path) -> str:
-    """Any text."""
-    return text_of(value)
-
-
-def read_template(value: Any, _base: Path) -> str:
-    r"""A message template; in snapshots.config \n is a newline, everything else is as it is."""
-    text = text_of(value)
-    return text.replace("\\n", "\n") if isinstance(value, IniText) else text
-
-
-def read_object(value: Any, _base: Path) -> dict[str, Any]:
-    """A JSON object."""
-    if not isinstance(value, dict):
-        raise ValueError("must be an object in braces")
-    return value
-
-
-def read_payload(value: Any, base: Path) -> dict[str, Any]:
-    """A webhook payload: a JSON object, exactly as it is."""
-    payload = parse_json(value) if isinstance(value, IniText) else value
-    if isinstance(value, IniText) and not isinstance(payload, dict):
-        raise ValueError('must be a JSON object, as in {"text": "{server_name}: {status}"}')
-    return read_object(payload, base)
-
-
-def read_address(value: Any, _base: Path) -> str:
+def read_address(value: Any) -> str:
     """One mail address; a domain with an umlaut as xn--..., as it travels."""
-    text = printable(text_of(value).strip())
+    text = read_line(value)
     _, address = email.utils.parseaddr(text)
     is_one = re.fullmatch(r"[^@\s<>,;]+@[^@\s<>,;]+", address) is not None
     if is_one:  # as the header is read, which gives the envelope its addresses
@@ -992,44 +986,12 @@ def read_address(value: Any, _base: Path) -> str:
         raise ValueError("holds a mail address whose domain is not valid") from None
 
 
-def read_addresses(value: Any, base: Path) -> tuple[str, ...]:
+def read_addresses(value: Any) -> tuple[str, ...]:
     """Mail addresses: a list, or one text with commas (those in a quoted name are the name's)."""
     parts = value
     if not isinstance(value, list):
-        parts = re.findall(r'(?:"(?:\\.|[^"\\])*"|[^,])+', text_of(value))
-    return tuple(read_address(p, base) for p in parts if not isinstance(p, str) or p.strip())
-
-
-def read_password(value: Any, base: Path) -> SecretText:
-    """A credential, given as it is, as env:NAME or as file:PATH (relative to base)."""
-    text = text_of(value).strip()
-    secret = SecretText(text)
-    if text.startswith("env:"):
-        name = text[4:].strip()
-        secret = SecretText(environment_variable(name))
-        secret.variable = name
-    elif text.startswith("file:"):
-        path = base / expand(text[5:].strip())
-        try:
-            secret = SecretText(read_text_file(path).strip("\r\n"))
-        except (OSError, ValueError) as error:
-            shown = one_line(str(path), 200)
-            raise ValueError(f"cannot read {shown!r}: {reason_of(error)}") from None
-        if not secret:
-            raise ValueError(f"{one_line(str(path), 200)!r} is empty")
-    secret.literal = not text.startswith(("env:", "file:"))
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in secret):
-        raise ValueError("holds a control character, a line break or what is not UTF-8")
-    return secret
-
-
-def read_token(value: Any, base: Path) -> SecretText:
-    """A token: it travels in a header or a path, so printable ASCII without spaces or quotes."""
-    token = read_password(value, base)
-    if not re.fullmatch(r"[\x21-\x7e]*", token):
-        raise ValueError("holds a space or a non-ASCII character (a comment behind it?)")
-    without_quotes(token)
-    return token
+        parts = re.findall(r'(?:"(?:\\.|[^"\\])*"|[^,])+', read_text(value))
+    return tuple(read_address(p) for p in parts if not isinstance(p, str) or p.strip())
 
 
 def is_loopback(host: str) -> bool:
@@ -1061,9 +1023,9 @@ def host_of(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
-def read_endpoint(value: Any, _base: Path) -> str:
+def read_endpoint(value: Any) -> str:
     """The base URL of an API: https, unless the host is this machine."""
-    text = text_of(value)
+    text = read_text(value)
     parts = check_url(text)
     if "@" in parts.netloc:
         raise ValueError("must not hold a user name or password")
@@ -1074,32 +1036,97 @@ def read_endpoint(value: Any, _base: Path) -> str:
     return text.rstrip("/")
 
 
-def read_hook_url(value: Any, base: Path) -> SecretText:
+# --- credentials ---
+
+
+class SecretText(str):
+    """A credential that has been resolved; `literal`: the file itself holds it."""
+
+    literal: bool = True
+    variable: str = ""  # the environment variable that it was taken from
+    is_url: bool = False
+
+    def __repr__(self) -> str:
+        return "'[hidden]'"
+
+
+def credential(value: Any, base: Path) -> SecretText:
+    """A credential that is given as it is, as env:NAME or as file:PATH (relative to base). Raises
+    ValueError."""
+    text = read_text(value).strip()
+    secret = SecretText(text)
+    if text.startswith("env:"):
+        name = text[4:].strip()
+        secret = SecretText(os.environ.get(name, ""))
+        secret.variable = name
+        if not secret:
+            raise ValueError(f"the environment variable {one_line(name, 80)!r} is not set")
+    elif text.startswith("file:"):
+        path = base / expand(text[5:].strip())
+        try:
+            secret = SecretText(read_text_file(path).strip("\r\n"))
+        except (OSError, ValueError) as error:
+            shown = one_line(str(path), 200)
+            raise ValueError(f"cannot read {shown!r}: {reason_of(error)}") from None
+        if not secret:
+            raise ValueError(f"{one_line(str(path), 200)!r} is empty")
+    secret.literal = not text.startswith(("env:", "file:"))
+    return secret
+
+
+def read_password(secret: SecretText) -> SecretText:
+    """A credential that travels as text."""
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in secret):
+        raise ValueError("holds a control character, a line break or what is not UTF-8")
+    return secret
+
+
+def read_token(secret: SecretText) -> SecretText:
+    """A token: it travels in a header or a path, so printable ASCII without spaces or quotes."""
+    if not re.fullmatch(r"[\x21-\x7e]*", read_password(secret)):
+        raise ValueError("holds a space or a non-ASCII character (a comment behind it?)")
+    without_quotes(secret)
+    return secret
+
+
+def read_hook_url(secret: SecretText) -> SecretText:
     """The URL of a webhook, which is a secret as a whole; http is allowed (self-hosted n8n)."""
-    url = read_password(value, base)
-    check_url(url)
-    url.is_url = True
-    return url
+    check_url(read_password(secret))
+    secret.is_url = True
+    return secret
 
 
-def read_ping_url(value: Any, base: Path) -> SecretText:
+def read_ping_url(secret: SecretText) -> SecretText:
     """A URL in the form of Healthchecks: /start and /fail can be put behind its path."""
-    url = read_hook_url(value, base)
-    if "#" in url or re.search(r"(?i)/[0-9a-f-]{36}/\w+/*(\?|$)", url):
+    read_hook_url(secret)
+    if "#" in secret or re.search(r"(?i)/[0-9a-f-]{36}/\w+/*(\?|$)", secret):
         raise ValueError("must be the ping URL itself, without /start, /fail or #")
-    return url
+    return secret
 
 
-def read_helo_name(value: Any, _base: Path) -> str:
-    """A host name, or an address in brackets."""
-    text = text_of(value).strip()
-    if not re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", text):
-        raise ValueError("must be a host name such as backup.example.org")
-    return text
+CREDENTIAL_READERS: tuple[Reader, ...] = (read_password, read_token, read_hook_url, read_ping_url)
 
+
+# --- the keys of a file ---
 
 # In snapshots.config only these may go on in indented lines; elsewhere such a line is a slip.
-LONG_READERS: tuple[Reader, ...] = (read_template, read_payload, read_addresses)
+LONG_READERS: tuple[Reader, ...] = (read_template, read_object, read_addresses)
+# The text of the samples, by what reads it; in names "your-shop" may be meant.
+PLACEHOLDER = re.compile(r"(?:https?://)?your[-_][a-z0-9._/-]*", re.IGNORECASE)
+PLACEHOLDERS: Mapping[Reader, re.Pattern[str]] = {
+    **dict.fromkeys((*CREDENTIAL_READERS, read_id, read_chat_id), PLACEHOLDER),
+    read_name: re.compile(r"your[-_](?:[a-z]+[-_])*name(?:[-_][0-9]+)?", re.IGNORECASE),
+}
+
+
+def is_placeholder(read: Reader, text: str) -> bool:
+    """Is this still the text that a sample holds? Then the key counts as missing."""
+    return read in PLACEHOLDERS and PLACEHOLDERS[read].fullmatch(text.strip()) is not None
+
+
+def read_value(read: Reader, value: Any, base: Path) -> Any:
+    """What a reader makes of a value. base: what the file: of a credential is relative to."""
+    return read(credential(value, base) if read in CREDENTIAL_READERS else value)
 
 
 def read_values(
@@ -1114,7 +1141,7 @@ def read_values(
     problems: dict[str, str] = {}
     for key, read in readers.items():
         value = values.get(key)
-        is_empty = isinstance(value, str) and (not value.strip() or is_placeholder(key, value))
+        is_empty = isinstance(value, str) and (not value.strip() or is_placeholder(read, value))
         if key in values and value is None:
             problems[key] = "has no value (give it one, or leave the key out)"
         elif key not in values or is_empty:
@@ -1125,7 +1152,7 @@ def read_values(
             problems[key] = "continues in an indented line (a key must start in column 1)"
         else:
             try:
-                result[key] = read(value, base)
+                result[key] = read_value(read, value, base)
             except ValueError as error:
                 problems[key] = str(error)
     for key in values:
@@ -1281,8 +1308,8 @@ class WebhookSection(Channel):
     address_keys: ClassVar[tuple[str, ...]] = ("url",)
     needs: ClassVar[tuple[str, ...]] = ("url",)
     url: SecretText = secret(read_hook_url, override=True)
-    payload_success: Optional[dict[str, Any]] = option(None, read_payload, override=True)
-    payload_failure: Optional[dict[str, Any]] = option(None, read_payload, override=True)
+    payload_success: Optional[dict[str, Any]] = option(None, read_object, override=True)
+    payload_failure: Optional[dict[str, Any]] = option(None, read_object, override=True)
 
 
 @dataclass(frozen=True)
@@ -1622,47 +1649,6 @@ def secrets_notes(
 
 
 # --- server files ---
-
-
-def refuse_constant(word: str) -> NoReturn:
-    """NaN and Infinity are not JSON, whatever Python's parser thinks."""
-    raise ValueError(f"{word} is not JSON")
-
-
-def finite_number(word: str) -> float:
-    """For json: 1e400 would become infinity, which JSON cannot say."""
-    number = float(word)
-    if math.isinf(number):
-        raise ValueError("not valid JSON: a number in it is too large")
-    return number
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object without duplicate keys; of two equal ones nobody knows which is meant."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [key for key, _ in pairs]
-        twice = next(key for key in names if names.count(key) > 1)
-        raise ValueError(f"duplicate key {shown_key(twice)!r}")
-    return result
-
-
-def parse_json(text: str) -> Any:
-    """Strict JSON. Raises ValueError with line and column where the parser knows them."""
-    try:
-        return json.loads(
-            text,
-            parse_float=finite_number,
-            parse_constant=refuse_constant,
-            object_pairs_hook=unique_keys,
-        )
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"not valid JSON: line {error.lineno}, column {error.colno}: {error.msg} (often a"
-            " comma too many or too few, a comment, or single quotes)"
-        ) from None
-    except RecursionError:
-        raise ValueError("not valid JSON: nested too deeply") from None
 
 
 # The keys of server files: in the order of the provider's login, and what they may be read as.
@@ -2804,7 +2790,7 @@ class Response:
     def json(self) -> Any:
         """The body as JSON. Raises GarbledError."""
         try:
-            return json.loads(self.body.decode("utf-8-sig"), parse_constant=refuse_constant)
+            return json.loads(self.body.decode("utf-8-sig"), parse_constant=finite_number)
         except (ValueError, RecursionError):
             raise GarbledError("the answer is not JSON") from None
 
@@ -9636,7 +9622,7 @@ class Setup:
                 self.names.add(str(content.get("name")))
                 self.covered[provider, number_text(content.get("id"))] = path
                 raw = {key: str(content.get(key) or "") for key in keys}
-                if all(raw.values()) and not any(is_placeholder(*pair) for pair in raw.items()):
+                if all(raw.values()) and not any(is_placeholder(keys[k], raw[k]) for k in keys):
                     self.known.setdefault(provider, (path.name, raw))
             collect_secrets(self.settings, load_servers([], self.settings)[0], self.world)
 
@@ -9646,8 +9632,8 @@ class Setup:
         """As it is to be written, once it can be read; empty for the one that is known."""
 
         def check(text: str) -> str:
-            value = read(text, self.settings.base) if text else ""
-            if is_placeholder(key, text):
+            value = read_value(read, text, self.settings.base) if text else ""
+            if is_placeholder(read, text):
                 raise ValueError("is still the sample's text")
             if key not in USER_NAMES:
                 self.world.redact.add(value, unquote(value))
@@ -9662,7 +9648,7 @@ class Setup:
     def log_in(self, provider: str) -> tuple[dict[str, str], dict[str, Listed], dict[str, str]]:
         """Credentials that may read, as they are to be written; the account's servers by their
         ids, and how many snapshots each has."""
-        keys = CREDENTIAL_KEYS[provider]
+        keys, base = CREDENTIAL_KEYS[provider], self.settings.base
         known_in, known = self.known.get(provider, ("", {}))
         for attempt in itertools.count(1):
             raw: dict[str, str] = {}
@@ -9672,7 +9658,7 @@ class Setup:
                     raw = known
                     break
             try:
-                values = [read(raw[key], self.settings.base) for key, read in keys.items()]
+                values = [read_value(read, raw[key], base) for key, read in keys.items()]
                 account = Account(self.world, provider, values, self.settings)
                 self.say("reading the account ...")
                 with signals_end_waiting():
@@ -9734,8 +9720,8 @@ class Setup:
         """How many snapshots stay; at Contabo after what plans allow, for its API does not tell."""
         slots = PROVIDERS[provider].has_slots
         self.say(*CONTABO_PLANS.splitlines() if slots else ())
-        read = functools.partial(read_retain, _base=self.settings.base)
-        keep = self.ask("How many snapshots of each are to stay", read, "1" if slots else "3")
+        default = "1" if slots else "3"
+        keep = self.ask("How many snapshots of each are to stay", read_retain, default)
         policy: dict[str, Any] = {"retain_last_snapshots": keep or "all"}
         if slots:
             question = "All slots full: may the oldest go before the new one is made"
@@ -9747,8 +9733,8 @@ class Setup:
     ) -> None:
         """A file named after the server; never in the place of another, whatever its case."""
         try:
-            name = read_name(server.names[0], self.settings.base)
-            if is_placeholder("name", name):
+            name = read_name(server.names[0])
+            if is_placeholder(read_name, name):
                 raise ValueError
         except ValueError:
             name = f"server-{server_id}"
@@ -9818,7 +9804,7 @@ class Setup:
         for attempt in itertools.count(1):
             text = self.credential("bot_token", read_token)
             try:
-                token = read_token(text, self.settings.base)
+                token = read_value(read_token, text, self.settings.base)
                 chat_id = self.chat_of(dataclasses.replace(section, bot_token=token))
                 topic = {"message_thread_id": "0"} if section.message_thread_id else {}
                 values = {"enabled": "true", "bot_token": text, "chat_id": chat_id, **topic}
@@ -9847,7 +9833,7 @@ class Setup:
 
             def read(text: str, numbers: Sequence[str] = tuple(chat[2] for chat in chats)) -> str:
                 if not re.fullmatch("[0-9]{1,3}", text):
-                    return text and read_chat_id(text, self.settings.base)
+                    return text and read_chat_id(text)
                 if not 1 <= int(text) <= len(numbers):  # and so short is no chat_id
                     table = f"a number from the table, 1 to {len(numbers)}, or " if numbers else ""
                     raise ValueError(f"must be {table}a chat_id")
@@ -9865,11 +9851,11 @@ class Setup:
 
     def mail(self) -> tuple[str, dict[str, str]]:
         """A mail server, and who writes to whom."""
-        base, readers = self.settings.base, readers_of(SmtpSection)
+        readers = readers_of(SmtpSection)
 
         def ask(question: str, key: str, default: Optional[str] = None) -> str:
             def read(text: str) -> str:
-                readers[key](IniText(text), base)
+                readers[key](IniText(text))
                 return text
 
             return self.ask(question, read, default)
@@ -9888,11 +9874,10 @@ class Setup:
 
     def arrives(self, section: str, values: Mapping[str, str]) -> bool:
         """Send a test message over a channel that has these values, and ask whether it came."""
-        readers, base = readers_of(SECTIONS[section]), self.settings.base
-        destination = dataclasses.replace(
-            getattr(self.settings, section.lower()),
-            **{key: readers[key](IniText(text), base) for key, text in values.items()},
-        )
+        channel = getattr(self.settings, section.lower())
+        texts = {key: IniText(text) for key, text in values.items()}
+        chosen, _ = read_values(texts, readers_of(SECTIONS[section]), self.settings.base)
+        destination = dataclasses.replace(channel, **chosen)
         _, report = reports_for_test(None, self.world.clock.now(), "per_server")
         try:
             with signals_end_waiting():
