@@ -5474,24 +5474,42 @@ SILENT_SECONDS = 3.0  # who greets later than that may be waiting for our TLS
 WRONG_PORT = "(does [SMTP] security fit the port?)"
 
 
-def greet(client: smtplib.SMTP, section: SmtpSection, timeout: float) -> None:
+class MailClient(smtplib.SMTP):
+    """A connection to a mail server, on which each reply is complete in time: a trickle must not
+    last for ever."""
+
+    sock: Any
+
+    def getreply(self) -> tuple[int, bytes]:
+        timeout = self.sock.gettimeout()
+        self.file = TimedReader(self.sock.makefile("rb", buffering=0), self.sock)
+        reply = super().getreply()
+        self.sock.settimeout(timeout)
+        return reply
+
+
+def greet(client: MailClient, section: SmtpSection, timeout: float) -> None:
     """Connect, with TLS as configured, up to the server's last EHLO answer.
 
     Of several addresses one that takes the connection and then says nothing gets half the time.
     """
     context = ssl.create_default_context()
-    until, failed = time.monotonic() + timeout, dict[Any, float]()
+    known = addresses_of(section.server, section.port)
     while True:
-        known = addresses_of(section.server, section.port)
-        sock = client.sock = connect_first(known, timeout, failed)
-        failed[sock.getpeername()] = time.monotonic()
-        has_others = any(item[4] not in failed for item in known)
+        client.sock = connect_first(known, timeout)
+        known = [item for item in known if item[4] != client.sock.getpeername()]
+        client.sock.settimeout(timeout / 2 if known else timeout)
         try:
-            code, words = first_words(client, section, context, timeout / (1 + has_others))
+            if section.security == "tls":
+                client.sock = context.wrap_socket(client.sock, server_hostname=section.server)
+            elif waits_for_tls(client.sock, section, context):
+                client.close()
+                raise DeliveryError(f"the port begins with TLS {WRONG_PORT}")
+            code, words = client.getreply()
             break
         except (OSError, smtplib.SMTPServerDisconnected):
             client.close()
-            if not has_others or time.monotonic() > until:
+            if not known:
                 raise
     client.sock.settimeout(timeout)
     if code != 220:
@@ -5503,31 +5521,20 @@ def greet(client: smtplib.SMTP, section: SmtpSection, timeout: float) -> None:
         client.ehlo_or_helo_if_needed()
 
 
-def first_words(
-    client: smtplib.SMTP, section: SmtpSection, context: ssl.SSLContext, timeout: float
-) -> tuple[int, bytes]:
-    """The greeting on a new connection, after the TLS handshake where that comes first."""
-    sock: Any = client.sock
-    sock.settimeout(timeout)
-    if section.security == "tls":
-        client.sock = context.wrap_socket(sock, server_hostname=section.server)
-    else:
-        sock.settimeout(min(SILENT_SECONDS, timeout / 3))
-        try:
-            sock.recv(1, socket.MSG_PEEK)
-        except socket.timeout:
-            if begins_with_tls(section, context, sock.gettimeout() or 0):
-                client.close()
-                raise DeliveryError(f"the port begins with TLS {WRONG_PORT}") from None
-        sock.settimeout(timeout)
-    return client.getreply()
-
-
-def begins_with_tls(section: SmtpSection, context: ssl.SSLContext, timeout: float) -> bool:
-    """Does a new connection to that port get an answer to TLS, be it a bad certificate?"""
+def waits_for_tls(sock: socket.socket, section: SmtpSection, context: ssl.SSLContext) -> bool:
+    """Does the server say nothing, and does a second connection get an answer to TLS, be it a bad
+    certificate?"""
+    timeout = sock.gettimeout() or 0
     try:
-        with connect_first(addresses_of(section.server, section.port), timeout) as sock:
-            context.wrap_socket(sock, server_hostname=section.server).close()
+        sock.settimeout(min(SILENT_SECONDS, timeout / 3))
+        sock.recv(1, socket.MSG_PEEK)
+        return False
+    except socket.timeout:
+        second = connect_first(addresses_of(section.server, section.port), timeout)
+    finally:
+        sock.settimeout(timeout)
+    try:
+        context.wrap_socket(second, server_hostname=section.server).close()
     except OSError as error:
         return isinstance(error, ssl.SSLCertVerificationError)
     return True
@@ -5537,43 +5544,32 @@ def log_in(client: smtplib.SMTP, user: str, password: str) -> None:
     """Log in by the first mechanism that works; smtplib's own knows ASCII only, and ends where
     the machine forbids MD5. Sources: RFC 4954, RFC 4616 (PLAIN is UTF-8), RFC 2195 (CRAM-MD5)."""
 
-    def say(text: str, command: str = "") -> tuple[int, bytes]:
-        return client.docmd(command + base64.b64encode(text.encode()).decode("ascii"))
+    def cram_md5(challenge: bytes) -> str:  # ValueError where MD5 is forbidden
+        digest = hmac.new(password.encode(), base64.b64decode(challenge), "md5")
+        return f"{user} {digest.hexdigest()}"
 
-    def plain() -> tuple[int, bytes]:
-        return say(f"\0{user}\0{password}", "AUTH PLAIN ")
-
-    def login() -> tuple[int, bytes]:
-        code, words = client.docmd("AUTH LOGIN")
-        for answer in (user, password):
-            if code == 334:
-                code, words = say(answer)
-        return code, words
-
-    def cram_md5() -> tuple[int, bytes]:
-        digest = hmac.new(password.encode(), digestmod="md5")  # ValueError where that is forbidden
-        code, words = client.docmd("AUTH CRAM-MD5")
-        with contextlib.suppress(ValueError):  # what is no challenge is no base64
-            digest.update(base64.b64decode(words))
-            if code == 334:
-                return say(f"{user} {digest.hexdigest()}")
-        return code, words
-
-    known = {"PLAIN": plain, "LOGIN": login, "CRAM-MD5": cram_md5}
+    answers: dict[str, list[Callable[[bytes], str]]] = {
+        "PLAIN": [lambda _: f"\0{user}\0{password}"],
+        "LOGIN": [lambda _: user, lambda _: password],
+        "CRAM-MD5": [cram_md5],
+    }
     offered = client.esmtp_features.get("auth", "").upper().split()
     if not offered:
         raise DeliveryError("the server does not offer a way to log in")
     refusal, again = "", False
-    for mechanism in [name for name in known if name in offered]:
+    for mechanism in [name for name in answers if name in offered]:
         try:
-            code, words = known[mechanism]()
+            code, words = client.docmd("AUTH", mechanism)
+            for answer in answers[mechanism]:
+                if code == 334:
+                    code, words = client.docmd(base64.b64encode(answer(words).encode()).decode())
         except smtplib.SMTPServerDisconnected:  # as some do after a refusal, which is the reason
             if not refusal:
                 raise
             break
         except ValueError:
             refusal = refusal or f"this machine forbids the MD5 that {mechanism} needs"
-            continue
+            break
         if code in (235, 503):
             return
         refusal, again = smtp_reason(code, words), 400 <= code < 500
@@ -5591,23 +5587,12 @@ def log_in(client: smtplib.SMTP, user: str, password: str) -> None:
 def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout: float) -> None:
     """One try to hand a mail over. Raises DeliveryError.
 
-    Certificates are verified for STARTTLS too, which smtplib by itself does not do. A watchdog
-    ends a server that trickles. Never sent again once the text may have arrived.
+    Certificates are verified for STARTTLS too, which smtplib by itself does not do. Never sent
+    again once the text may have arrived.
     """
     domain = email.utils.parseaddr(section.from_email)[1].rpartition("@")[2]
-    client = smtplib.SMTP(timeout=timeout, local_hostname=section.helo_name or domain)
+    client = MailClient(timeout=timeout, local_hostname=section.helo_name or domain)
     missing, begun = "STARTTLS", False
-
-    def cut_off() -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            client.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
-
-    watchdog = threading.Timer(timeout * 3, cut_off)
-    watchdog.daemon = True
-    try:
-        watchdog.start()
-    except RuntimeError as error:  # the machine allows no more threads
-        raise DeliveryError(str(error), True) from None
     try:
         greet(client, section, timeout)
         if section.user:
@@ -5641,9 +5626,7 @@ def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout
         if client.sock is not None:
             with contextlib.suppress(smtplib.SMTPException, OSError):
                 client.quit()
-            with contextlib.suppress(OSError):
-                client.close()
-        watchdog.cancel()
+            client.close()
 
 
 class Version(NamedTuple):

@@ -6,7 +6,6 @@ import email
 import hashlib
 import hmac
 import socket
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -424,28 +423,3 @@ def test_an_address_of_the_mail_server_that_says_nothing_is_left_for_the_next(
     assert (result.code, result.err, len(server.mails)) == (0, "", 1)
     assert silent.taken() > 0
     silent.close()
-
-
-# --- a machine without threads ---
-
-
-@pytest.mark.proves("wild-12.6")
-@pytest.mark.parametrize("times", [1, 9])
-def test_a_mail_that_gets_no_watchdog_is_tried_again(
-    project: Project, post: PostOffice, monkeypatch: pytest.MonkeyPatch, times: int
-) -> None:
-    project.server("hetzner", 1)
-    server = post.open()
-    start, refused = threading.Timer.start, iter(range(times))
-
-    def start_later(timer: threading.Timer) -> None:
-        if next(refused, None) is not None:
-            raise RuntimeError("can't start new thread")
-        start(timer)
-
-    monkeypatch.setattr(threading.Timer, "start", start_later)
-    result = project.run()
-    assert result.code == 0
-    assert len(server.mails) == (times == 1)
-    said = "cannot send mail through 127.0.0.1: can't start new thread (tried 3 times in "
-    assert (said in result.err) is (times == 9)
