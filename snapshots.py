@@ -9350,51 +9350,30 @@ NO_CHATS = (  # bots are told of few things in a group: https://core.telegram.or
     "channel, or /start@ and its name in its group, where it sees no other lines.",
     "Then look again.",
 )
-RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
 @contextlib.contextmanager
-def signals_end_waiting() -> Iterator[None]:
+def signals_end_waiting(is_hidden: bool = False) -> Iterator[None]:
     """In here a stop signal raises InterruptedRunError at once: nothing else would end a read from
-    the terminal. Only where nothing is being changed."""
+    the terminal. Only where nothing is being changed. is_hidden: the echo is off, so Ctrl-Z does
+    nothing, for it leads to a shell that switches the echo on, and may leave it on."""
 
     def end(number: int, _frame: object) -> NoReturn:
         raise InterruptedRunError(f"interrupted by {signal.Signals(number).name}")
 
-    stops = (getattr(signal, name, None) for name in ("SIGTERM", "SIGINT", "SIGHUP"))
-    before = {n: signal.getsignal(n) for n in stops if n and callable(signal.getsignal(n))}
+    handlers: dict[str, Any] = dict.fromkeys(("SIGTERM", "SIGINT", "SIGHUP"), end)
+    if is_hidden:
+        handlers["SIGTSTP"] = signal.SIG_IGN
+    before: dict[int, Any] = {}
     try:
-        for number in before:
-            signal.signal(number, end)
+        for name, handler in handlers.items():
+            number = getattr(signal, name, None)  # Windows does not know all of them
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, handler)
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def echo_stays_off() -> Iterator[None]:
-    """For a hidden answer: Ctrl-Z leads to a shell with an echo, and bash leaves it on for what it
-    has go on (fg)."""
-    if ON_WINDOWS:
-        yield
-        return
-    import termios
-
-    def stop(_number: int, _frame: object) -> None:
-        hidden = termios.tcgetattr(sys.stdin)
-        shown = [*hidden[:3], hidden[3] | termios.ECHO, *hidden[4:]]
-        termios.tcsetattr(sys.stdin, termios.TCSANOW, shown)
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        signal.pthread_kill(threading.get_ident(), signal.SIGTSTP)  # here it goes on
-        signal.signal(signal.SIGTSTP, stop)
-        termios.tcsetattr(sys.stdin, termios.TCSANOW, hidden)
-
-    before = signal.signal(signal.SIGTSTP, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTSTP, before)
 
 
 class Dialogue:
@@ -9409,10 +9388,9 @@ class Dialogue:
         self.world.check()
         line, is_hidden = "", hidden and self.on_terminal
         try:
-            with signals_end_waiting():
-                if is_hidden:  # which switches the echo off before it asks
-                    with echo_stays_off():
-                        line = getpass.getpass(f"{question} ") + "\n"
+            with signals_end_waiting(is_hidden):
+                if is_hidden:
+                    line = getpass.getpass(f"{question} ") + "\n"
                 else:
                     self.world.screen.prompt(f"{question} ")
                     line = sys.stdin.readline(ANSWER_LIMIT) if sys.stdin else ""
@@ -9452,9 +9430,9 @@ class Dialogue:
 
         def read(text: str) -> str:
             found = [word for word in words if word.startswith(text.lower())]
-            if text not in words and len(found) != 1:
+            if len(found) != 1:
                 raise ValueError(f"must be one of {', '.join(words)}")
-            return text if text in words else found[0]
+            return found[0]
 
         return self.ask(f"{question} ({', '.join(words)})", read, default)
 
@@ -9471,83 +9449,73 @@ class Dialogue:
 
 
 def read_rows(text: str, count: int) -> list[int]:
-    """The rows of a table that "all", "none", "1,3-5" or "2-" names, from 1. Raises ValueError."""
+    """The rows of a table that "all", "none" or "1,3-5" names, from 1. Raises ValueError."""
     if text.lower() in ("all", "none"):
         return list(range(1, count + 1)) if text.lower() == "all" else []
     rows: set[int] = set()
-    for part in re.split(r"[,\s]+", re.sub(r"\s*-\s*", "-", text).strip(", ")):
-        extent = re.fullmatch(r"([0-9]{1,6})(-([0-9]{1,6})?)?", part)
-        if not extent:
-            raise ValueError("must be all, none, or numbers as in 1,3-5 or 2-")
-        first = int(extent[1])
-        last = int(extent[3] or count) if extent[2] else first
-        if not 1 <= first <= count or not 1 <= last <= count:
-            raise ValueError(f"must be numbers from the table, 1 to {count}")
-        if first > last:
-            raise ValueError(f"must begin with the smaller number (write {last}-{first})")
+    for part in re.split(r"[,\s]+", text.strip(", ")):
+        extent = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", part)
+        first, last = (int(extent[1]), int(extent[2] or extent[1])) if extent else (0, 0)
+        if not 1 <= first <= last <= count:
+            raise ValueError(f"must be all, none, or numbers from 1 to {count} as in 1,3-5")
         rows.update(range(first, last + 1))
     return sorted(rows)
 
 
 def file_stem(name: str, server_id: str) -> str:
     """A server's name as that of a file, which every system takes."""
-    plain = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore")
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", plain.decode("ascii"))[:100].strip("-._")
-    if not stem:
-        return f"server-{server_id}"
-    return f"server-{stem}" if RESERVED_ON_WINDOWS.fullmatch(stem) else stem
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode("ascii")
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:100].strip("-._")
+    return stem or f"server-{server_id}"
 
 
 def with_values(text: str, section: str, values: Mapping[str, str]) -> str:
     """The text of a snapshots.config with these values in a section, every other line as it is."""
     end = "\r\n" if "\r\n" in text else "\n"
-    for key, value in reversed(list(values.items())):  # each one in front of those before
-        text += end if text and not text.endswith("\n") else ""
-        if section not in [entry.section for entry in parse_ini(text)]:
-            text += f"{end if text else ''}[{section}]{end}"
-        entries = [entry for entry in parse_ini(text) if entry.section == section]
-        found = next((entry for entry in entries if entry.key == key), None)
-        at = (found or entries[0]).line
-        lines = text.split("\n")
-        lines[at - bool(found) : at] = [f"{key} = {value}".rstrip() + end[:-1]]
-        rest = (found.value or "").count("\n") if found else 0
-        while rest:  # what the old value has in further lines, between which comments may be
-            if lines[at].lstrip().startswith(("#", ";")):
-                at += 1
-            else:
-                del lines[at]
-                rest -= 1
-        text = "\n".join(lines)
-    return text
+    text += end if text and not text.endswith("\n") else ""
+    if section not in [entry.section for entry in parse_ini(text)]:
+        text += f"{end if text else ''}[{section}]{end}"
+    lines = [f"{line}\n" for line in text.split("\n")[:-1]]
+    first = {entry.key: entry for entry in reversed(parse_ini(text)) if entry.section == section}
+    for key, value in values.items():
+        entry, line = first.get(key), f"{key} = {value}".rstrip() + end
+        if entry is None:
+            lines[first[""].line - 1] += line  # below its [SECTION]
+            continue
+        lines[entry.line - 1] = line
+        behind = range(entry.line, len(lines))  # where further lines of the old value may be
+        further = [i for i in behind if not lines[i].lstrip().startswith(("#", ";"))]
+        for index in further[: (entry.value or "").count("\n")]:
+            lines[index] = ""
+    return "".join(lines)
 
 
 def chats_of(updates: Sequence[Any]) -> list[tuple[str, str, str]]:
     """(kind, name, chat_id) of the chats in a bot's updates that it can write to, newest first.
 
     Source: https://core.telegram.org/bots/api#update (Bot API 10.1, read 2026-11). A business_...
-    is somebody else's chat, which the bot only reads.
+    is somebody else's chat, which the bot only reads. What a group's chat_id has become when it
+    grew is in an update of the new chat.
     """
-    found: dict[str, tuple[str, str, str]] = {}
+    found: dict[int, tuple[str, str, str]] = {}
     for update in updates:
         for kind, part in update.items() if isinstance(update, dict) else ():
-            if not isinstance(part, dict) or "business" in kind:
+            if "business" in kind:
                 continue
-            part = part["message"] if isinstance(part.get("message"), dict) else part
-            chat = part.get("chat")
-            if not isinstance(chat, dict) or type(chat.get("id")) is not int:
-                continue
-            found.pop(str(chat["id"]), None)  # the newest one counts
-            member, moved_to = part.get("new_chat_member"), part.get("migrate_to_chat_id")
-            status = member.get("status") if isinstance(member, dict) else ""
-            if kind == "my_chat_member" and status in ("left", "kicked"):
-                continue
-            words = [name_of(chat, key) for key in ("title", "first_name", "last_name")]
-            words += [f"@{user}" for user in [name_of(chat, "username")] if user]
-            name, number = " ".join(filter(None, words)), str(chat["id"])
-            kind_of_chat = name_of(chat, "type") or "unknown"
-            if type(moved_to) is int:
-                number, kind_of_chat = str(moved_to), "supergroup"
-            found[number] = (kind_of_chat, name, number)
+            with contextlib.suppress(GarbledError):  # it is about no chat
+                chat = take(part, "chat")
+                number = take(chat, "id", kind=int)
+                found.pop(number, None)  # the newest one counts
+                if "migrate_to_chat_id" in part:
+                    continue
+                if kind == "my_chat_member":
+                    status = take(part, "new_chat_member", "status", kind=str)
+                    if status in ("left", "kicked"):
+                        continue
+                words = [name_of(chat, key) for key in ("title", "first_name", "last_name")]
+                words += [f"@{user}" for user in [name_of(chat, "username")] if user]
+                name = " ".join(filter(None, words))
+                found[number] = (name_of(chat, "type") or "unknown", name, str(number))
     return list(found.values())[::-1]
 
 
@@ -9687,7 +9655,7 @@ class Setup:
             self.say("All servers of this account are covered." if rows else "It has no servers.")
             return
         answer = self.ask(
-            "Which of them (all, none, or numbers as in 1,3-5 or 2-)",
+            "Which of them (all, none, or numbers as in 1,3-5)",
             lambda text: read_rows(text, len(rows)),
             "all" if left == rows else "none",
         )

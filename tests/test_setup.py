@@ -210,9 +210,8 @@ def test_from_a_pipe_a_refused_credential_ends_it(guide: Guide, provider: str) -
         ("ALL", [1, 2, 3, 4, 5]),
         ("none", []),
         ("1,3-5", [1, 3, 4, 5]),
-        ("2-", [2, 3, 4, 5]),
         ("5 1 1", [1, 5]),
-        (" 2 - 3 , 3-4,", [2, 3, 4]),
+        (" 2-3 , 3-4,", [2, 3, 4]),
         ("1-5", [1, 2, 3, 4, 5]),
     ],
 )
@@ -222,25 +221,11 @@ def test_rows_are_chosen_by_number(text: str, rows: list[int]) -> None:
 
 @pytest.mark.proves("setup-3")
 @pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("0", "1 to 5"),
-        ("6", "1 to 5"),
-        ("1-9", "1 to 5"),
-        ("6-", "1 to 5"),
-        ("4-2", "write 2-4"),
-        ("-3", "numbers as in"),
-        ("web", "numbers as in"),
-        ("1;2", "numbers as in"),
-        ("٣", "numbers as in"),
-        ("²", "numbers as in"),
-        ("1--2", "numbers as in"),
-        ("9" * 5000, "numbers as in"),
-        (",", "numbers as in"),
-    ],
+    "text",
+    ["0", "6", "1-9", "6-", "4-2", "-3", "web", "1;2", "٣", "²", "1--2", "9" * 5000, ","],
 )
-def test_what_names_no_rows_is_explained(text: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_what_names_no_rows_is_explained(text: str) -> None:
+    with pytest.raises(ValueError, match="must be all, none, or numbers from 1 to 5 as in 1,3-5"):
         snapshots.read_rows(text, 5)
 
 
@@ -248,7 +233,7 @@ def test_what_names_no_rows_is_explained(text: str, words: str) -> None:
 def test_wrong_answers_are_explained_and_asked_for_again(guide: Guide) -> None:
     guide.account("hetzner", a=1, b=2, c=3)
     result = guide.run(
-        *("linode", "", "h", *guide.credentials(), "9", "3-1", "2-", "none at all", "0", "ALL"),
+        *("linode", "", "h", *guide.credentials(), "9", "3-1", "2-3", "none at all", "0", "ALL"),
         *("sms", "n", "nigthly", "25:00", "0 3 31 2 *", '"15 3 * * *"', "maybe", "n", "none"),
     )
     assert result.code == 0
@@ -258,8 +243,8 @@ def test_wrong_answers_are_explained_and_asked_for_again(guide: Guide) -> None:
     assert said == [
         "That cannot be used: must be one of digitalocean, hetzner, contabo.",
         "That cannot be used: must not be empty.",
-        "That cannot be used: must be numbers from the table, 1 to 3.",
-        "That cannot be used: must begin with the smaller number (write 1-3).",
+        "That cannot be used: must be all, none, or numbers from 1 to 3 as in 1,3-5.",
+        "That cannot be used: must be all, none, or numbers from 1 to 3 as in 1,3-5.",
         'That cannot be used: must be a whole number from 1 to 100000, or "all".',
         'That cannot be used: must be a whole number from 1 to 100000, or "all".',
         "That cannot be used: must be one of telegram, webhook, mail, nothing.",
@@ -289,10 +274,7 @@ ODD_NAMES = {
     "web.json": "web.json",
     "a/b\\c:d*e?f": "a-b-c-d-e-f",
     "Büro Köln": "Buro-Koln",
-    "Große Straße": "Grosse-Strasse",
     "日本": "server-1",
-    "con": "server-con",
-    "LPT1.old": "server-LPT1.old",
     "x" * 150: "x" * 100,
     "-rf": "rf",
     "y" * 300: "server-1",
@@ -511,14 +493,21 @@ ADA = {"id": 42, "type": "private", "first_name": "Ada", "last_name": "L", "user
             [],
         ),
         (
-            [update("message", GROUP, migrate_to_chat_id=-100777)],
-            [("supergroup", "Ops", "-100777")],
+            [
+                update("message", GROUP, migrate_to_chat_id=SUPER["id"]),
+                update("message", SUPER, migrate_from_chat_id=GROUP["id"]),
+            ],
+            [("supergroup", SUPER["title"], "-1001234567890")],
         ),
         (
-            [{"callback_query": {"id": "1", "message": {"chat": ADA}}}],
+            [
+                update("message", ADA),
+                update("business_message", ADA),
+                {"inline_query": {"id": "1"}},
+            ],
             [("private", "Ada L @ada", "42")],
         ),
-        ([update("business_message", ADA), {"inline_query": {"id": "1"}}, {"poll": None}], []),
+        ([update("business_message", ADA), {"poll": None}], []),
         (["no update", {"message": {"chat": {"id": "42"}}}, {"message": {"chat": 7}}, None], []),
         ([update("message", {"id": 7})], [("unknown", "", "7")]),
     ],
@@ -1171,41 +1160,21 @@ def test_on_a_terminal_credentials_do_not_show(guide: Guide) -> None:
 
 
 @pytest.mark.proves("setup-2")
-def test_a_credential_does_not_show_after_ctrl_z_and_fg(guide: Guide) -> None:
-    """A shell switches the echo on when it takes the terminal back, and bash leaves it on."""
+def test_ctrl_z_does_not_lead_from_a_credential_to_a_shell(guide: Guide) -> None:
+    """Which would switch the echo on, and bash leaves it on. Elsewhere it does, and fg goes on."""
     guide.account("hetzner", web=1)
     terminal = Terminal(guide, "bash", "--norc", "--noprofile", "-i")
     terminal.say("bash-", shlex.join(terminal.command))
-    terminal.say("Which provider", "hetzner")
-    terminal.see("api_token (is not shown): ")
+    terminal.see("Which provider")
     os.write(terminal.master, b"\x1a")
-    terminal.say("Stopped", "stty -a && fg")
-    terminal.see(" echo ")
-    for _ in range(2000):
-        if (
-            termios.tcgetattr(terminal.master)[3] & (termios.ECHO | termios.ICANON)
-            == termios.ICANON
-        ):
-            break
-        time.sleep(0.005)
-    terminal.say("", guide.credentials()[0])
+    terminal.say("Stopped", "fg")
+    terminal.say("--setup", "hetzner", 3)
+    terminal.say("api_token (is not shown): ", f"\x1a{guide.credentials()[0]}")
     terminal.see("[all]: ")
     os.write(terminal.master, b"\x03")
     terminal.say("nothing was made", "exit")
     terminal.end()
     assert "CANARY" not in terminal.shown
-
-
-@pytest.mark.proves("setup-8")
-def test_ctrl_z_stops_nothing_where_no_shell_could_have_it_go_on(guide: Guide) -> None:
-    """As with ssh -t, or in a container."""
-    guide.account("hetzner", web=1)
-    terminal = Terminal(guide)
-    terminal.say("Which provider", "hetzner")
-    terminal.say("api_token (is not shown): ", f"\x1a{guide.credentials()[0]}")
-    terminal.see("[all]: ")
-    os.write(terminal.master, b"\x03")
-    assert terminal.end() == 1
 
 
 @pytest.mark.proves("setup-2")
