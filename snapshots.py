@@ -1486,52 +1486,63 @@ class IniEntry:
     line: int  # from 1
     section: str
     key: str = ""
-    lines: Optional[list[str]] = None  # of the value; None: neither = nor : follows the key
+    lines: list[str] = field(default_factory=list)  # of the value
     problem: str = ""
 
     @property
-    def value(self) -> Optional[IniText]:
+    def value(self) -> IniText:
         """All lines of the value, without the empty ones behind it."""
-        return None if self.lines is None else IniText("\n".join(self.lines).rstrip())
+        return IniText("\n".join(self.lines).rstrip())
+
+    def remark(self, path: Path, reason: str) -> Remark:
+        """Why it cannot be used, and where it is; never its text, which may hold a credential."""
+        place = f" [{shown_key(self.section)}]:" if self.section else ""
+        if self.section and self.key:
+            place = f" [{shown_key(self.section)}] {shown_key(self.key)!r}:"
+        text = f"{path}: line {self.line}:{place} {reason}"
+        return Remark(Level.PROBLEM, text, self.section)
 
 
 def parse_ini(text: str) -> list[IniEntry]:
     """What an INI text holds, as configparser reads it (which gives no lines, and stops at the
     first problem): a line that is indented more than its key goes on with the key's value."""
     entries: list[IniEntry] = []
-    section: Optional[str] = None
-    indent, last = 0, None  # last: the key whose value a line that is indented more goes on with
+    first_lines: dict[tuple[str, str], int] = {}
+    section, indent = "", 0
+    last: Optional[IniEntry] = None  # the key whose value a line that is indented more goes on with
     for number, line in enumerate(text.split("\n"), 1):
         content = line.strip()
         depth = len(line) - len(line.lstrip())
         if content.startswith(("#", ";")):
             continue
         if not content or (last and depth > indent):
-            if last and last.lines is not None:
+            if last:
                 last.lines.append(content)
-            elif last and content:
-                problem = "continues a key that has no value"
-                entries.append(IniEntry(number, last.section, problem=problem))
             continue
         indent, last = depth, None
         header = re.match(r"\[(.+)\]", content)
         if header:
             section = header[1]
-            entries.append(IniEntry(number, section))
+            entry = IniEntry(number, section)
             behind = content[header.end() :].lstrip()
             if behind and behind[0] not in "#;":  # git reads a key there, configparser nothing
-                entries[-1].problem = "has text behind the ] (put that on a line of its own)"
-        elif section is None:
-            if not entries:
-                entries.append(IniEntry(number, "", problem="is before the first [SECTION]"))
+                entry.problem = "has text behind the ] (put that on a line of its own)"
+        elif not section:
+            entry = IniEntry(number, "", problem="is before the first [SECTION]")
         else:
             key, sign, value = re.split(r"([=:]|$)", content, maxsplit=1)
-            lines = [value.strip()] if sign else None
-            entry = IniEntry(number, section, key.strip().lower(), lines)
-            if entry.key:
-                last = entry
-            else:
+            entry = IniEntry(number, section, key.strip().lower(), [value.strip()])
+            if not entry.key:
                 entry.problem = "is not `key = value`"
+            elif not sign:
+                entry.problem = "has no value (give it one, or leave the key out)"
+            else:
+                last = entry
+        first = first_lines.setdefault((section, entry.key), number)
+        if first != number and not entry.problem:
+            kind = "key" if entry.key else "section"
+            entry.problem = f"duplicate {kind} (first on line {first})"
+        if section or not entries:
             entries.append(entry)
     return entries
 
@@ -1556,46 +1567,29 @@ def load_settings(path: Path, required: bool) -> Settings:
     except (OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError) and not required and not path.is_symlink():
             return settings
-        problem_text = f"{path}: cannot be read: {reason_of(error)}"
-        return dataclasses.replace(settings, remarks=(Remark(Level.PROBLEM, problem_text),))
-    found: list[tuple[int, Remark]] = []
-    first_lines: dict[tuple[str, str], int] = {}
-    sections: dict[str, dict[str, Any]] = {}
-
-    def problem(section: str, key: str, reason: str, line: int = 0) -> None:
-        line = line or first_lines[section, key]
-        place = f" [{shown_key(section)}]" if section else ""
-        place += f" {shown_key(key)!r}:" if key else ":" * bool(section)
-        found.append(
-            (line, Remark(Level.PROBLEM, f"{path}: line {line}:{place} {reason}", section))
-        )
-
+        problem = Remark(Level.PROBLEM, f"{path}: cannot be read: {reason_of(error)}")
+        return dataclasses.replace(settings, remarks=(problem,))
+    first = {(entry.section, entry.key): entry for entry in reversed(entries)}
+    problems = [(entry, entry.problem) for entry in entries if entry.problem]
+    sections: dict[str, dict[str, IniText]] = {}
     for entry in entries:
-        section, key, line = entry.section, entry.key, entry.line
-        first = first_lines.setdefault((section, key), line)
-        if entry.problem:
-            problem("", "", entry.problem, line)
-        elif first != line:
-            kind = "key" if key else "section"
-            problem(section, key, f"duplicate {kind} (first on line {first})", line)
-        values = sections.setdefault(section, {})
-        if key:
-            values[key] = entry.value
-    for section, values in sections.items():
+        texts = sections.setdefault(entry.section, {})
+        if entry.key and not entry.problem:
+            texts[entry.key] = entry.value
+    for section, texts in sections.items():
         if section in SECTIONS:
-            chosen, wrong = read_values(values, readers_of(SECTIONS[section]), path.parent)
-            for key, reason in wrong.items():
-                problem(section, key, reason)
-            settings = dataclasses.replace(
-                settings, **{section.lower(): SECTIONS[section](**chosen)}
-            )
-        elif section and (section, values) != ("DEFAULT", {}):  # which the predecessor's sample has
-            problem(section, "", f"unknown section{did_you_mean(section.upper(), SECTIONS)}")
+            chosen, wrong = read_values(texts, readers_of(SECTIONS[section]), path.parent)
+            problems += [(first[section, key], reason) for key, reason in wrong.items()]
+            read = SECTIONS[section](**chosen)
+            settings = dataclasses.replace(settings, **{section.lower(): read})
+        elif section and (section, texts) != ("DEFAULT", {}):  # which the predecessor's sample has
+            reason = f"unknown section{did_you_mean(section.upper(), SECTIONS)}"
+            problems.append((first[section, ""], reason))
     for places, reason in conflicts(settings):
-        problem(*next(place for place in places if place in first_lines), reason)
-    found.sort(key=lambda item: item[0])
-    remarks = [*(remark for _, remark in found), *settings_notes(settings)]
-    remarks += secrets_notes(path, settings.secrets)
+        problems.append((next(first[place] for place in places if place in first), reason))
+    problems.sort(key=lambda problem: problem[0].line)
+    remarks = [entry.remark(path, reason) for entry, reason in problems]
+    remarks += [*settings_notes(settings), *secrets_notes(path, settings.secrets)]
     return dataclasses.replace(settings, remarks=tuple(remarks))
 
 
@@ -1608,15 +1602,10 @@ def conflicts(settings: Settings) -> Iterator[tuple[list[tuple[str, str]], str]]
     if smtp.user and smtp.security == "none" and not is_loopback(smtp.server):
         reason = "a password would travel in the clear (use starttls or tls)"
         yield [("SMTP", "security"), ("SMTP", "user")], reason
-    used: dict[str, tuple[str, str]] = {}  # paths, and what for
-    for place, path in (
-        (("FILES", "log_file"), settings.log_path),
-        (("FILES", "lock_file"), settings.lock_path),
-        (("HISTORY", "file"), settings.history_path),
-    ):
-        other = used.setdefault(os.path.normpath(path), place)
-        if other != place:
-            yield [place, other], "log, lock and history must be three files"
+    files = (settings.log_path, settings.lock_path, settings.history_path)
+    if len(set(map(os.path.normpath, files))) < len(files):
+        places = [("FILES", "log_file"), ("FILES", "lock_file"), ("HISTORY", "file")]
+        yield places, "log, lock and history must be three files"
 
 
 def settings_notes(settings: Settings) -> Iterator[Remark]:
@@ -9485,7 +9474,7 @@ def with_values(text: str, section: str, values: Mapping[str, str]) -> str:
         lines[entry.line - 1] = line
         behind = range(entry.line, len(lines))  # where further lines of the old value may be
         further = [i for i in behind if not lines[i].lstrip().startswith(("#", ";"))]
-        for index in further[: (entry.value or "").count("\n")]:
+        for index in further[: entry.value.count("\n")]:
             lines[index] = ""
     return "".join(lines)
 
