@@ -9111,9 +9111,6 @@ def look(args: argparse.Namespace, settings: Settings, world: Runtime) -> int:
 # what --status shows, and the history in pictures. Every state is a word as well as a colour.
 
 PAGE_RUNS = 30  # runs in a strip and in the pictures
-CHART_WIDTH, CHART_HEIGHT = 600, 90
-STORED = "stored, where the provider gives sizes"
-PAGE_OPEN_SERVERS = 200  # with more, those that are well are folded away
 PAGE_STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --line: #d1d9e0; --back: #fff;
   --ok: #1a7f37; --failed: #cf222e; --warn: #9a6700; --gone: #8b949e; }
@@ -9152,6 +9149,43 @@ WHERE ended_at IS NOT NULL OR started_at IS NOT ?
 ORDER BY started_at DESC, run.rowid DESC LIMIT ?"""
 PAST_TURNS = f"SELECT * FROM turn WHERE run IN (SELECT id FROM ({PAST_RUNS})) ORDER BY ended_at"  # noqa: S608
 Rows = Sequence[Mapping[str, Any]]
+PAGE_HEAD = f"""\
+<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="referrer" content="no-referrer">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>{PAGE_STYLE}</style>
+"""
+PAGE_BODY = """\
+<title>Snapshots of {host}</title></head>
+<body>
+<h1>Snapshots of {host}</h1>
+<p class="until">As of {at}. {until}</p>
+<p>{states}</p>
+{problems}
+<h2>The last {last_runs}</h2>
+{strip}
+<p>{run_ends}</p>
+{seconds}
+{stored_gb}
+<h2>Servers</h2>
+{servers}
+<p class="soft">made by snapshots {version}</p>
+</body></html>
+"""
+PAGE_SERVER = """\
+<article><b class="state {state}">{state}</b>
+<div><b>{name}</b> <span class="soft">{provider} {server_id}</span>
+<p>last success: {success}</p></div>
+<div>{strip}</div>{failure}</article>"""
+PAGE_CHART = """\
+<p>{words}</p>
+<svg class="chart" role="img" aria-label="{words}" viewBox="-4 0 608 114">
+<path class="line" d="{line}"/><path class="axis" d="M0,95h600"/>
+<text x="0" y="110">{first_day}</text>
+<text x="600" y="110" text-anchor="end">{last_day}</text></svg>"""
+PAGE_BEGINS = PAGE_HEAD[: PAGE_HEAD.index("<meta")].encode("ascii")
 
 
 def read_runs(path: Path, under_way: Optional[str]) -> tuple[Rows, Rows]:
@@ -9164,11 +9198,21 @@ def read_runs(path: Path, under_way: Optional[str]) -> tuple[Rows, Rows]:
     return (), ()
 
 
-def mark_of(turn: Mapping[str, Any]) -> tuple[str, str]:
-    """(state, what to say) of a turn."""
-    state = "ok" if turn["success"] else "failed"
-    said = turn["snapshot"] if turn["success"] else turn["error"]
-    return state, f"{moment_text(turn['ended_at'])}: {state}: {said}"
+class Html(str):
+    """A part of the page: what has to be escaped in it has been."""
+
+    __slots__ = ()
+
+
+def page_part(template: str, **values: object) -> Html:
+    """A template with each value escaped, but for those that are parts of the page themselves."""
+    shown = {
+        name: value
+        if isinstance(value, Html)
+        else html.escape("-" if value is None else str(value))
+        for name, value in values.items()
+    }
+    return Html(fill(template, shown))
 
 
 def moment_text(text: Optional[str]) -> str:
@@ -9176,120 +9220,90 @@ def moment_text(text: Optional[str]) -> str:
     return local_time(isoparse(text)).strftime("%Y-%m-%d %H:%M %Z") if text else ""
 
 
-def escaped(value: object) -> str:
-    """A value as text of a page, wherever in it."""
-    return html.escape(str(value), quote=True)
-
-
-def strip(cells: Sequence[tuple[str, str]], label: str) -> str:
+def strip(marks: Sequence[tuple[str, str]], label: str) -> Html:
     """A row of marks, oldest first, from (state, what to say of it); always PAGE_RUNS wide."""
-    first = PAGE_RUNS - len(cells)
-    marks = "".join(
-        f'<rect class="{state}" x="{10 * (first + i)}" y="{0 if state == "ok" else 4}" width="8"'
-        f' height="{20 if state == "ok" else 16}"><title>{escaped(title)}</title></rect>'
-        for i, (state, title) in enumerate(cells)
-    )
+    shown = ""
+    for place, (state, words) in enumerate(marks, PAGE_RUNS - len(marks)):
+        top = 0 if state == "ok" else 4  # the height tells without colours too
+        shown += f'<rect class="{state}" x="{10 * place}" y="{top}" width="8" height="{20 - top}">'
+        shown += f"<title>{html.escape(words)}</title></rect>"
     size = f'viewBox="0 0 {10 * PAGE_RUNS} 20" preserveAspectRatio="none"'
-    return f'<svg class="strip" role="img" aria-label="{escaped(label)}" {size}>{marks}</svg>'
+    label = html.escape(label)
+    return Html(f'<svg class="strip" role="img" aria-label="{label}" {size}>{shown}</svg>')
 
 
-def line_chart(runs: Rows, key: str, show: Callable[[float], str], label: str) -> str:
-    """What runs have under a key, as a line with its last, lowest and highest value in words; a gap
-    where unknown."""
-    values = [run[key] for run in runs if run[key] is not None]
-    if len(values) < 2:
-        return f'<p class="soft">{escaped(label)}: not enough runs so far</p>'
-    moments = [isoparse(run["started_at"]).timestamp() for run in runs]
-    begin, duration, most = moments[0], moments[-1] - moments[0] or 1, max(values) or 1
-    path, move = "", "M"
-    for run, moment in zip(runs, moments):
-        if run[key] is None:
-            move = "M"
-            continue
-        x, y = CHART_WIDTH * (moment - begin) / duration, CHART_HEIGHT * (1 - run[key] / most)
-        path += f"{move}{x:.1f},{y + 5:.1f}h.1"  # a point by itself is a dot
-        move = "L"
-    words = f"{label}: last {show(values[-1])}, lowest {show(min(values))}"
-    words = escaped(f"{words}, highest {show(max(values))}")
-    days = [escaped(shown_time(runs[index]["started_at"])[:10]) for index in (0, -1)]
-    return (
-        f'<p>{words}</p><svg class="chart" role="img" aria-label="{words}" viewBox="-4 0'
-        f' {CHART_WIDTH + 8} {CHART_HEIGHT + 24}"><path class="line" d="{path}"/>'
-        f'<path class="axis" d="M0,{CHART_HEIGHT + 5}h{CHART_WIDTH}"/>'
-        f'<text x="0" y="{CHART_HEIGHT + 20}">{days[0]}</text><text x="{CHART_WIDTH}"'
-        f' y="{CHART_HEIGHT + 20}" text-anchor="end">{days[1]}</text></svg>'
-    )
+def line_chart(
+    runs: Rows, values: Sequence[Optional[float]], show: Callable[[float], str], label: str
+) -> Html:
+    """A value of each run as a line with its last, lowest and highest in words; a gap where it is
+    unknown."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return page_part('<p class="soft">{label}: not enough runs so far</p>', label=label)
+    line, most = "", max(known) or 1
+    for place, (before, value) in enumerate(zip([None, *values], values)):
+        if value is not None:
+            x, y = 600 * place / (len(values) - 1), 5 + 90 * (1 - value / most)
+            line += f"{'M' if before is None else 'L'}{x:.1f},{y:.1f}h.1"  # h: one alone is a dot
+    words = f"{label}: last {show(known[-1])}, lowest {show(min(known))}"
+    words += f", highest {show(max(known))}"
+    first, last = (moment_text(runs[index]["started_at"])[:10] for index in (0, -1))
+    return page_part(PAGE_CHART, words=words, line=line, first_day=first, last_day=last)
 
 
-def server_article(server: Mapping[str, Any], turns: Sequence[tuple[str, str]]) -> str:
+def server_article(server: Mapping[str, Any], turns: Rows) -> Html:
     """One server of the page: its state, when it last succeeded, its turns, its last failure."""
-    name, where = escaped(server["name"]), f"{server['provider']} {server['server_id']}"
-    success = moment_text(server["last_success_at"]) or "never"
-    failure, error = moment_text(server["last_failure_at"]), escaped(server["last_error"] or "")
-    failed = f'<p class="wide">last failure {failure}: {error}</p>' if failure else ""
-    label = f"the last {len(turns)} turns of {server['name']}"
-    return (
-        f'<article><b class="state {server["state"]}">{server["state"]}</b>'
-        f'<div><b>{name}</b> <span class="soft">{escaped(where)}</span>'
-        f"<p>last success: {success}</p></div><div>{strip(turns, label)}</div>{failed}</article>"
+    marks = []
+    for turn in turns:
+        state, said = ("ok", turn["snapshot"]) if turn["success"] else ("failed", turn["error"])
+        marks.append((state, f"{moment_text(turn['ended_at'])}: {state}: {said}"))
+    shown = strip(marks, f"the last {len(turns)} turns of {server['name']}")
+    success, failure = (moment_text(server[f"last_{word}_at"]) for word in ("success", "failure"))
+    if failure:
+        template = '<p class="wide">last failure {at}: {last_error}</p>'
+        failure = page_part(template, at=failure, last_error=server["last_error"])
+    return page_part(
+        PAGE_SERVER, **server, success=success or "never", strip=shown, failure=Html(failure)
     )
-
-
-PAGE_BEGINS = b'<!DOCTYPE html>\n<html lang="en"><head>'
 
 
 def report_page(document: Mapping[str, Any], runs: Rows, turns: Rows) -> str:
     """The page, from the document of --status, the last runs and their turns, oldest first."""
-    servers, schedule = document["servers"], document["schedule"]
-    due = moment_text(schedule["next_run_at"]) if schedule else ""
-    until = (
-        f"The next run is due {due}: if that has passed, this page is out of date."
-        if due
-        else "This page does not renew itself: what came later is not on it."
-    )
-    turns_of: dict[tuple[str, str], list[tuple[str, str]]] = collections.defaultdict(list)
+    until = "This page does not renew itself: what came later is not on it."
+    if document["schedule"] and document["schedule"]["next_run_at"]:
+        due = moment_text(document["schedule"]["next_run_at"])
+        until = f"The next run is due {due}: if that has passed, this page is out of date."
+    problems = [page_part("<li>{problem}</li>", problem=text) for text in document["problems"]]
+    no_problem, some = "<p>No problems.</p>", f"<h2>Problems</h2><ul>{''.join(problems)}</ul>"
+    turns_of = collections.defaultdict[tuple[str, str], list[Mapping[str, Any]]](list)
+    stored = collections.defaultdict[str, list[float]](list)
     for turn in turns:
-        turns_of[turn["provider"], turn["server_id"]].append(mark_of(turn))
-    ends = [RUN_ENDS.get(run["exit_status"], RUN_ENDS[1]) for run in runs]
-    marks = [(s, f"{shown_time(r['started_at'])}: {text}") for (s, text), r in zip(ends, runs)]
-    shown: list[str] = []
-    folded: list[str] = []
-    for server in sorted(servers, key=lambda server: PAGE_STATES.index(server["state"])):
-        article = server_article(server, turns_of[server["provider"], server["server_id"]])
-        well = server["state"] == "ok" and len(servers) > PAGE_OPEN_SERVERS
-        (folded if well else shown).append(article)
-    problems = "".join(f"<li>{escaped(problem)}</li>" for problem in document["problems"])
+        turns_of[turn["provider"], turn["server_id"]].append(turn)
+        if turn["stored_gb"] is not None:
+            stored[turn["run"]].append(turn["stored_gb"])
+    totals = [sum(stored[run["id"]]) if run["id"] in stored else None for run in runs]
+    ends = [RUN_ENDS[run["exit_status"]] for run in runs]
+    marks = [(s, f"{moment_text(r['started_at'])}: {text}") for (s, text), r in zip(ends, runs)]
+    ends_in_words = [f"{ends.count(end)} {end[1]}" for end in RUN_ENDS.values() if end in ends]
+    servers = sorted(document["servers"], key=lambda s: PAGE_STATES.index(s["state"]))
     counts = collections.Counter(server["state"] for server in servers)
-    words = ", ".join(f"{counts[state]} {state}" for state in PAGE_STATES if counts[state])
-    run_words = [f"{ends.count(end)} {end[1]}" for end in RUN_ENDS.values() if end in ends]
-    host, at = escaped(document["host"]), moment_text(document["generated_at"])
-    parts = [
-        f"<h1>Snapshots of {host}</h1>",
-        f'<p class="until">As of {at}. {escaped(until)}</p>',
-        f"<p>{counted(len(servers), 'server')}: {words or 'none'}</p>",
-        f"<h2>Problems</h2><ul>{problems}</ul>" if problems else "<p>No problems.</p>",
-        f"<h2>The last {counted(len(runs), 'run') if runs else 'runs'}</h2>",
-        strip(marks, "the last runs"),
-        f"<p>{'oldest first: ' + ', '.join(run_words) if runs else 'no run recorded so far'}</p>",
-        line_chart(runs, "seconds", span, "duration of a run"),
-        line_chart(runs, "stored_gb", "{:.1f} GB".format, STORED),
-        "<h2>Servers</h2>",
-        *shown,
-    ]
-    if folded:
-        title = f"{counted(len(folded), 'server')} more, all ok"
-        parts.append(f"<details><summary>{title}</summary>{''.join(folded)}</details>")
-    version = escaped(document["version"])
-    parts.append(f'<p class="soft">made by snapshots {version}</p>')
-    body = "\n".join(parts)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\';'
-        " style-src 'unsafe-inline'\">\n"
-        '<meta name="referrer" content="no-referrer">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Snapshots of {host}</title>\n<style>{PAGE_STYLE}</style></head>\n"
-        f"<body>\n{body}\n</body></html>\n"
+    states = ", ".join(f"{counts[state]} {state}" for state in PAGE_STATES if counts[state])
+    articles = [server_article(s, turns_of[s["provider"], s["server_id"]]) for s in servers]
+    gigabytes = "stored, where the provider gives sizes"
+    return PAGE_HEAD + page_part(
+        PAGE_BODY,
+        host=document["host"],
+        version=document["version"],
+        at=moment_text(document["generated_at"]),
+        until=until,
+        states=f"{counted(len(servers), 'server')}: {states or 'none'}",
+        problems=Html(some if problems else no_problem),
+        last_runs=counted(len(runs), "run") if runs else "runs",
+        strip=strip(marks, "the last runs"),
+        run_ends=f"oldest first: {', '.join(ends_in_words)}" if runs else "no run recorded so far",
+        seconds=line_chart(runs, [run["seconds"] for run in runs], span, "duration of a run"),
+        stored_gb=line_chart(runs, totals, "{:.1f} GB".format, gigabytes),
+        servers=Html("\n".join(articles)),
     )
 
 
