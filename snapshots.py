@@ -2123,10 +2123,10 @@ class Sink:
         while not self.hangs and not done.wait(wait_seconds):
             self.hangs = not self.waits_for_reader
 
-    def finish(self, write: Callable[[], object]) -> None:
+    def finish(self, write: Callable[[], object], wait_seconds: float = LEAVE_SECONDS) -> None:
         """The last write; returns when everything has been written, or hangs too long."""
         self.hangs = False
-        self.do(write, self.LEAVE_SECONDS)
+        self.do(write, wait_seconds)
         self._writes.put(None)
         self._thread = None
 
@@ -6092,12 +6092,18 @@ CREATE TABLE server (provider TEXT, server_id TEXT, name TEXT, looked_at TEXT, n
 CREATE TABLE entry (installed_at TEXT)
 """  # times as in utc_text; lists as JSON; progress: see `progress_of`, null once a run has ended;
 # unpruned: may a turn since the last success have left something that retention drops?
+LAST_RUNS = """
+SELECT *, strftime('%s', ended_at) - strftime('%s', started_at) AS seconds FROM run
+WHERE ended_at IS NULL OR rowid > (SELECT max(rowid) FROM run) - ?
+ORDER BY rowid DESC"""  # by when they were written down, whatever the clock said then
+PAGE_RUNS = 30  # of so many runs a report shows what they did
 BUSY_SECONDS = 0.4  # how long one write waits for others that hold the file
-HISTORY_WAIT_SECONDS = 0.5  # how long a run waits for it: once when it begins, once when it ends
+HISTORY_WAIT_SECONDS = 0.5  # how long a run waits for it: in all before its end, and then again
 HISTORY_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError)
 if sqlite3 is not None:
     HISTORY_ERRORS += (sqlite3.Error,)
 Statement = tuple[str, Sequence[Any]]
+Rows = Sequence[Mapping[str, Any]]  # by the names of the columns
 
 
 def utc_text(moment: Optional[datetime]) -> Optional[str]:
@@ -6115,36 +6121,28 @@ def newest_of(ours: Iterable[Snapshot], now: datetime) -> Optional[datetime]:
 
 
 class History:
-    """The file as a run writes to it, from a thread of its own: neither a slow disk nor another
-    program that holds the file keeps a turn waiting."""
+    """The file as a run writes to it. Neither a slow disk nor another program that holds the file
+    keeps a turn waiting."""
 
     def __init__(self, path: Path, keep_days: int, world: Runtime) -> None:
         self.path, self.keep_days, self.world = path, keep_days, world
         self.id = uuid.uuid4().hex
-        self.has_unpruned: Callable[[Server], bool] = lambda server: False  # see `read_unpruned`
-        self._changed = world.condition()
+        self.past = Past()  # what it holds of earlier runs
+        self._sink = Sink()
+        self._patience_seconds = HISTORY_WAIT_SECONDS
         self._statements: list[Statement] = []  # all, in case the file has to be begun anew
         self._saved = 0  # how many of them are in the file
         self._progress: Optional[str] = None  # None: the run has ended, or not begun
-        self._tried = self._news  # at the last write, whatever came of it
-        self._problem = ""  # why that one failed
-        self._closing = False
-
-    @property
-    def _news(self) -> tuple[int, Optional[str]]:
-        """Changes with whatever is to be written."""
-        return len(self._statements), self._progress
+        self._tried: Optional[tuple[int, Optional[str]]] = None  # how much the last write was about
+        self._problem = ""  # why the last one failed
 
     def begin(self, total: int) -> None:
         """A run begins, of so many servers."""
         now = utc_text(self.world.clock.now())
         run = {"id": self.id, "pid": os.getpid(), "version": __version__, "started_at": now}
         self._insert("run", {**run, "total": total})
-        try:
-            self.world.clock.start(self._work, "history")
-        except RuntimeError as error:  # the machine allows no more threads
-            self._problem = str(error)
-        self._wait()
+        self._do(self._write)
+        self._do(self._look_back)
 
     def saw(self, server: Server, ours: Sequence[Snapshot]) -> None:
         """A complete listing has shown these snapshots of ours."""
@@ -6158,11 +6156,9 @@ class History:
         )
 
     def progress(self, how_far: Mapping[str, Any]) -> None:
-        """How far the run is, in the words of `progress_of`."""
-        text = json.dumps(how_far)
-        with self._changed:
-            self._progress = text
-            self._changed.notify_all()
+        """How far the run is, in the words of `progress_of`; all that is new is written."""
+        self._progress = json.dumps(how_far)
+        self._do(self._write)
 
     def turn(self, report: Report) -> None:
         """A turn has ended."""
@@ -6206,10 +6202,8 @@ class History:
         self._put("DELETE FROM run WHERE started_at < ?", horizon)
         latest = "max(coalesce(looked_at, ''), coalesce(success_at, ''), coalesce(failure_at, ''))"
         self._put(f"DELETE FROM server WHERE {latest} < ?", horizon)  # noqa: S608
-        with self._changed:
-            self._progress, self._closing = None, True
-            self._changed.notify_all()
-        self._wait()
+        self._progress = None
+        self._sink.finish(self._write, HISTORY_WAIT_SECONDS)
         if self._saved < len(self._statements):
             reason = self._problem or "it takes too long"
             self.world.warn(
@@ -6236,36 +6230,25 @@ class History:
         self._put(sql, *values.values())
 
     def _put(self, sql: str, *values: Any) -> None:
-        """Have this written soon."""
-        with self._changed:
-            self._statements.append((sql, values))
-            self._changed.notify_all()
+        """Have this written next time."""
+        self._statements.append((sql, values))
 
-    def _wait(self) -> None:
-        """Wait until all has been written or has failed, but not long."""
-        clock = self.world.clock
-        until = clock.monotonic() + HISTORY_WAIT_SECONDS
-        with self._changed:
-            while self._tried != self._news and clock.monotonic() < until:
-                self._changed.wait(until - clock.monotonic())
+    def _do(self, act: Callable[[], object]) -> None:
+        """Have something done with the file, and wait for it if there is patience left."""
+        began = time.monotonic()
+        self._sink.do(act, self._patience_seconds)
+        self._patience_seconds = max(self._patience_seconds + began - time.monotonic(), 0.0)
 
-    def _work(self) -> None:
-        """Write what is new, once a second at the most: that is enough, and gentle."""
-        clock = self.world.clock
-        self.has_unpruned = read_unpruned(self.path, clock.now())
-        while self._tried != self._news or not self._closing:
-            self._write()
-            next_at = clock.monotonic() + 1
-            with self._changed:
-                self._changed.wait_for(lambda: self._closing or self._tried != self._news)
-                while not self._closing and clock.monotonic() < next_at:
-                    self._changed.wait(next_at - clock.monotonic())
+    def _look_back(self) -> None:
+        self.past = read_history(self.path, os.getpid())
 
     def _write(self) -> None:
         """Write all that is new, or nothing."""
-        news = count, progress = self._news
+        count, progress = len(self._statements), self._progress
+        if self._tried == (count, progress):  # where many wait for their turn
+            return
+        self._tried = (count, progress)
         how_far = ("UPDATE run SET progress = ? WHERE id = ?", (progress, self.id))
-        problem = ""
         try:
             try:
                 self._commit([*self._statements[self._saved : count], how_far])
@@ -6280,80 +6263,101 @@ class History:
                 self.world.warn(
                     f"{self.path}: was damaged; renamed to {aside}, and a new one begun"
                 )
+            self._saved, self._problem = count, ""
         except HISTORY_ERRORS as error:
-            problem = reason_of(error)
-        with self._changed:
-            self._tried, self._problem = news, problem
-            self._saved = self._saved if problem else count
-            self._changed.notify_all()
+            self._problem = reason_of(error)
 
     def _commit(self, batch: Sequence[Statement]) -> None:
         """Write it all or nothing, as masked as the log. Raises one of HISTORY_ERRORS."""
         redact = self.world.redact
         if sqlite3 is not None:
             os.close(open_plain(self.path, os.O_RDWR | os.O_CREAT, own=True))
-        with contextlib.closing(open_history(self.path)) as file:
-            file.execute("PRAGMA synchronous = OFF")  # a power cut may cost it; a kill does not
-            file.execute("BEGIN IMMEDIATE")
+        with history_transaction(self.path, "IMMEDIATE") as file:
             if history_version(file) == 0:
                 for statement in HISTORY_SCHEMA.split(";"):
                     file.execute(statement)
                 file.execute(f"PRAGMA user_version = {HISTORY_VERSION}")
             for sql, values in batch:
                 file.execute(sql, [redact(v) if isinstance(v, str) else v for v in values])
-            file.execute("COMMIT")
-
-
-def open_history(path: Path) -> sqlite3.Connection:
-    """Open the file, which must be there. Raises one of HISTORY_ERRORS."""
-    if sqlite3 is None:
-        raise OSError(0, "this Python has no sqlite3")
-    uri = f"{path.absolute().as_uri()}?mode=rw"
-    return sqlite3.connect(uri, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
 
 
 @contextlib.contextmanager
-def reading_history(path: Path) -> Iterator[sqlite3.Connection]:
-    """The file, to be read; rows have the names of their columns. Raises one of HISTORY_ERRORS."""
-    with contextlib.closing(open_history(path)) as file:
-        file.execute("PRAGMA query_only = ON")
+def history_transaction(path: Path, kind: str) -> Iterator[sqlite3.Connection]:
+    """The file, which must be there, as it is at one moment; rows have the names of their columns.
+    kind: DEFERRED to read, IMMEDIATE to write. Raises one of HISTORY_ERRORS."""
+    if sqlite3 is None:
+        raise OSError(0, "this Python has no sqlite3")
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    connection = sqlite3.connect(uri, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
+    with contextlib.closing(connection) as file:
         file.row_factory = sqlite3.Row
-        history_version(file)
+        file.execute("PRAGMA synchronous = OFF")  # a power cut may cost it; a kill does not
+        file.execute(f"BEGIN {kind}")
         yield file
-
-
-NEVER_ENDED = "SELECT max(started_at) FROM run WHERE ended_at IS NULL AND started_at <= ?"
-UNPRUNED = "SELECT provider, server_id, unpruned, success_at FROM server"
-
-
-def read_unpruned(path: Path, now: datetime, under_way: bool = False) -> Callable[[Server], bool]:
-    """Tells whether a server's last turns may have left something to prune: they say so themselves,
-    or their run was killed. Where the history cannot be read, they have not: what is left goes when
-    the servers are due. under_way: a run is, and has not been killed."""
-    known: dict[tuple[str, str], bool] = {}
-    killed = ""
-    with contextlib.suppress(*HISTORY_ERRORS), reading_history(path) as file:
-        latest = "" if under_way else utc_text(now)
-        killed = file.execute(NEVER_ENDED, (latest,)).fetchone()[0] or ""
-        for provider, server_id, unpruned, success_at in file.execute(UNPRUNED):
-            known[provider, server_id] = bool(unpruned) or killed >= (success_at or "-")
-    return lambda server: known.get((server.provider, server.id), killed != "")
+        file.execute("COMMIT")
 
 
 def history_version(file: sqlite3.Connection) -> int:
     """What wrote it; 0: nothing so far. Raises ValueError if that is newer than this tool, or
     another program."""
-    # in this order: a first run may make both just now, at one stroke
-    has_tables = file.execute("SELECT 1 FROM sqlite_master").fetchone()
     version = int(file.execute("PRAGMA user_version").fetchone()[0])
     if version > HISTORY_VERSION:
         raise ValueError(
             f"a newer version of this tool has written it, in format {version}"
             " (use that version, or rename the file)"
         )
-    if version == 0 and has_tables:
+    if version == 0 and file.execute("SELECT 1 FROM sqlite_master").fetchone():
         raise ValueError("is another program's (set [HISTORY] file to another name)")
     return version
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the history knows."""
+
+    servers: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    running: Optional[Mapping[str, Any]] = None  # the run under way
+    runs: Rows = ()  # the last others, and all that never ended; newest first
+    entry_since: Optional[str] = None  # when cron's entry was put in place
+    problem: str = ""  # why nothing can be read
+
+    def has_unpruned(self, server: Server, now: datetime) -> bool:
+        """May its last turns have left something to prune? They say so themselves, or their run was
+        killed. Where nobody knows, they have not: what is left goes when the server is due."""
+        begun = [run["started_at"] for run in self.runs if run["ended_at"] is None]
+        killed = max((at for at in begun if at <= utc_text(now)), default="")
+        row = self.servers.get((server.provider, server.id))
+        if row is None:
+            return killed != ""
+        return bool(row["unpruned"]) or killed >= (row["success_at"] or "-")
+
+
+def read_history(path: Path, holder: Optional[int] = None) -> Past:
+    """The history; empty where there is none so far. holder: as `run_holds_lock` says."""
+    if not os.path.lexists(path):
+        return Past()
+    try:
+        with history_transaction(path, "DEFERRED") as file:
+            if history_version(file) == 0:
+                return Past()
+            rows = file.execute("SELECT * FROM server")
+            servers = {(row["provider"], row["server_id"]): row for row in rows}
+            runs = file.execute(LAST_RUNS, (PAGE_RUNS + 1,)).fetchall()
+            since = file.execute("SELECT max(installed_at) FROM entry").fetchone()[0]
+    except HISTORY_ERRORS as error:
+        return Past(problem=f"{path}: cannot be read: {reason_of(error)}")
+    running = None
+    if holder is not None and runs and runs[0]["ended_at"] is None:
+        running = runs.pop(0) if holder in (0, runs[0]["pid"]) else None
+    return Past(servers, running, runs, since)
+
+
+def read_turns(path: Path, since: str) -> Rows:
+    """All turns since then, oldest first; none where the history cannot be read any more."""
+    query = "SELECT * FROM turn WHERE ended_at >= ? ORDER BY ended_at"
+    with contextlib.suppress(*HISTORY_ERRORS), history_transaction(path, "DEFERRED") as file:
+        return file.execute(query, (since,)).fetchall()
+    return ()
 
 
 # === Shared limit =============================================================================
@@ -6558,7 +6562,8 @@ class Turn:
 
     def was_left_unpruned(self) -> bool:
         """May an earlier turn of this server have left something that retention drops?"""
-        return self.history is not None and self.history.has_unpruned(self.server)
+        past, now = self.history.past if self.history else Past(), self.world.clock.now()
+        return past.has_unpruned(self.server, now)
 
     def batch_wait(self) -> float:
         """How long to wait for others before a listing; where servers wait for this one's slot,
@@ -7568,10 +7573,10 @@ def dry_run(
     holder = None
     with contextlib.suppress(LockError):
         holder = run_holds_lock(settings.lock_path)
-    has_unpruned = read_unpruned(settings.history_path, world.clock.now(), holder is not None)
+    past = read_history(settings.history_path, holder)
 
     def describe(turn: Turn) -> None:
-        unpruned = has_unpruned(turn.server)
+        unpruned = past.has_unpruned(turn.server, world.clock.now())
         try:
             lines[turn.server.source] = describe_plan(turn, prunes_only, unpruned)
         except NotDueError as error:
@@ -8410,34 +8415,6 @@ def age_text(seconds: float) -> str:
     return f"{seconds // 3600:.0f} h" if seconds < 48 * 3600 else f"{seconds // 86400:.0f} d"
 
 
-@dataclass(frozen=True)
-class Past:
-    """What the history knows: servers by provider and id, the last two runs, newest first."""
-
-    servers: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
-    runs: Sequence[Mapping[str, Any]] = ()
-    entry_since: Optional[str] = None  # when cron's entry was put in place
-    problem: str = ""  # why nothing can be read
-
-
-def read_history(path: Path) -> Past:
-    """The history; empty where there is none so far."""
-    if not os.path.lexists(path):
-        return Past()
-    try:
-        with reading_history(path) as file:
-            if history_version(file) == 0:
-                return Past()
-            rows = file.execute("SELECT * FROM server")
-            servers = {(row["provider"], row["server_id"]): row for row in rows}
-            # by when they were written down, whatever the clock said then
-            runs = file.execute("SELECT * FROM run ORDER BY rowid DESC LIMIT 2").fetchall()
-            since = file.execute("SELECT max(installed_at) FROM entry").fetchone()[0]
-            return Past(servers, runs, since)
-    except HISTORY_ERRORS as error:
-        return Past(problem=f"{path}: cannot be read: {reason_of(error)}")
-
-
 Finding = tuple[str, str, str, str]  # level, subject, finding, fix; levels: as CronRemark
 
 
@@ -8446,7 +8423,14 @@ class View:
 
     def __init__(self, kind: str, world: Runtime, settings: Settings) -> None:
         self.world, self.settings, self.now = world, settings, world.clock.now()
-        self.past = read_history(settings.history_path)
+        self.findings: list[Finding] = []  # about all but how fresh servers are
+        self.holder: Optional[int] = None  # of the lock
+        try:
+            self.holder = run_holds_lock(settings.lock_path)
+        except LockError as error:
+            if kind == "status":  # --check looks at the file itself
+                self.findings.append(("unknown", "", str(error), ""))
+        self.past = read_history(settings.history_path, self.holder)
         self.document: Document = {
             "schema": 1,
             "kind": kind,
@@ -8461,7 +8445,6 @@ class View:
             self.document.update(running=None, last_run=None, schedule=None)
         elif kind == "check":
             self.document.update(findings=[], uncovered_servers=[])
-        self.findings: list[Finding] = []  # about all but how fresh servers are
         self.saw_nothing = False  # there was nothing that could be looked at
         self.cron = CronState()
 
@@ -8536,30 +8519,23 @@ def view_status(view: View, entries: Sequence[Entry]) -> None:
 
 def ask_machine(view: View, job: CronJob) -> None:
     """Fill in the run under way, the last one, and what cron will do."""
-    is_status, runs = view.document["kind"] == "status", list(view.past.runs)
     running: Optional[Document] = None
-    holder = None
-    try:
-        holder = run_holds_lock(view.settings.lock_path)
-    except LockError as error:
-        if is_status:  # --check looks at the file itself
-            view.findings.append(("unknown", "", str(error), ""))
-    if holder is not None:
-        nothing = dict.fromkeys(("done", "failed", "total", "progress_percent"))
-        running = {"started_at": None, **nothing, "servers": []}
-        if runs and runs[0]["ended_at"] is None and holder in (0, runs[0]["pid"]):
-            run = runs.pop(0)
+    if view.holder is not None:
+        nothing = dict.fromkeys(("started_at", "done", "failed", "total", "progress_percent"))
+        running = {**nothing, "servers": []}
+        run = view.past.running
+        if run is not None:
             running["started_at"], running["total"] = run["started_at"], run["total"]
             running.update(json.loads(run["progress"] or "{}"))
     keys = ("started_at", "ended_at", "exit_status")
-    last = {key: runs[0][key] for key in keys} if runs else None
+    last = {key: view.past.runs[0][key] for key in keys} if view.past.runs else None
     if shutil.which("crontab"):
         since = view.past.entry_since
         try:
             view.cron = cron_state(job, view.now, running is not None, last, since)
         except CrontabError as error:
             view.cron = CronState(remarks=[("unknown", str(error))])
-    if is_status:
+    if view.document["kind"] == "status":
         view.document.update(running=running, last_run=last, schedule=schedule_of(view))
         view.document["_cron"] = list(cron_findings(view))
         view.findings += [(level, "", text, "") for level, text in view.cron.remarks]
@@ -9110,7 +9086,6 @@ def look(args: argparse.Namespace, settings: Settings, world: Runtime) -> int:
 # One HTML file that needs nothing else: no script, no request, and a policy that says so. It shows
 # what --status shows, and the history in pictures. Every state is a word as well as a colour.
 
-PAGE_RUNS = 30  # runs in a strip and in the pictures
 PAGE_STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --line: #d1d9e0; --back: #fff;
   --ok: #1a7f37; --failed: #cf222e; --warn: #9a6700; --gone: #8b949e; }
@@ -9142,13 +9117,6 @@ RUN_ENDS = {  # by exit status: a class, and words
     2: ("partly", "some failed"),
     None: ("unended", "never ended"),
 }
-PAST_RUNS = """
-SELECT run.*, strftime('%s', ended_at) - strftime('%s', started_at) AS seconds, stored_gb
-FROM run LEFT JOIN (SELECT run AS id, sum(stored_gb) AS stored_gb FROM turn GROUP BY run) USING (id)
-WHERE ended_at IS NOT NULL OR started_at IS NOT ?
-ORDER BY started_at DESC, run.rowid DESC LIMIT ?"""
-PAST_TURNS = f"SELECT * FROM turn WHERE run IN (SELECT id FROM ({PAST_RUNS})) ORDER BY ended_at"  # noqa: S608
-Rows = Sequence[Mapping[str, Any]]
 PAGE_HEAD = f"""\
 <!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
@@ -9186,16 +9154,6 @@ PAGE_CHART = """\
 <text x="0" y="110">{first_day}</text>
 <text x="600" y="110" text-anchor="end">{last_day}</text></svg>"""
 PAGE_BEGINS = PAGE_HEAD[: PAGE_HEAD.index("<meta")].encode("ascii")
-
-
-def read_runs(path: Path, under_way: Optional[str]) -> tuple[Rows, Rows]:
-    """The last runs of the history and their turns, oldest first, without the run under way (when
-    that began); none where it cannot be read any more."""
-    with contextlib.suppress(*HISTORY_ERRORS), reading_history(path) as file:
-        which = (under_way, PAGE_RUNS)
-        runs = file.execute(PAST_RUNS, which).fetchall()
-        return runs[::-1], file.execute(PAST_TURNS, which).fetchall()
-    return (), ()
 
 
 class Html(str):
@@ -9310,11 +9268,8 @@ def report_page(document: Mapping[str, Any], runs: Rows, turns: Rows) -> str:
 def write_report(path: Path, view: View) -> None:
     """Write the page as a whole or not at all, in place of nothing but another page, which keeps
     its mode: somebody may have opened it to a web server. Raises SnapshotsError."""
-    running = view.document["running"]
-    runs: Rows = ()
-    turns: Rows = ()
-    if not view.past.problem:  # else the document says why
-        runs, turns = read_runs(view.settings.history_path, running and running["started_at"])
+    runs = view.past.runs[:PAGE_RUNS][::-1]
+    turns = read_turns(view.settings.history_path, runs[0]["started_at"]) if runs else ()
     page = report_page(view.finish(), runs, turns)
     target = Path(os.path.realpath(path))
     try:

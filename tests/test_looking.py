@@ -430,28 +430,47 @@ def test_a_history_that_cannot_be_read_is_no_good_news(project: Project, kind: s
 
 
 @pytest.mark.proves("looking-6")
+@pytest.mark.parametrize("moment", ["PRAGMA user_version", "SELECT 1 FROM sqlite_master"])
 def test_a_history_that_is_begun_during_a_look_is_this_tools(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+    project: Project, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """What tells it from another program's is read at two moments; a first run may be between."""
+    """What tells it from another program's is read in two steps; a first run may try to be between
+    them."""
     project.history(project.server("hetzner", 11, "web"), 1)
     assert project.run().code == 0
     path, whole = (project.folder / "logs" / name for name in ("history.db", "whole.db"))
     path.rename(whole)
     path.touch()
-    connect, asked = sqlite3.connect, []
+    connect = sqlite3.connect
+    with closing(connect(whole)) as file:
+        script = "\n".join(file.iterdump()).replace("COMMIT;", "PRAGMA user_version = 1; COMMIT;")
 
     class Slow(sqlite3.Connection):
         def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
-            asked.append(sql)
-            if len(asked) == 3:  # after "PRAGMA query_only" and the first moment
-                with closing(connect(whole)) as run, closing(connect(path)) as begun:
-                    run.backup(begun)
+            if sql == moment:
+                with closing(connect(path, timeout=0)) as begun:
+                    began.append(begin_in(begun, script))
             return super().execute(sql, *values)
 
+    began: list[bool] = []
     monkeypatch.setattr(sqlite3, "connect", lambda *a, **more: connect(*a, factory=Slow, **more))
-    result = project.run("--status", "--json")
-    assert (result.code, states(document(result))) == (0, {"web": "ok"})
+    found = document(project.run("--status", "--json"))
+    assert began == [moment == "PRAGMA user_version"]
+    assert (states(found), found["problems"]) == (
+        ({"web": "ok"}, [])
+        if began[0]
+        else ({"web": "unknown"}, ["web: unknown: no run recorded yet"])
+    )
+
+
+def begin_in(file: sqlite3.Connection, script: str) -> bool:
+    """A run begins its history; false where another reads just now."""
+    try:
+        file.executescript(script)
+    except sqlite3.OperationalError as error:
+        assert "locked" in str(error)
+        return False
+    return True
 
 
 # --- --check ---

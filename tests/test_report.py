@@ -256,7 +256,7 @@ def test_a_killed_run_is_shown_as_one_that_never_ended(project: Project) -> None
     )  # fmt: skip
     history.begin(3)
     history.progress({"done": 1})
-    history._wait()
+    history._sink.finish(lambda: None)  # all has been written
     page = written(project)
     assert "oldest first: 1 all well, 1 never ended" in page.text
     assert "never ended" in page.text
