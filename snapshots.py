@@ -3923,6 +3923,15 @@ def collect_secrets(settings: Settings, entries: Sequence[Entry], world: Runtime
     return list(remarks)
 
 
+def load_entries(
+    names: Sequence[str], settings: Settings, world: Runtime
+) -> tuple[list[Entry], list[Remark]]:
+    """The servers as `load_servers` has them, and all that is to be said about the configuration;
+    from now on their credentials are masked. Raises ConfigError."""
+    entries, remarks = load_servers(names, settings)
+    return entries, [*settings.remarks, *remarks, *collect_secrets(settings, entries, world)]
+
+
 # === Providers ================================================================================
 # Three plain classes that only translate: no retry, no sleep, no policy. A difference that is a
 # value is a class constant, one in steps is inside a method. A fourth cloud is one class more.
@@ -8575,6 +8584,23 @@ def schedule_of(view: View) -> Optional[Document]:
     }
 
 
+def show_cron(job: CronJob, settings: Settings, world: Runtime) -> CronState:
+    """Show the entries of this configuration, and what is wrong with them. Raises CrontabError."""
+    runs = read_history(settings.history_path).runs
+    last_run = next((run for run in runs if run["ended_at"]), None)
+    running = True  # or not: whether one is overdue, --status says
+    cron = cron_state(job, world.clock.now(), running, last_run, None)
+    if not cron.entries:
+        world.screen.out(f"{whose_crontab()}: no entry for {job.config}")
+    for entry in cron.entries:
+        by_hand = ", by hand" if entry.by_hand else ""
+        world.screen.out(f"{entry.where}{by_hand}: {entry.line}")
+        if entry.schedule:
+            show_schedule(entry.schedule, world)
+    world.screen.problem(*(f"warning: {text}" for _, text in cron.remarks))
+    return cron
+
+
 def add_from_history(view: View, entry: Entry) -> None:
     """A server's part, as the last look of a run has left it."""
     row = view.past.servers.get((entry.provider, entry.id))
@@ -9477,6 +9503,19 @@ def chats_of(updates: Sequence[Any]) -> list[tuple[str, str, str]]:
     return list(found.values())[::-1]
 
 
+def count_snapshots(provider: Provider, server_ids: Sequence[str]) -> dict[str, str]:
+    """How many each server has, whoever made them; "?" where one's cannot be listed."""
+    if provider.lists_account:
+        listing = provider.list_snapshots(server_ids) if server_ids else ()
+        found = collections.Counter(snapshot.server_id for snapshot in listing)
+        return {server_id: str(found[server_id]) for server_id in server_ids}
+    counts = dict.fromkeys(server_ids, "?")
+    for server_id in server_ids:
+        with contextlib.suppress(ApiError):
+            counts[server_id] = str(len(provider.list_snapshots([server_id])))
+    return counts
+
+
 class Setup:
     """One --setup: what it knows, and what it has made so far."""
 
@@ -9489,9 +9528,9 @@ class Setup:
         self.dialogue = Dialogue(world)
         self.say, self.ask = self.dialogue.say, self.dialogue.ask
         self.made: list[str] = []
-        self.covered: dict[tuple[str, str], Path] = {}  # server files by provider and id
+        self.covered: set[tuple[str, str]] = set()  # by server files: providers and ids
         self.names: set[str] = set()  # of the servers in them
-        self.known: dict[str, tuple[str, dict[str, str]]] = {}  # where credentials are, and which
+        self.known: dict[str, tuple[str, dict[str, str]]] = {}  # a file with credentials, and these
 
     def run(self) -> int:
         """All steps. Raises SnapshotsError with what was made so far."""
@@ -9510,96 +9549,68 @@ class Setup:
 
     def look_around(self) -> None:
         """What there is already, and whether files can be written."""
-        warnings: set[str] = set()
         for folder in {self.path.parent, self.settings.configs_dir}:
             place = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
             if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
                 raise SnapshotsError(f"{place}: cannot be written to (run it as its owner)")
-            if not ON_WINDOWS and os.stat(place).st_uid != os.geteuid():
-                warnings.add(f"warning: {place} belongs to another user (run it as one user only)")
             for unfinished in folder.glob(f".*{UNFINISHED}"):  # of one that was killed
                 unfinished.unlink()
-        self.world.screen.problem(*warnings)
+        entries: Sequence[Entry] = ()
         with contextlib.suppress(ConfigError):  # there is none so far
-            for path in files_in(self.settings.configs_dir)[0]:
-                try:
-                    top, content = top_key_and_content(path)
-                except ConfigError as error:
-                    self.world.screen.problem(f"warning: {path}: {error}")
-                    continue
-                provider, keys = TOP_KEYS[top], CREDENTIAL_KEYS[TOP_KEYS[top]]
+            entries = load_entries([], self.settings, self.world)[0]
+        for entry in entries:
+            with contextlib.suppress(ConfigError):  # no JSON, which the dry run reports
+                top, content = top_key_and_content(Path(entry.source))
+                provider = TOP_KEYS[top]
                 self.names.add(str(content.get("name")))
-                self.covered[provider, number_text(content.get("id"))] = path
-                raw = {key: str(content.get(key) or "") for key in keys}
-                if all(raw.values()) and not any(is_placeholder(keys[k], raw[k]) for k in keys):
-                    self.known.setdefault(provider, (path.name, raw))
-            collect_secrets(self.settings, load_servers([], self.settings)[0], self.world)
+                self.covered.add((provider, number_text(content.get("id"))))
+                if isinstance(entry, Server):
+                    raw = {key: content[key] for key in CREDENTIAL_KEYS[provider]}
+                    self.known.setdefault(provider, (Path(entry.source).name, raw))
 
-    # --- an account, its servers, and a file for each ---
-
-    def credential(self, key: str, read: Reader, known_in: str = "") -> str:
-        """As it is to be written, once it can be read; empty for the one that is known."""
+    def value(
+        self,
+        readers: Mapping[str, Reader],
+        key: str,
+        words: str = "",
+        default: Optional[str] = None,
+    ) -> str:
+        """A key's value as it is to be written, once it can be read. words: what it is asked for
+        by, if not by its name. A credential does not show."""
+        read = readers[key]
+        hidden = read in CREDENTIAL_READERS and key not in USER_NAMES
 
         def check(text: str) -> str:
-            value = read_value(read, text, self.settings.base) if text else ""
+            value = read_value(read, IniText(text), self.settings.base)
             if is_placeholder(read, text):
                 raise ValueError("is still the sample's text")
-            if key not in USER_NAMES:
-                self.world.redact.add(value, unquote(value))
-                self.world.redact.add(*(secrets_of_url(value) if key == "url" else ()))
+            if hidden:
+                parts = secrets_of_url(value) if value.is_url else ()
+                self.world.redact.add(value, unquote(value), *parts)
             return text
 
-        hidden = key not in USER_NAMES
-        question = key + (" (is not shown)" if hidden else "")
-        question += f" (Enter: the one in {known_in})" if known_in else ""
-        return self.ask(question, check, "" if known_in else None, hidden)
+        question = words or key + (" (is not shown)" if hidden else "")
+        return self.ask(question, check, default, hidden)
 
-    def log_in(self, provider: str) -> tuple[dict[str, str], dict[str, Listed], dict[str, str]]:
-        """Credentials that may read, as they are to be written; the account's servers by their
-        ids, and how many snapshots each has."""
-        keys, base = CREDENTIAL_KEYS[provider], self.settings.base
-        known_in, known = self.known.get(provider, ("", {}))
-        for attempt in itertools.count(1):
-            raw: dict[str, str] = {}
-            for key, read in keys.items():
-                raw[key] = self.credential(key, read, "" if raw else known_in)
-                if not raw[key]:
-                    raw = known
-                    break
-            try:
-                values = [read_value(read, raw[key], base) for key, read in keys.items()]
-                account = Account(self.world, provider, values, self.settings)
-                self.say("reading the account ...")
-                with signals_end_waiting():
-                    listed = account.provider.list_servers()
-                    return raw, listed, self.count_snapshots(account, list(listed))
-            except ApiError as error:
-                if error.outcome not in REFUSALS:
-                    raise
-                reason = str(error)
-            except ValueError as error:
-                reason = f"{known_in}: {error}"
-            self.dialogue.refused(reason, attempt)
-        raise AssertionError("not reached")
+    def write(self, path: Path, text: str, is_new: bool) -> None:
+        """Make or change a file. Raises SnapshotsError; FileExistsError as `write_whole`."""
+        try:
+            make_folder(path.parent)
+            write_whole(path, text, is_new=is_new)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise SnapshotsError(f"{path}: cannot be written: {reason_of(error)}") from None
+        if str(path) not in self.made:
+            self.made.append(str(path))
+        self.say(f"written: {path}")
 
-    def count_snapshots(self, account: Account, server_ids: Sequence[str]) -> dict[str, str]:
-        """How many each server has, whoever made them; "?" where one's cannot be listed."""
-        if account.provider.lists_account:
-            listing = account.provider.list_snapshots(server_ids) if server_ids else ()
-            found = collections.Counter(snapshot.server_id for snapshot in listing)
-            return {server_id: str(found[server_id]) for server_id in server_ids}
-        counts = dict.fromkeys(server_ids, "?")
-        for server_id in server_ids:
-            with contextlib.suppress(ApiError):
-                counts[server_id] = str(len(account.provider.list_snapshots([server_id])))
-        return counts
+    # --- an account, its servers, and a file for each ---
 
     def cover_servers(self) -> None:
         """Steps 1 to 3: an account, which of its servers, and a file for each of them."""
         default = next(iter(self.known)) if len(self.known) == 1 else None
         provider = self.dialogue.choose("Which provider", tuple(PROVIDERS), default)
-        self.say(f"Its credentials are here: {PROVIDERS[provider].credentials_place}.")
-        self.say("They are checked at once. Each may also be given as env:NAME or file:PATH.")
         raw, listed, counts = self.log_in(provider)
         rows = sorted(listed.items(), key=lambda item: (item[1].names[0].casefold(), int(item[0])))
         table = [("NO", "SERVER ID", "NAME", "SIZE", "SNAPSHOTS", "COVERED")]
@@ -9608,7 +9619,7 @@ class Setup:
             covered = "yes" if (provider, server_id) in self.covered else "no"
             table.append((str(number), server_id, name, size, counts[server_id], covered))
         self.say(*aligned(table, None, right="014"))
-        left = [(i, server) for i, server in rows if (provider, i) not in self.covered]
+        left = [row for row in rows if (provider, row[0]) not in self.covered]
         if not left:
             self.say("All servers of this account are covered." if rows else "It has no servers.")
             return
@@ -9620,17 +9631,47 @@ class Setup:
         chosen = [row for row in (rows[number - 1] for number in answer) if row in left]
         if len(chosen) < len(answer):
             self.say("Those that are covered stay as they are.")
-        if chosen:
-            policy = self.how_many(provider)
+        keys = {**raw, **self.how_many(provider)} if chosen else {}
         for server_id, server in chosen:
-            self.write_server(provider, server_id, server, {**raw, **policy})
+            self.write_server(provider, server_id, server.names[0], keys)
+
+    def log_in(self, provider: str) -> tuple[dict[str, str], dict[str, Listed], dict[str, str]]:
+        """Credentials that may read, as they are to be written; the account's servers by their
+        ids, and how many snapshots each has."""
+        readers = CREDENTIAL_KEYS[provider]
+        file, raw = self.known.get(provider, ("", {}))
+        if raw and not self.dialogue.agrees(f"With the credentials in {file}"):
+            raw = {}
+        for attempt in itertools.count(1):
+            if not raw:
+                place = PROVIDERS[provider].credentials_place
+                self.say(f"Its credentials are here: {place}.")
+                self.say(
+                    "They are checked at once. Each may also be given as env:NAME or file:PATH."
+                )
+                raw = {key: self.value(readers, key) for key in readers}
+            credentials = [
+                read_value(readers[key], raw[key], self.settings.base) for key in readers
+            ]
+            account = Account(self.world, provider, credentials, self.settings)
+            self.say("reading the account ...")
+            try:
+                with signals_end_waiting():
+                    listed = account.provider.list_servers()
+                    return raw, listed, count_snapshots(account.provider, list(listed))
+            except ApiError as error:
+                if error.outcome not in REFUSALS:
+                    raise
+                self.dialogue.refused(str(error), attempt)
+                raw = {}
+        raise AssertionError("not reached")
 
     def how_many(self, provider: str) -> dict[str, Any]:
         """How many snapshots stay; at Contabo after what plans allow, for its API does not tell."""
         slots = PROVIDERS[provider].has_slots
         self.say(*CONTABO_PLANS.splitlines() if slots else ())
-        default = "1" if slots else "3"
-        keep = self.ask("How many snapshots of each are to stay", read_retain, default)
+        few = "1" if slots else "3"
+        keep = self.ask("How many snapshots of each are to stay", read_retain, few)
         policy: dict[str, Any] = {"retain_last_snapshots": keep or "all"}
         if slots:
             question = "All slots full: may the oldest go before the new one is made"
@@ -9638,13 +9679,11 @@ class Setup:
         return policy
 
     def write_server(
-        self, provider: str, server_id: str, server: Listed, keys: Mapping[str, Any]
+        self, provider: str, server_id: str, name: str, keys: Mapping[str, Any]
     ) -> None:
-        """A file named after the server; never in the place of another, whatever its case."""
+        """A file named after the server; never in the place of another."""
         try:
-            name = read_name(server.names[0])
-            if is_placeholder(read_name, name):
-                raise ValueError
+            name = read_name(name)
         except ValueError:
             name = f"server-{server_id}"
         if name in self.names:  # of two with one name, messages would not say which
@@ -9653,35 +9692,13 @@ class Setup:
         top = next(top for top, key in TOP_KEYS.items() if key == provider)
         content = {top: {"id": int(server_id), "name": name, **keys}}
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        folder, stem = self.settings.configs_dir, file_stem(name, server_id)
-        taken: set[str] = set()
-        with contextlib.suppress(OSError):  # it is not there yet
-            taken = {entry.casefold() for entry in os.listdir(folder)}
-        others = (f"-{server_id}-{number}" for number in range(2, 100))
-        for suffix in ("", f"-{server_id}", *others):
-            path = folder / f"{stem}{suffix}.json"
+        stem = file_stem(name, server_id)
+        for file in (f"{stem}.json", f"{stem}-{server_id}.json"):
+            path = self.settings.configs_dir / file
             with contextlib.suppress(FileExistsError):
-                if path.name.casefold() not in taken:
-                    self.write(path, text, is_new=True)
-                    break
-        else:
-            raise SnapshotsError(
-                f"{path}: exists already, as do the other names that it could have"
-            )
-        self.covered[provider, server_id] = path
-
-    def write(self, path: Path, text: str, is_new: bool) -> None:
-        """Make or change a file. Raises SnapshotsError; FileExistsError as `write_whole`."""
-        try:
-            make_folder(path.parent)
-            write_whole(path if is_new else Path(os.path.realpath(path)), text, is_new=is_new)
-        except FileExistsError:
-            raise
-        except OSError as error:
-            raise SnapshotsError(f"{path}: cannot be written: {reason_of(error)}") from None
-        if str(path) not in self.made:
-            self.made.append(str(path))
-        self.say(f"written: {path}")
+                self.write(path, text, is_new=True)
+                return
+        raise SnapshotsError(f"{path}: exists already, as does the other name that it could have")
 
     # --- channels ---
 
@@ -9690,64 +9707,57 @@ class Setup:
         ways = {"telegram": self.telegram, "webhook": self.webhook, "mail": self.mail}
         while True:
             channels = [destination.channel for destination in default_channels(self.settings)]
-            question = "How to notify you of failures"
+            question, default = "How to notify you of failures", None
             if channels:
                 self.say(f"Notifications go over {', '.join(channels)}.")
-                question = "Another channel"
-            is_decided = channels or not self.settings.telegram.enabled  # now, or by an earlier one
-            default = "nothing" if is_decided else None
+                question, default = "Another channel", "nothing"
             kind = self.dialogue.choose(question, (*ways, "nothing"), default)
             if kind == "nothing":
                 break
-            section, values = ways[kind]()
-            if self.arrives(section, values):
+            try:
+                section, values = ways[kind]()
+                self.send_test(section, values)
+            except DeliveryError as error:
+                self.dialogue.refused(f"{kind} cannot be used: {error}", 1)
+                continue
+            if self.dialogue.agrees("A test message went out. Did it arrive"):
                 self.change_config(section, values)
-        telegram = self.settings.telegram
-        if telegram.enabled and not (telegram.bot_token or telegram.chat_id):
-            self.change_config("TELEGRAM", {"enabled": "false"})
+            else:
+                self.say("Then nothing is written; look at what you have given, and try again.")
 
     def telegram(self) -> tuple[str, dict[str, str]]:
-        """A bot, and one of the chats that have written to it."""
+        """A bot, and one of the chats that have written to it. Raises DeliveryError."""
         section = self.settings.telegram
         self.say("Make a bot: write /newbot to @BotFather in Telegram, and take its token.")
-        for attempt in itertools.count(1):
-            text = self.credential("bot_token", read_token)
-            try:
-                token = read_value(read_token, text, self.settings.base)
-                chat_id = self.chat_of(dataclasses.replace(section, bot_token=token))
-                topic = {"message_thread_id": "0"} if section.message_thread_id else {}
-                values = {"enabled": "true", "bot_token": text, "chat_id": chat_id, **topic}
-                return "TELEGRAM", values
-            except DeliveryError as error:
-                self.dialogue.refused(f"Telegram cannot be asked about this bot: {error}", attempt)
-        raise AssertionError("not reached")
+        values = {"enabled": "true", "bot_token": self.value(readers_of(section), "bot_token")}
+        token = read_value(read_token, values["bot_token"], self.settings.base)
+        values["chat_id"] = self.chat_of(dataclasses.replace(section, bot_token=token))
+        if section.message_thread_id:  # which belongs to another chat
+            values["message_thread_id"] = "0"
+        return "TELEGRAM", values
 
     def chat_of(self, section: TelegramSection) -> str:
         """The chat_id of one of a bot's chats. Raises DeliveryError."""
         sender = Sender(self.world, self.settings)
+        chats: list[tuple[str, str, str]] = []
+
+        def read(text: str) -> str:
+            if text in [str(number) for number in range(1, len(chats) + 1)]:
+                return chats[int(text) - 1][2]
+            return text and read_chat_id(text)
+
         for _ in range(ANSWER_TRIES):
-            chats: list[tuple[str, str, str]] = []
             try:
                 with signals_end_waiting():
                     chats = chats_of(sender.updates(section))
+                rows = [("NO", "KIND", "NAME", "CHAT_ID")]
+                rows += [(str(n), k, name[:40], i) for n, (k, name, i) in enumerate(chats, 1)]
+                self.say(*aligned(rows, None, right="03") if chats else NO_CHATS)
             except RefusedError as error:
                 if error.status != 409:
                     raise
                 self.say(f"Another program reads what is written to this bot: {error}.")
                 self.say("Take another bot, or give the chat's number yourself.")
-            else:
-                rows = [("NO", "KIND", "NAME", "CHAT_ID")]
-                rows += [(str(n), k, name[:40], i) for n, (k, name, i) in enumerate(chats, 1)]
-                self.say(*aligned(rows, None, right="03") if chats else NO_CHATS)
-
-            def read(text: str, numbers: Sequence[str] = tuple(chat[2] for chat in chats)) -> str:
-                if not re.fullmatch("[0-9]{1,3}", text):
-                    return text and read_chat_id(text)
-                if not 1 <= int(text) <= len(numbers):  # and so short is no chat_id
-                    table = f"a number from the table, 1 to {len(numbers)}, or " if numbers else ""
-                    raise ValueError(f"must be {table}a chat_id")
-                return numbers[int(text) - 1]
-
             above = "a number above, " if chats else ""
             found = self.ask(f"Which chat ({above}a chat_id, or Enter to look again)", read, "")
             if found:
@@ -9756,77 +9766,53 @@ class Setup:
 
     def webhook(self) -> tuple[str, dict[str, str]]:
         """A URL."""
-        return "WEBHOOK", {"enabled": "true", "url": self.credential("url", read_hook_url)}
+        url = self.value(readers_of(WebhookSection), "url")
+        return "WEBHOOK", {"enabled": "true", "url": url}
 
     def mail(self) -> tuple[str, dict[str, str]]:
         """A mail server, and who writes to whom."""
-        readers = readers_of(SmtpSection)
-
-        def ask(question: str, key: str, default: Optional[str] = None) -> str:
-            def read(text: str) -> str:
-                readers[key](IniText(text))
-                return text
-
-            return self.ask(question, read, default)
-
-        values = {"enabled": "true", "server": ask("The mail server's name", "server")}
-        values["port"] = port = ask("Its port (587 for starttls, 465 for tls)", "port", "587")
-        values["user"] = user = ask("User (Enter: none)", "user", "")
+        ask = functools.partial(self.value, readers_of(SmtpSection))
+        values = {"enabled": "true", "server": ask("server", "The mail server's name")}
+        values["port"] = port = ask("port", "Its port (587 for starttls, 465 for tls)", "587")
+        values["user"] = user = ask("user", "User (Enter: none)", "")
         is_relay = is_loopback(values["server"]) and not user and port not in ("465", "587")
         values["security"] = "none" if is_relay else "tls" if port == "465" else "starttls"
         if user:
-            values["password"] = self.credential("password", read_password)
+            values["password"] = ask("password")
         sender = user if "@" in user else None
-        values["from_email"] = ask("The sender's address", "from_email", sender)
-        values["to_emails"] = ask("Addresses to write to, with commas between", "to_emails")
+        values["from_email"] = ask("from_email", "The sender's address", sender)
+        values["to_emails"] = ask("to_emails", "Addresses to write to, with commas between")
         return "SMTP", values
 
-    def arrives(self, section: str, values: Mapping[str, str]) -> bool:
-        """Send a test message over a channel that has these values, and ask whether it came."""
-        channel = getattr(self.settings, section.lower())
+    def send_test(self, section: str, values: Mapping[str, str]) -> None:
+        """Send a test message over a channel that has these values. Raises DeliveryError."""
         texts = {key: IniText(text) for key, text in values.items()}
         chosen, _ = read_values(texts, readers_of(SECTIONS[section]), self.settings.base)
-        destination = dataclasses.replace(channel, **chosen)
+        destination = dataclasses.replace(getattr(self.settings, section.lower()), **chosen)
         _, report = reports_for_test(None, self.world.clock.now(), "per_server")
-        try:
-            with signals_end_waiting():
-                Sender(self.world, self.settings).deliver(destination, report, 1, 60)
-        except DeliveryError as error:
-            self.dialogue.refused(f"the test message was not delivered: {error}", 1)
-            return False
-        if self.dialogue.agrees("A test message went out. Did it arrive"):
-            return True
-        self.say("Then nothing is written; look at what you have given, and try again.")
-        return False
+        with signals_end_waiting():
+            Sender(self.world, self.settings).deliver(destination, report, 1, 60)
 
     def change_config(self, section: str, values: Mapping[str, str]) -> None:
         """Put values into snapshots.config, made after the sample where there is none."""
         sample = Path(os.path.realpath(__file__)).parent / "snapshots.config.sample"
-        try:
-            source = self.path if os.path.lexists(self.path) else sample
-            text = read_text_file(source) if os.path.lexists(source) else ""
-        except (OSError, ValueError) as error:
-            raise SnapshotsError(f"{source}: cannot be read: {reason_of(error)}") from None
-        self.write(self.path, with_values(text, section, values), is_new=False)
+        source = self.path if os.path.lexists(self.path) else sample
+        text = read_text_file(source) if os.path.lexists(source) else ""
+        path = Path(os.path.realpath(self.path))  # a link stays one
+        self.write(path, with_values(text, section, values), is_new=False)
         self.settings = load_settings(self.path, required=True)
         collect_secrets(self.settings, [], self.world)
-        if self.settings.problems:
-            raise ConfigError(self.settings.problems)
 
     # --- when, and what then ---
 
     def have_it_run(self) -> bool:
         """Step 5: an entry in the crontab, unless there is one. Is all as it should be?"""
-        entries: list[CronEntry] = []
+        cron = CronState()
         if not ON_WINDOWS:
             with contextlib.suppress(CrontabError):  # which is reported when it is to be changed
-                entries = entries_in(read_crontab(), self.job)
-        for entry in entries:
-            self.say(f"{entry.where}, which stays: {entry.line}")
-        problems = [text for e in entries for level, text in e.remarks if level == "error"]
-        self.world.screen.problem(*problems)
-        if entries:
-            return not problems
+                cron = show_cron(self.job, self.settings, self.world)
+        if cron.entries:
+            return not any(level == "error" for level, _ in cron.remarks)
 
         def read(text: str) -> Optional[Schedule]:
             return None if text == "none" else parse_schedule(text.strip("'\""))
@@ -9854,10 +9840,7 @@ class Setup:
 
     def try_out(self) -> ExitStatus:
         """Step 6: a dry run, and what comes next."""
-        if not self.covered:
-            raise SnapshotsError("no server is covered, so that a run would have nothing to do")
-        entries, remarks = load_servers([], self.settings)
-        remarks = [*remarks, *collect_secrets(self.settings, entries, self.world)]
+        entries, remarks = load_entries([], self.settings, self.world)
         for warning in remark_lines(remarks, Level.WARNING):
             self.world.screen.problem(f"warning: {warning}")
         good = [entry for entry in entries if isinstance(entry, Server)]
@@ -10168,22 +10151,6 @@ def cron_command(
         show_cron(job, settings, world)
     else:
         change_cron(job, schedule, History(settings.history_path, 0, world), args.dry_run)
-
-
-def show_cron(job: CronJob, settings: Settings, world: Runtime) -> None:
-    """The entries of this configuration, and what is wrong with them."""
-    runs = read_history(settings.history_path).runs
-    last_run = next((run for run in runs if run["ended_at"]), None)
-    running = True  # or not: whether one is overdue, --status says
-    cron = cron_state(job, world.clock.now(), running, last_run, None)
-    if not cron.entries:
-        world.screen.out(f"{whose_crontab()}: no entry for {job.config}")
-    for entry in cron.entries:
-        by_hand = ", by hand" if entry.by_hand else ""
-        world.screen.out(f"{entry.where}{by_hand}: {entry.line}")
-        if entry.schedule:
-            show_schedule(entry.schedule, world)
-    world.screen.problem(*(f"warning: {text}" for _, text in cron.remarks))
 
 
 def main(argv: Optional[Sequence[str]] = None, clock: Optional[Clock] = None) -> int:
