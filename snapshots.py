@@ -1663,18 +1663,20 @@ CHANNELS = ("telegram", "webhook", "smtp")  # blocks of a server file, fields of
 @functools.cache  # for a thousand files
 def server_readers(provider: str) -> Mapping[str, Reader]:
     """{key: reader} of a provider's server files."""
-    readers: dict[str, Reader] = {"provider": read_choice(provider), "id": read_id}
-    readers["name"] = read_name
-    readers["retain_last_snapshots"] = read_retain
-    readers.update(readers_of(Retention, override=True))
-    readers.update(readers_of(StatusSection, override=True))
-    readers.update(readers_of(Timing, override=True))
-    readers["former_names"] = read_names
-    readers["ping_url"] = read_ping_url
-    readers.update(CREDENTIAL_KEYS[provider])
-    if provider == "contabo":
-        readers["replace_when_full"] = read_flag
-    return {**readers, **dict.fromkeys(CHANNELS, read_object)}
+    return {
+        "provider": read_choice(provider),
+        "id": read_id,
+        "name": read_name,
+        "retain_last_snapshots": read_retain,
+        **readers_of(Retention, override=True),
+        **readers_of(StatusSection, override=True),
+        **readers_of(Timing, override=True),
+        "former_names": read_names,
+        "ping_url": read_ping_url,
+        **CREDENTIAL_KEYS[provider],
+        **({"replace_when_full": read_flag} if provider == "contabo" else {}),
+        **dict.fromkeys(CHANNELS, read_object),
+    }
 
 
 def required_keys(provider: str) -> tuple[str, ...]:
@@ -1689,20 +1691,16 @@ def top_key_and_content(path: Path) -> tuple[str, Mapping[str, Any]]:
     except (OSError, ValueError) as error:
         hint = ""
         if isinstance(error, FileNotFoundError):
-            with contextlib.suppress(OSError, ValueError):
-                there = {name for name in os.listdir(path.parent) if name.endswith(".json")}
-                stem = did_you_mean(path.stem, sorted(n[:-5] for n in there - {path.name}))
-                hint = stem.replace("'?", ".json'?")
+            others = sorted(other.stem for other in path.parent.glob("*.json") if other != path)
+            hint = did_you_mean(path.stem, others).replace("'?", ".json'?")
         raise ConfigError([reason_of(error) + hint]) from None
     if not isinstance(whole, dict):
         raise ConfigError(["must be one object in braces"])
     top = next(iter(whole), "")
     if len(whole) != 1 or top not in TOP_KEYS:
-        unknown = [key for key in whole if key not in TOP_KEYS][:3]
-        hint = did_you_mean(unknown[0], TOP_KEYS) if unknown else ""
-        shown = ", ".join(repr(shown_key(key)) for key in unknown)
-        found = f" (found {shown}{hint})" if unknown else ""
-        raise ConfigError([f"must hold exactly one of {', '.join(TOP_KEYS)}{found}"])
+        unknown = [key for key in whole if key not in TOP_KEYS][:1]
+        found = [f" (found {shown_key(key)!r}{did_you_mean(key, TOP_KEYS)})" for key in unknown]
+        raise ConfigError([f"must hold exactly one of {', '.join(TOP_KEYS)}{''.join(found)}"])
     if not isinstance(whole[top], dict):
         raise ConfigError([f"{top}: must be an object in braces"])
     return top, whole[top]
@@ -1729,15 +1727,9 @@ def ineffective_rules(policy: Policy, provider: str) -> Iterator[str]:
             )
 
 
-def override(section: ChannelSection, chosen: dict[str, Any]) -> ChannelSection:
-    """A channel's settings, with those over them that a server file holds; an empty object there
-    changes nothing."""
-    if chosen.get("chat_id", "") not in ("", vars(section).get("chat_id")):
-        chosen.setdefault("message_thread_id", 0)  # a topic belongs to its chat
-    return dataclasses.replace(section, **{k: v for k, v in chosen.items() if v != {}})
-
-
-def channels_of(sections: Iterable[Destination]) -> tuple[tuple[Destination, ...], list[Remark]]:
+def channels_of(
+    sections: Iterable[Destination], where: str = ""
+) -> tuple[tuple[Destination, ...], list[Remark]]:
     """The channels that are switched on and can work, and a remark about each that cannot."""
     working: list[Destination] = []
     remarks: list[Remark] = []
@@ -1747,7 +1739,7 @@ def channels_of(sections: Iterable[Destination]) -> tuple[tuple[Destination, ...
             # Telegram is on by itself: where nothing at all is set, nobody counts on it
             nothing = isinstance(section, TelegramSection) and len(missing) == len(section.needs)
             text = f"no {section.channel} notification: {' and '.join(missing)} not set"
-            remarks.append(Remark(Level.NOTE if nothing else Level.WARNING, text))
+            remarks.append(Remark(Level.NOTE if nothing else Level.WARNING, text, where))
         elif section.enabled:
             working.append(section)
     return tuple(working), remarks
@@ -1756,6 +1748,14 @@ def channels_of(sections: Iterable[Destination]) -> tuple[tuple[Destination, ...
 def default_channels(settings: Settings) -> tuple[Destination, ...]:
     """The channels of snapshots.config."""
     return channels_of([settings.telegram, settings.webhook, settings.smtp])[0]
+
+
+def override(section: ChannelSection, chosen: dict[str, Any]) -> ChannelSection:
+    """A channel's settings, with those over them that a server file holds; an empty object there
+    changes nothing."""
+    if chosen.get("chat_id", "") not in ("", vars(section).get("chat_id")):
+        chosen.setdefault("message_thread_id", 0)  # a topic belongs to its chat
+    return dataclasses.replace(section, **{k: v for k, v in chosen.items() if v != {}})
 
 
 def load_server(path: Path, settings: Settings) -> tuple[Entry, list[Remark]]:
@@ -1773,45 +1773,37 @@ def load_server(path: Path, settings: Settings) -> tuple[Entry, list[Remark]]:
     problems = [f"{shown_key(key)}: {reason}" for key, reason in wrong.items()]
     channels: list[Any] = []
     brought = dict(values)  # by the file, in all of its blocks
-    for name in CHANNELS:
-        channel, block = getattr(settings, name), values.get(name)
-        if block:
-            chosen, wrong = read_values(block, readers_of(channel, override=True), base)
-            problems += [f"{name}.{shown_key(key)}: {reason}" for key, reason in wrong.items()]
-            brought.update({f"{name}.{key}": value for key, value in chosen.items()})
-            channel = channel if wrong else override(channel, chosen)
-        channels.append(channel)
+    for block in CHANNELS:
+        channel = getattr(settings, block)
+        readers = readers_of(channel, override=True)
+        chosen, wrong = read_values(values.get(block, {}), readers, base)
+        problems += [f"{block}.{shown_key(key)}: {reason}" for key, reason in wrong.items()]
+        brought.update({f"{block}.{key}": value for key, value in chosen.items()})
+        channels.append(channel if wrong else override(channel, chosen))
     secrets = {
         key: value
         for key, value in brought.items()
         if isinstance(value, SecretText) and key not in USER_NAMES
     }
-    destinations, remarks = channels_of(channels)
+    destinations, remarks = channels_of(channels, values.get("name", name))
     if problems:
         text = f"{shown}: {'; '.join(problems)}"
         own = tuple(secrets.values())
         return dataclasses.replace(bad, error=text, destinations=destinations, secrets=own), []
-    tiers = {
-        key.removeprefix("keep_"): values.get(key, getattr(settings.retention, key))
-        for key in readers_of(Retention, override=True)
-    }
+    for section in (settings.retention, settings.status, settings.timing):
+        for key in readers_of(section, override=True):
+            values.setdefault(key, getattr(section, key))
+    tiers = {tier: values[f"keep_{tier}"] for tier in (*SLOT_OF, "within_days")}
     policy = Policy(values["retain_last_snapshots"], **tiers)
+    values["provider"] = provider
     server = Server(
-        provider=provider,
-        id=values["id"],
-        name=values["name"],
+        **{key.name: values[key.name] for key in dataclasses.fields(Server) if key.name in values},
         policy=policy,
         credentials=tuple(values[key] for key in CREDENTIAL_KEYS[provider]),
         source=str(path),
-        replace_when_full=values.get("replace_when_full", False),
-        former_names=values.get("former_names", ()),
-        stale_after_hours=values.get("stale_after_hours", settings.status.stale_after_hours),
-        min_interval_hours=values.get("min_interval_hours", settings.timing.min_interval_hours),
         destinations=destinations,
-        ping_url=values.get("ping_url", ""),
         secrets=tuple(secrets.values()),
     )
-    remarks = [dataclasses.replace(remark, where=server.name) for remark in remarks]
     remarks += [
         Remark(Level.WARNING, f"{path}: {text}") for text in ineffective_rules(policy, provider)
     ]
@@ -1828,13 +1820,7 @@ def server_files(names: Sequence[str], settings: Settings) -> tuple[list[Path], 
         return files_in(settings.configs_dir)
     files: dict[str, Path] = {}
     for name in names:
-        path = Path(name)
-        try:
-            path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            path = settings.configs_dir / name
-        except (OSError, ValueError):
-            pass  # reading it will say why
+        path = Path(name) if os.path.lexists(name) else settings.configs_dir / name
         files.setdefault(str(path) if "\0" in name else os.path.realpath(path), path)
     return list(files.values()), []
 
@@ -1851,24 +1837,39 @@ def files_in(folder: Path) -> tuple[list[Path], list[Remark]]:
         raise ConfigError([f"{folder}: does not exist ({HOW_TO_BEGIN})"]) from None
     except OSError as error:
         raise ConfigError([f"{folder}: cannot be listed: {reason_of(error)}"]) from None
-    files = [name for name in names if name.endswith(".json")]
-    others = [name for name in names if not name.endswith((".json", ".json.sample"))]
-    misnamed = [name for name in others if name.lower().endswith((".json", ".json.txt"))]
-    remarks = [
-        Remark(
-            Level.WARNING, f"{folder / name}: not used (the name of a server file ends in .json)"
-        )
-        for name in misnamed
-    ]
+    files: list[Path] = []
+    others: list[str] = []
+    remarks: list[Remark] = []
+    for name in names:
+        if name.endswith(".json"):
+            files.append(folder / name)
+        elif name.lower().endswith((".json", ".json.txt")):
+            text = f"{folder / name}: not used (the name of a server file ends in .json)"
+            remarks.append(Remark(Level.WARNING, text))
+        elif not name.endswith(".json.sample"):
+            others.append(name)
     if not files:
         problems = [f"{folder}: holds no server file ({HOW_TO_BEGIN})"]
         raise ConfigError([*problems, *(remark.text for remark in remarks)])
-    rest = [name for name in others if name not in misnamed]
-    if rest:
-        more = f" and {len(rest) - 10} more" if len(rest) > 10 else ""
-        text = f"{folder}: no server files: {', '.join(rest[:10])}{more}"
+    if others:
+        more = f" and {len(others) - 10} more" if len(others) > 10 else ""
+        text = f"{folder}: no server files: {', '.join(others[:10])}{more}"
         remarks.append(Remark(Level.NOTE, text))
-    return [folder / name for name in files], remarks
+    return files, remarks
+
+
+def check_of(ping_url: str) -> str:
+    """A monitor's check, whichever of its forms its URL has."""
+    return Ping.address_of(ping_url.replace("?create=1", ""), "success").lower()
+
+
+def unique_keys_of(entry: Entry) -> Iterator[tuple[tuple[str, str], str]]:
+    """What a server file must not share with another one, and what is wrong where it does."""
+    if isinstance(entry, Server):
+        yield (entry.provider, entry.id), f"are for the same server {entry.id} (keep one of them)"
+        if entry.ping_url:
+            reason = "have the same ping URL (give each a check of its own)"
+            yield ("ping", check_of(entry.ping_url)), reason
 
 
 def load_servers(names: Sequence[str], settings: Settings) -> tuple[list[Entry], list[Remark]]:
@@ -1880,39 +1881,23 @@ def load_servers(names: Sequence[str], settings: Settings) -> tuple[list[Entry],
     """
     files, remarks = server_files(names, settings)
     loaded: list[Entry] = []
-
-    def check_of(ping_url: str) -> tuple[str, str]:
-        return "ping", Ping.address_of(ping_url.replace("?create=1", ""), "success").lower()
-
-    sources: dict[tuple[str, str], list[str]] = {check_of(settings.ping.url): ["[PING]"]}
-
-    def unique_keys_of(entry: Entry) -> Iterator[tuple[tuple[str, str], str]]:
-        yield (entry.provider, entry.id), f"are for the same server {entry.id} (keep one of them)"
-        if isinstance(entry, Server) and entry.ping_url:
-            yield check_of(entry.ping_url), "have the same ping URL (give each a check of its own)"
-
+    sources = {("ping", check_of(settings.ping.url)): ["[PING]"]}
     for path in files:
         entry, about = load_server(path, settings)
         loaded.append(entry)
         remarks += about
-        if isinstance(entry, Server):
-            for key, _ in unique_keys_of(entry):
-                sources.setdefault(key, []).append(entry.source)
+        for key, _ in unique_keys_of(entry):
+            sources.setdefault(key, []).append(entry.source)
     for index, entry in enumerate(loaded):
-        for key, reason in unique_keys_of(entry):
-            same = sources.get(key, [])
-            if len(same) > 1:
-                text = f"{' and '.join(same)}: {reason}"
-                loaded[index] = BadServer(
-                    entry.name,
-                    entry.source,
-                    text,
-                    entry.destinations,
-                    entry.provider,
-                    entry.id,
-                    entry.secrets,
-                )
-                break
+        shared = [
+            f"{' and '.join(sources[key])}: {reason}"
+            for key, reason in unique_keys_of(entry)
+            if len(sources[key]) > 1
+        ]
+        if shared:
+            error = "; ".join(shared)
+            known = [key.name for key in dataclasses.fields(BadServer) if key.name != "error"]
+            loaded[index] = BadServer(error=error, **{key: getattr(entry, key) for key in known})
     return loaded, remarks
 
 

@@ -389,7 +389,7 @@ DAMAGES = [
     ),
     damage(
         "two servers share a check",
-        "            yield check_of(entry.ping_url), ",
+        '            yield ("ping", check_of(entry.ping_url)), ',
         "            yield (entry.source, entry.id), ",
         "test_pings.py::test_one_check_for_two_servers_is_an_error_of_both",
     ),
