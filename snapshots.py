@@ -5294,7 +5294,7 @@ class DeliveryError(SnapshotsError):
     """One try to deliver a notification has failed.
 
     again: another one may succeed. simpler: a shorter or plainer version of the message may.
-    asked_seconds: how long the receiver asks us to wait.
+    asked_seconds: how long the receiver asks us to wait. answer: what it said, if it did.
     """
 
     def __init__(
@@ -5304,25 +5304,11 @@ class DeliveryError(SnapshotsError):
         *,
         simpler: bool = False,
         asked_seconds: Optional[float] = None,
+        answer: Optional[Response] = None,
     ) -> None:
         super().__init__(reason)
         self.again, self.simpler, self.asked_seconds = again, simpler, asked_seconds
-
-
-class RefusedError(DeliveryError):
-    """An answer that is no success. status: what it is, or (of a false 2xx) what it stands for.
-    hints: what to do about it, as no other version of the message can help."""
-
-    def __init__(
-        self, answer: Response, status: int, words: str, hints: Sequence[str], now: datetime
-    ) -> None:
-        reason = f"HTTP {answer.status}" + (f": {words}" if words else "")
-        reason += "".join(f" ({hint})" for hint in hints)
-        again = status in (408, 425, 429) or 500 <= status < 600
-        asked = retry_after_seconds(answer, now) if again else None
-        simpler = status in (400, 413, 422) and not hints
-        super().__init__(reason, again, simpler=simpler, asked_seconds=asked)
-        self.answer, self.status = answer, status
+        self.answer = answer
 
 
 # Where receivers put the reason of a refusal; the keys of Discord, n8n, ntfy, Telegram, Slack,
@@ -5357,63 +5343,65 @@ def words_of(answer: Response) -> str:
     return next((line.strip() for line in html.unescape(text).splitlines() if line.strip()), "")
 
 
-# What hc-ping.com says to a UUID that it does not know, and to more than five calls a minute; see
-# https://github.com/bdd/runitor/issues/66 (read 2026-11).
-HEALTHCHECKS_REFUSALS = {b"OK (not found)": 404, b"OK (rate limited)": 429}
+# Texts of 200 that are known to be refusals: how they begin, and the status that they stand for,
+# where they do not name it. Sources (read 2026-11): https://github.com/bdd/runitor/issues/66,
+# https://github.com/MicrosoftDocs/msteams-docs/issues/1810
+REFUSALS_IN_200: Mapping[str, int] = MappingProxyType(
+    {
+        r"OK \(not found\)\s*$": 404,  # hc-ping.com, to a check that it does not know
+        r"OK \(rate limited\)\s*$": 429,  # to more than five calls a minute
+        r'"?Webhook message delivery failed with error(.*?HTTP error (?P<status>[45]\d\d))?': 400,
+    }
+)
 
 
 def real_status(answer: Response) -> int:
     """The status of an answer; of a 2xx that is known to hide a refusal, what it stands for.
 
-    Office 365 connectors (Teams) say so in the text; source:
-    https://github.com/MicrosoftDocs/msteams-docs/issues/1810. DingTalk and WeCom say it with an
-    `errcode` other than 0, Feishu and Lark with a `code` such as 19024 and `msg`, Slack's Web API
-    with `ok`: https://open.dingtalk.com/document/robots/custom-robot-access,
+    DingTalk and WeCom say so with an `errcode` other than 0, Feishu and Lark with a `code` such as
+    19024 and `msg`, Slack's Web API with `ok`:
+    https://open.dingtalk.com/document/robots/custom-robot-access,
     https://developer.work.weixin.qq.com/document/path/91770,
     https://open.feishu.cn/document/client-docs/bot-v3/add-custom-bot,
     https://docs.slack.dev/apis/web-api/#responses (all read 2026-11).
     """
     if not 200 <= answer.status < 300:
         return answer.status
-    if answer.body.strip() in HEALTHCHECKS_REFUSALS:
-        return HEALTHCHECKS_REFUSALS[answer.body.strip()]
-    teams = re.match(
-        rb'\s*"?Webhook message delivery failed with error(?:.*?HTTP error ([45][0-9]{2}))?',
-        answer.body[:2000],
-        re.DOTALL,
-    )
-    if teams:
-        return int(teams[1] or 400)
+    text = answer.body[:2000].decode("utf-8-sig", "replace").lstrip()
+    for begin, status in REFUSALS_IN_200.items():
+        found = re.match(begin, text, re.DOTALL | re.ASCII)
+        if found:
+            return int(found.groupdict().get("status") or status)
+    content = None
     with contextlib.suppress(GarbledError):
         content = answer.json()
-        if isinstance(content, dict):
-            errcode, code = content.get("errcode"), content.get("code")
-            is_feishu = type(code) is int and code >= 9000 and "msg" in content
-            if content.get("ok") is False or (type(errcode) is int and errcode) or is_feishu:
-                return 403
-    return answer.status
+    is_feishu = (count_at(content, "code") or 0) >= 9000 and value_at(content, "msg") is not None
+    is_refused = value_at(content, "ok") is False or count_at(content, "errcode") or is_feishu
+    return 403 if is_refused else answer.status
 
 
 def where_to(answer: Response, url: str) -> str:
     """Where a redirect leads, without the path and the query, which may hold secrets."""
     try:
-        parts, own = urlsplit(urljoin(url, answer.headers.get("location", ""))), urlsplit(url)
-        if not parts.hostname or "location" not in answer.headers:
-            return "an address that is not valid"
-        place = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
-    except ValueError:
+        target = urljoin(url, answer.headers["location"])
+        host = host_of(target)
+    except (KeyError, ValueError):
+        host = ""
+    if not host:
         return "an address that is not valid"
-    is_own = (parts.scheme, parts.netloc) == (own.scheme, own.netloc)
-    return "another path of the same host" if is_own else place
+    if urljoin(target, "/") == urljoin(url, "/"):
+        return "another path of the same host"
+    return f"{urlsplit(target).scheme}://{host}"
 
 
-def migrated_to(answer: Response) -> str:
+def migrated_to(error: DeliveryError) -> str:
     """The new number of a Telegram group that became a supergroup; '' if it did not.
 
     Source: https://core.telegram.org/bots/api#responseparameters (read 2026-11).
     """
     with contextlib.suppress(GarbledError):
-        return str(take(answer.json(), "parameters", "migrate_to_chat_id", kind=int))
+        content = error.answer.json() if error.answer else None
+        return str(take(content, "parameters", "migrate_to_chat_id", kind=int))
     return ""
 
 
@@ -5753,7 +5741,15 @@ class Sender:
         if 300 <= status < 400:
             place = self._shown(where_to(answer, bare_url))
             hints.append(f"redirects are not followed; it points to {place}")
-        raise RefusedError(answer, status, words, hints, self.world.clock.now())
+        reason = f"HTTP {answer.status}" + (f": {words}" if words else "")
+        again = status in (408, 425, 429) or 500 <= status < 600
+        raise DeliveryError(
+            reason + "".join(f" ({hint})" for hint in hints),
+            again,
+            simpler=status in (400, 413, 422) and not hints,  # where no other version can help
+            asked_seconds=retry_after_seconds(answer, self.world.clock.now()) if again else None,
+            answer=answer,
+        )
 
     def _bot_url(self, section: TelegramSection, method: str) -> str:
         token = quote(section.bot_token, safe=":")
@@ -5782,8 +5778,8 @@ class Sender:
         self._keep_pace(chat_id)
         try:
             answer = self._post(section.channel, url, {**body, "chat_id": chat_id}, timeout)
-        except RefusedError as error:
-            moved_to = migrated_to(error.answer)
+        except DeliveryError as error:
+            moved_to = migrated_to(error)
             if not moved_to or section.chat_id in self._moved_chats:
                 raise
             self._moved_chats[section.chat_id] = moved_to
@@ -9738,8 +9734,8 @@ class Setup:
                 rows = [("NO", "KIND", "NAME", "CHAT_ID")]
                 rows += [(str(n), k, name[:40], i) for n, (k, name, i) in enumerate(chats, 1)]
                 self.say(*aligned(rows, None, right="03") if chats else NO_CHATS)
-            except RefusedError as error:
-                if error.status != 409:
+            except DeliveryError as error:
+                if error.answer is None or error.answer.status != 409:
                     raise
                 self.say(f"Another program reads what is written to this bot: {error}.")
                 self.say("Take another bot, or give the chat's number yourself.")
