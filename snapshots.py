@@ -4907,29 +4907,31 @@ class Summary(Report):
 
 def summary_of(reports: Sequence[Report], not_due: int = 0, next_run: str = "") -> Summary:
     """Sum up: for a run, or where so many messages wait that one by one they would never arrive."""
-    failed = sum(not report.success for report in reports)
-    totals = [report.total_snapshots for report in reports]
-    title = f"{counted(len(reports), 'server')} ({failed} failed)"
+    ordered = sorted(reports, key=lambda report: (report.success, report.server.name))
+    failed = [report for report in ordered if not report.success]
+    totals = [report.total_snapshots for report in ordered]
+    title = f"{counted(len(ordered), 'server')} ({len(failed)} failed)"
     return Summary(
-        BadServer(title, reports[-1].server.source, "", provider="several", id="several"),
+        BadServer(title, ordered[-1].server.source, "", provider="several", id="several"),
         success=not failed,
         snapshot_name="several",
         snapshot_id="several",
         total_snapshots=None if None in totals else sum(filter(None, totals)),
-        kept=tuple(kept for report in reports for kept in report.kept),
-        deleted=tuple(snapshot for report in reports for snapshot in report.deleted),
-        seconds=max(report.seconds for report in reports),
-        ended=max(report.ended for report in reports),
-        reports=tuple(sorted(reports, key=lambda report: (report.success, report.server.name))),
+        kept=tuple(kept for report in ordered for kept in report.kept),
+        deleted=tuple(snapshot for report in ordered for snapshot in report.deleted),
+        warnings=tuple(f"{r.server.name}: {text}" for r in ordered for text in r.warnings),
+        error=Items([f"{report.server.name}: {report.error}" for report in failed], "; "),
+        seconds=max(report.seconds for report in ordered),
+        ended=max(report.ended for report in ordered),
+        reports=tuple(ordered),
         not_due=not_due,
         next_run=next_run,
     )
 
 
-def summary_values(summary: Summary) -> dict[str, str]:
-    """The template variables that stand for more than one text."""
+def summary_text(summary: Summary) -> Items:
+    """A line for each server, and what they come to."""
     reports = summary.reports
-    texts = [clean("; warning: ".join([result_line(r), *r.warnings])) for r in reports]
     listed = sum(bool(report.kept) for report in reports)
     stored = f"stored {total_gb(s.size_gb for s, _ in summary.kept)} GB"
     stored += f" for {counted(listed, 'server')}" if listed < len(reports) else ""
@@ -4938,18 +4940,14 @@ def summary_values(summary: Summary) -> dict[str, str]:
         f"freed {total_gb(s.size_gb for s in summary.deleted)} GB, {stored}",
         *([f"next run: {summary.next_run}"] if summary.next_run else []),
     ]
-    errors = [clean(f"{r.server.name}: {r.error}") for r in reports if not r.success]
-    warnings = [clean(f"{r.server.name}: {w}") for r in reports for w in r.warnings]
-    return {
-        "error": Items(errors, "; "),
-        "warnings": Items(warnings or ["none"], "; "),
-        "summary": Items(texts, "\n", "\n" + "\n".join(end)),
-    }
+    lines = ["; warning: ".join([result_line(report), *report.warnings]) for report in reports]
+    return Items(lines, "\n", "\n" + "\n".join(end))
 
 
 def values_of(report: Report, hostname: str) -> dict[str, str]:
     """What the template variables stand for."""
     total = "unknown" if report.total_snapshots is None else str(report.total_snapshots)
+    kept = [f"{snapshot.name}: {', '.join(reasons)}" for snapshot, reasons in report.kept]
     values = {
         "script": SCRIPT,
         "provider": report.server.provider,
@@ -4966,32 +4964,29 @@ def values_of(report: Report, hostname: str) -> dict[str, str]:
         "timestamp": clock_time(report.ended),
         "error": report.error,
         "duration": span(report.seconds),
-        "deleted_snapshots": ", ".join(s.name or s.id for s in report.deleted) or "none",
+        "deleted_snapshots": Items([s.name or s.id for s in report.deleted] or ["none"], ", "),
         "freed_gb": total_gb(s.size_gb for s in report.deleted),
-        "kept_reasons": "; ".join(f"{s.name}: {', '.join(why)}" for s, why in report.kept)
-        or "none",
-        "warnings": "; ".join(report.warnings) or "none",
-        "summary": result_line(report),
+        "kept_reasons": Items(kept or ["none"], "; "),
+        "warnings": Items(report.warnings or ["none"], "; "),
+        "summary": summary_text(report) if isinstance(report, Summary) else result_line(report),
     }
-    values = {name: clean(value) for name, value in values.items()}
-    return {**values, **summary_values(report)} if isinstance(report, Summary) else values
+    return {name: v if isinstance(v, Items) else clean(v) for name, v in values.items()}
 
 
 def built_in_text(report: Report) -> str:
     """The message where no template is set; HTML."""
+    title = "Snapshot Success" if report.success else "Snapshot Failed"
     if isinstance(report, Summary):
-        title = "Snapshot Success" if report.success else "Snapshot Failed"
         return f"<b>{title}: {{server_name}}</b>\n{{summary}}\n{{timestamp}}, on {{hostname}}"
-    lines = ["<b>Snapshot Success</b>" if report.success else "<b>Snapshot Failed</b>"]
-    lines += ["Server: <code>{server_name}</code> ({provider} {server_id})"]
+    lines = [f"<b>{title}</b>", "Server: <code>{server_name}</code> ({provider} {server_id})"]
     lines += ["Snapshot: <code>{snapshot_name}</code>", "Total: {snapshot_info}"]
-    if report.deleted:
-        lines.append("Deleted: {deleted_snapshots}")
-    if not report.success:
-        lines.append("Error: {error}")
-    if report.warnings:
-        lines.append("Warnings: {warnings}")
+    lines += ["Deleted: {deleted_snapshots}"] if report.deleted else []
+    lines += [] if report.success else ["Error: {error}"]
+    lines += ["Warnings: {warnings}"] if report.warnings else []
     return "\n".join([*lines, "{timestamp}, took {duration}, on {hostname}"])
+
+
+SAYS_WHY = re.compile(r"\{(error|summary)\}")
 
 
 def own_template(section: Union[TelegramSection, SmtpSection], report: Report) -> str:
@@ -5000,9 +4995,14 @@ def own_template(section: Union[TelegramSection, SmtpSection], report: Report) -
     template = section.message_success if report.success else section.message_failure
     if isinstance(report, Summary) and "{summary}" not in template:
         return ""
-    if not template or report.success or re.search(r"\{(error|summary)\}", template):
+    if not template or report.success or SAYS_WHY.search(template):
         return template
     return template + "\nError: {error}"
+
+
+def clean(text: str) -> str:
+    """Text that every channel can carry: no NUL, no lone surrogate."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
 # --- a message that fits ---
@@ -5017,13 +5017,9 @@ def utf16_cut(text: str, limit: int) -> str:
     """At most limit units of the text, never half a character; marked where it was cut."""
     if utf16_length(text) <= limit:
         return text
-    room, kept = limit - utf16_length(CUT), []
-    for character in text:
-        room -= 2 if ord(character) > 0xFFFF else 1
-        if room < 0:
-            break
-        kept.append(character)
-    return "".join(kept) + CUT
+    room = max(0, limit - utf16_length(CUT))
+    units = text.encode("utf-16-le", "surrogatepass")
+    return units[: 2 * room].decode("utf-16-le", "ignore") + CUT
 
 
 class Items(str):
@@ -5035,8 +5031,9 @@ class Items(str):
     end: str
 
     def __new__(cls, items: Sequence[str], separator: str, end: str = "") -> Items:
-        made = super().__new__(cls, separator.join(items) + end)
-        made.items, made.separator, made.end = items, separator, end
+        texts = [clean(item) for item in items]
+        made = super().__new__(cls, separator.join(texts) + end)
+        made.items, made.separator, made.end = texts, separator, end
         return made
 
     def first(self, limit: int) -> list[str]:
@@ -5146,6 +5143,11 @@ def unformatted(template: str, parse_mode: str, values: Mapping[str, str]) -> st
     return fill(template, values)
 
 
+FILLERS: Mapping[str, Callable[[str, Mapping[str, str]], str]] = MappingProxyType(
+    {"HTML": fill_html, "MarkdownV2": fill_markdown_v2}
+)
+
+
 def telegram_bodies(
     section: TelegramSection, report: Report, hostname: str
 ) -> list[dict[str, Any]]:
@@ -5156,25 +5158,16 @@ def telegram_bodies(
     template = template or built_in_text(report)
     if mode == "Markdown":
         template, mode = html_from_markdown(template), "HTML"
-
-    def plain(values: Mapping[str, str]) -> str:
-        return unformatted(template, mode, values)
-
-    chat: dict[str, Any] = {"chat_id": section.chat_id}
-    if section.message_thread_id > 1:  # 1 is General, which Telegram does not know by its number
-        chat["message_thread_id"] = section.message_thread_id
+    plain = functools.partial(unformatted, template, mode)
     texts = [text_within(limit, values, plain) for limit in (TELEGRAM_LIMIT, TELEGRAM_SHORT)]
-    bodies = [{**chat, "text": text} for text in dict.fromkeys(texts)]
-    values_that_fit = fitted(values, TELEGRAM_LIMIT, plain)
-    if mode != "none" and plain(values_that_fit) == texts[0]:
-        filler = fill_html if mode == "HTML" else fill_markdown_v2
-        bodies.insert(0, {**chat, "text": filler(template, values_that_fit), "parse_mode": mode})
-    return bodies
-
-
-def clean(text: str) -> str:
-    """Text that every channel can carry: no NUL, no lone surrogate."""
-    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+    bodies: list[dict[str, Any]] = [{"text": text} for text in dict.fromkeys(texts)]
+    that_fit = fitted(values, TELEGRAM_LIMIT, plain)
+    if mode in FILLERS and plain(that_fit) == texts[0]:
+        bodies.insert(0, {"text": FILLERS[mode](template, that_fit), "parse_mode": mode})
+    place: dict[str, Any] = {"chat_id": section.chat_id}
+    if section.message_thread_id > 1:  # 1 is General, which Telegram does not know by its number
+        place["message_thread_id"] = section.message_thread_id
+    return [{**place, **body} for body in bodies]
 
 
 # --- webhook and e-mail ---
@@ -5211,56 +5204,56 @@ def webhook_payloads(
     section: WebhookSection, report: Report, hostname: str
 ) -> list[dict[str, Any]]:
     """The JSON to post, and a much shorter version for where that is refused."""
+    payload = webhook_payload(section, report, hostname, is_short=False)
+    shorter = webhook_payload(section, report, hostname, is_short=True)
+    return [payload] if payload == shorter else [payload, shorter]
+
+
+def webhook_payload(
+    section: WebhookSection, report: Report, hostname: str, is_short: bool
+) -> dict[str, Any]:
+    """The JSON to post. A template for failures that does not say why gets a key that does."""
     values = values_of(report, hostname)
     own = section.payload_success if report.success else section.payload_failure
     built_in = BUILT_IN_SUMMARY if isinstance(report, Summary) else BUILT_IN_PAYLOAD
     template = dict(own or built_in)
-    if not report.success and change_texts(template, without_error) == template:
+    without_why = change_texts(template, lambda text, _: SAYS_WHY.sub("", text))
+    if not report.success and without_why == template:
         template.setdefault("error", "{error}")
 
-    def version(is_short: bool) -> dict[str, Any]:
-        def filled(text: str, key: str) -> str:
-            usual = TEXT_LIMITS.get(key, TEXT_LIMIT)
-            if not TEMPLATE_FIELD.search(text):  # an address, say: not to be touched without need
-                is_too_long = is_short and utf16_length(text) > usual
-                return utf16_cut(text, TEXT_SHORT) if is_too_long else text
-            limit = TEXT_SHORT if is_short else usual
-            return text_within(limit, values, functools.partial(fill, text))
+    def filled(text: str, key: str) -> str:
+        usual = TEXT_LIMITS.get(key, TEXT_LIMIT)
+        if not TEMPLATE_FIELD.search(text):  # an address, say: not to be touched without need
+            is_too_long = is_short and utf16_length(text) > usual
+            return utf16_cut(text, TEXT_SHORT) if is_too_long else text
+        limit = TEXT_SHORT if is_short else usual
+        return text_within(limit, values, functools.partial(fill, text))
 
-        payload: dict[str, Any] = change_texts(template, filled)
-        if not own and isinstance(report, Summary):
-            return {**payload, **summary_numbers(report, hostname, is_short)}
-        if not own and report.total_snapshots is not None:
-            payload["total_snapshots"] = report.total_snapshots
-        if not own and report.warnings:
-            limit = TEXT_SHORT if is_short else TEXT_LIMIT
-            warnings = [utf16_cut(clean(warning), limit) for warning in report.warnings]
-            payload["warnings"] = Items(warnings, "; ").first(2 * limit)
+    payload: dict[str, Any] = change_texts(template, filled)
+    if own:
         return payload
-
-    payload, shorter = version(False), version(True)
-    return [payload] if payload == shorter else [payload, shorter]
-
-
-def without_error(text: str, _key: str) -> str:
-    """The text without its places for the error."""
-    return text.replace("{error}", "").replace("{summary}", "")
+    if isinstance(report, Summary):
+        return {**payload, **summary_numbers(report, hostname, is_short)}
+    if report.total_snapshots is not None:
+        payload["total_snapshots"] = report.total_snapshots
+    if report.warnings:
+        limit = TEXT_SHORT if is_short else TEXT_LIMIT
+        payload["warnings"] = Items(report.warnings, "; ").first(limit)
+    return payload
 
 
 def summary_numbers(summary: Summary, hostname: str, is_short: bool) -> dict[str, Any]:
     """What the built-in payload of a summary holds beside its texts."""
-    reports, failed = summary.reports, sum(not report.success for report in summary.reports)
-    reports = reports[:SUMMARY_SHORT] if is_short else reports
+    reports = summary.reports[:SUMMARY_SHORT] if is_short else summary.reports
+    succeeded = sum(report.success for report in summary.reports)
     return {
-        "succeeded": len(summary.reports) - failed,
-        "failed": failed,
+        "succeeded": succeeded,
+        "failed": len(summary.reports) - succeeded,
         "not_due": summary.not_due,
         "freed_gb": total_or_none(snapshot.size_gb for snapshot in summary.deleted),
         "stored_gb": total_or_none(snapshot.size_gb for snapshot, _ in summary.kept),
         "next_run": summary.next_run or None,
-        "servers": [
-            webhook_payloads(WebhookSection(), r, hostname)[-1 if is_short else 0] for r in reports
-        ],
+        "servers": [webhook_payload(WebhookSection(), r, hostname, is_short) for r in reports],
         "servers_left_out": len(summary.reports) - len(reports),
     }
 
@@ -5272,7 +5265,7 @@ def mail_of(
     values, template = values_of(report, hostname), own_template(section, report)
     subject = section.subject_success if report.success else section.subject_failure
     built_in = unformatted(built_in_text(report), "HTML", values)
-    text = fill(template, values) if template else built_in
+    text = clean(fill(template, values)) if template else built_in
     # nothing but ASCII travels, whatever the server can take
     message = email.message.EmailMessage(policy=email.policy.SMTP.clone(cte_type="7bit"))
     message["Subject"] = one_line(fill(subject or "Snapshot {status}: {server_name}", values), 200)
@@ -5282,7 +5275,6 @@ def mail_of(
     address = email.utils.parseaddr(section.from_email)[1]
     message["Message-ID"] = email.utils.make_msgid(domain=address.rpartition("@")[2])
     message["Auto-Submitted"] = "auto-generated"
-    text = clean(text)
     message.set_content(text + "\n")
     paragraphs = html.escape(text).replace("\n", "<br>\n")
     page = f"<!DOCTYPE html>\n<html><body><p>{paragraphs}</p></body></html>\n"
@@ -5625,16 +5617,12 @@ class Sender:
         clock, receiver = self.world.clock, destination.address[:2]
         doing, versions = self._versions(destination, report)
         began = clock.monotonic()
-        deadline, attempt = began + within, 0
-        held_until = self._held_until.get(receiver, -math.inf)
-        if held_until > deadline and not self.world.stopping:
-            raise DeliveryError(f"cannot {doing}: the receiver has asked for a longer pause")
-        self._pause(held_until - began)
-        while True:
+        deadline = began + within
+        self._pause(self._held_until.get(receiver, began) - began)
+        for attempt in itertools.count(1):
             if self.world.stopping:
                 deadline = min(deadline, clock.monotonic() + DRAIN_STOPPED_SECONDS)
-                tries = attempt + 1
-            attempt += 1
+                tries = attempt
             try:
                 left = max(0.5, deadline - clock.monotonic())
                 versions[0].send(min(destination.timeout, left))
@@ -5830,10 +5818,9 @@ class Queue:
         self.what = "ping" if name == "ping" else f"{name} notification"
         self.lost = 0  # messages not delivered
         self._changed = world.condition()
-        self._queue: collections.deque[tuple[Destination, Report]] = collections.deque()
+        self._queue: list[tuple[Destination, Report]] = []  # what is being sent just now, too
         self._closing_at: Optional[float] = None  # monotonic: what is left then is lost
         self._lost_in_a_row: dict[tuple[str, ...], int] = {}
-        self._busy = 0  # messages being sent just now
         self._running = False
 
     def put(self, destination: Destination, report: Report) -> None:
@@ -5862,12 +5849,11 @@ class Queue:
                     soon = clock.monotonic() + DRAIN_STOPPED_SECONDS
                     self._closing_at = min(self._closing_at, soon)
                 self._changed.wait(self._closing_at - clock.monotonic())
-            left = len(self._queue) + self._busy
-            self._queue.clear()
-            self._busy = 0
-            if left:
-                self.lost += left
-                self.world.warn(f"{self.name}: {counted(left, 'message')} not sent in time")
+            if self._queue:
+                self.lost += len(self._queue)
+                left = counted(len(self._queue), "message")
+                self.world.warn(f"{self.name}: {left} not sent in time")
+                self._queue.clear()
             return self._closing_at
 
     def _run(self) -> None:
@@ -5879,19 +5865,15 @@ class Queue:
                     self._running = False
                     self._changed.notify_all()
                     return
-                destination, report = self._queue.popleft()
-                address = destination.address
-                same = [r for d, r in self._queue if d.address == address]
-                many = 1
-                if len(same) >= JOIN_OVER:
-                    others = (x for x in self._queue if x[0].address != address)
-                    self._queue = collections.deque(others)
-                    many = len(same) + 1
-                    report = summary_of([report, *same])
-                self._busy = many
-            self._send(destination, report, many)
+                address = self._queue[0][0].address
+                waiting = [item for item in self._queue if item[0].address == address]
+            self._send(waiting if len(waiting) > JOIN_OVER else waiting[:1])
 
-    def _send(self, destination: Destination, report: Report, many: int) -> None:
+    def _send(self, items: Sequence[tuple[Destination, Report]]) -> None:
+        """Send what waits for one destination, as one message."""
+        destination, report = items[0]
+        if len(items) > 1:
+            report = summary_of([report for _, report in items])
         gives_up = self._lost_in_a_row.get(destination.address, 0) >= GIVE_UP_AFTER
         tries = 1 if gives_up else max(1, destination.retries)
         within = 10 * destination.timeout + 300
@@ -5903,10 +5885,11 @@ class Queue:
         except Exception as error:  # noqa: BLE001  (a bug here must not stop the channel)
             problem = message_of(error, self.world.redact)
         with self._changed:
-            if not self._busy:
+            if not self._queue:
                 return  # given up meanwhile, and counted
-            self._busy = 0
-            self.lost += many if problem else 0
+            for item in items:
+                self._queue.remove(item)
+            self.lost += len(items) if problem else 0
         self._note_result(destination, report, problem)
 
     def _note_result(self, destination: Destination, report: Report, problem: str) -> None:
@@ -5945,7 +5928,7 @@ class Notifier:
     def ping(self, section: PingSection, event: str, name: str, lines: Sequence[str] = ()) -> None:
         """Queue a ping, if there is one for this event (see `ping_of`), with as many of the lines
         as a monitor takes; returns at once. name: of a server, or RUN."""
-        text = Items([clean(line) for line in lines], "\n")
+        text = Items(lines, "\n")
         body, limit = str(text), PING_BODY_BYTES
         while len(body.encode()) > PING_BODY_BYTES:
             limit = limit * 7 // 8
@@ -5982,32 +5965,30 @@ def send_test_messages(
     Returns whether there is a destination, and all went well."""
     out, mode, clock = world.screen.out, settings.notifications.mode, world.clock
     sender = Sender(world, settings)
-    messages: list[tuple[str, Destination, Report]] = []
-    seen: set[tuple[str, ...]] = set()
+    messages: dict[tuple[str, ...], tuple[str, Destination, Report]] = {}
 
     first = entries[0] if entries else None
     places = [("snapshots.config", first, default_channels(settings), settings.ping)]
     places += [(e.source, e, e.destinations, monitor_of(e)) for e in entries]
     for source, entry, channels, monitor in places:
         good, bad = reports_for_test(entry, clock.now(), mode)
+        tests: list[tuple[str, Destination, Report]] = []
+        for channel in channels:
+            tests.append(("failure message", channel, bad))
+            if wants(channel, good) and mode != "failures":
+                tests.append(("success message", channel, good))
         ping = ping_of(monitor, "log", "TEST: this is a test")
-        for channel in [*channels, *([ping] if ping else [])]:
-            place = f"{place_of(channel)} ({source})"
-            if isinstance(channel, Ping):
-                messages.append((f"{place}: log event", channel, good))
-                continue
-            for report, word in ((bad, "failure"), (good, "success")):
-                is_sent = report is bad or (wants(channel, good) and mode != "failures")
-                if is_sent and (*channel.address, word) not in seen:
-                    seen.add((*channel.address, word))
-                    marked = marked_as_test(channel, report, sender)
-                    messages.append((f"{place}: {word} message", marked, report))
+        tests += [("log event", ping, good)] if ping else []
+        for what, channel, report in tests:
+            line = f"{place_of(channel)} ({source}): {what}"
+            messages.setdefault((*channel.address, what), (line, channel, report))
     _, remarks = channels_of([settings.telegram, settings.webhook, settings.smtp])
     problems = remark_lines(remarks, Level.WARNING)  # and files whose own channels nobody knows:
     problems += [entry.error for entry in entries if isinstance(entry, BadServer)]
     deadline = clock.monotonic() + DRAIN_SECONDS
-    for line, channel, report in messages:
-        text = sender.shown(channel, report)
+    for line, channel, report in messages.values():
+        marked = marked_as_test(channel, report, sender)
+        text = sender.shown(marked, report)
         for name in TEMPLATE_FIELD.findall(text):
             meant = did_you_mean(name, values_of(report, ""))
             problems += [f"{line}: {{{name}}} is no variable{meant}"] if meant else []
@@ -6017,7 +5998,7 @@ def send_test_messages(
         try:
             world.check()
             left = deadline - clock.monotonic()
-            sender.deliver(channel, report, max(1, channel.retries), left)
+            sender.deliver(marked, report, max(1, channel.retries), left)
             out(f"{line} delivered")
         except SnapshotsError as error:
             problems.append(f"{line} not delivered: {error}")
@@ -6051,17 +6032,19 @@ def marked_as_test(channel: Destination, report: Report, sender: Sender) -> Dest
 
 def reports_for_test(entry: Optional[Entry], now: datetime, mode: str) -> tuple[Report, Report]:
     """A success and a failure that nobody can take for real ones, as the mode has them."""
+
+    def marked(report: Report) -> Report:
+        server = dataclasses.replace(report.server, name=f"TEST {report.server.name}")
+        return dataclasses.replace(report, server=server)
+
     server = entry or BadServer("server", "", "", provider="none", id="none")
-    server = dataclasses.replace(server, name=f"TEST {server.name}")
-    good = Report(server, True, snapshot_name("TEST", now), "TEST", total_snapshots=1, ended=now)
-    bad = Report(server, False, error="TEST: this is a test, nothing has failed", ended=now)
-    if mode != "summary":
-        return good, bad
-    good, bad = summary_of([good]), summary_of([good, bad])
-    return tuple(  # type: ignore[return-value]
-        dataclasses.replace(r, server=dataclasses.replace(r.server, name=f"TEST {r.server.name}"))
-        for r in (good, bad)
-    )
+    name = snapshot_name("TEST", now)
+    good = marked(Report(server, True, name, "TEST", total_snapshots=1, ended=now))
+    error = "TEST: this is a test, nothing has failed"
+    bad = marked(Report(server, False, error=error, ended=now))
+    if mode == "summary":
+        return marked(summary_of([good])), marked(summary_of([good, bad]))
+    return good, bad
 
 
 # === History ==================================================================================
