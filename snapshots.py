@@ -560,6 +560,7 @@ def plan_retention(
     max_deletes: int,
     new_id: Optional[str] = None,
     pending: Optional[datetime] = None,
+    now: Optional[datetime] = None,
 ) -> Plan:
     """Decide what stays and what goes.
 
@@ -567,6 +568,7 @@ def plan_retention(
     is postponed.
     new_id: the snapshot just verified; it stays whatever its date says (provider clocks err).
     pending: when one more is about to be made, which takes its places among those that stay.
+    now: a newest one that is dated later is taken for one of now, lest all others seem old.
     Raises ValueError if the policy would keep nothing.
     """
     if policy.last is not None and policy.last < 1:
@@ -574,6 +576,8 @@ def plan_retention(
     newest_first = sorted(ours, key=age_key, reverse=True)
     newest_first.sort(key=lambda s: s.id != new_id)  # stable: the new one first
     moments = [s.created for s in newest_first if s.created is not None]
+    if now is not None:
+        moments[:1] = [min(newest, now) for newest in moments[:1]]
     coming = [] if pending is None else [pending]
     reasons = reasons_to_stay([*coming, *moments], policy)[len(coming) :]
     if reasons and reasons[0]:
@@ -6553,10 +6557,17 @@ class Turn:
         """This server's own snapshots in a listing."""
         return owned(listing, self.server.id, *self.labels)
 
+    def plan(
+        self, listing: Iterable[Snapshot], max_deletes: int, new_id: Optional[str] = None
+    ) -> Plan:
+        """What retention decides of a listing. new_id: the verified snapshot."""
+        ours, now = self.owned(listing), self.now_there()
+        return plan_retention(ours, self.server.policy, max_deletes, new_id, now=now)
+
     def plan_before(self, listing: Iterable[Snapshot], max_deletes: int) -> Plan:
         """What retention will decide once this turn's snapshot is there, if that is soon."""
-        now = self.world.clock.now()
-        return plan_retention(self.owned(listing), self.server.policy, max_deletes, pending=now)
+        ours, now = self.owned(listing), self.now_there()
+        return plan_retention(ours, self.server.policy, max_deletes, pending=now)
 
 
 def rotate(turn: Turn) -> None:
@@ -6911,7 +6922,7 @@ def prune(turn: Turn, listing: Iterable[Snapshot]) -> None:
     to_make_room = len(turn.deleted) + (turn.replaced is not None)
     note_replaced(turn, listing)
     ours = turn.owned(listing)
-    plan = plan_retention(ours, turn.server.policy, max_per_run - to_make_room, turn.verified.id)
+    plan = turn.plan(listing, max_per_run - to_make_room, turn.verified.id)
     turn.total, turn.kept = len(ours), plan.keep
     for snapshot, why in plan.keep:
         turn.info("%s stays: %s", snapshot.name, ", ".join(why))
@@ -7063,7 +7074,7 @@ def wait_for_room(turn: Turn, limit: SharedLimit, error: ApiError) -> None:
     """
     if turn.was_left_unpruned() and turn.freed_at is None:
         listing = turn.listing()
-        if plan_retention(turn.owned(listing), turn.server.policy, 1).delete:
+        if turn.plan(listing, 1).delete:
             prune_what_was_left(turn, listing)
             return
     turn.info("%s; waiting for other servers' turns to make room", error)
@@ -7104,7 +7115,7 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
     if why:
         raise TurnError(f"{error}; {why}")
     oldest = plan.delete[0]
-    is_due_already = bool(plan_retention(ours, turn.server.policy, 1).delete)
+    is_due_already = bool(turn.plan(listing, 1).delete)
     if turn.server.replace_when_full:
         replace(turn, oldest)
     elif is_due_already and turn.was_left_unpruned():
@@ -7294,7 +7305,7 @@ def describe_plan(turn: Turn, prunes_only: bool, unpruned: bool) -> list[str]:
     max_deletes = turn.settings.retention.max_deletes_per_run
     if prunes_only:
         begins, newest = "would create nothing", newest_usable(turn, listing)
-        plan = plan_retention(turn.owned(listing), turn.server.policy, max_deletes, newest.id)
+        plan = turn.plan(listing, max_deletes, newest.id)
     else:
         plan = turn.plan_before(listing, max_deletes)
     lines = [f"{turn}: {begins} ({turn.server.provider} {turn.server.id})"]

@@ -168,6 +168,42 @@ def test_a_snapshot_from_the_future_is_worth_a_warning(
     assert ("is dated later than the new one" in result.log) is warned
 
 
+@each_provider
+def test_a_new_one_dated_in_the_future_shortens_no_history(project: Project, provider: str) -> None:
+    """A provider whose clock is wrong for a moment must not cost what `keep_within_days` keeps."""
+    server = project.server(
+        provider, 31, "web", 1, duration_seconds=40, slots=9, file={"keep_within_days": 7}
+    )
+    old = project.history(server, 5)
+
+    def years_ahead(answer: Any) -> Any:
+        for item in answer.get("snapshots") or answer.get("images") or answer.get("data") or ():
+            if project.cloud.created[0].name in (item.get("name"), item.get("description")):
+                key = {"digitalocean": "created_at", "hetzner": "created"}.get(provider)
+                item[key or "createdDate"] = "2099-01-01T00:00:00Z"
+        return answer
+
+    project.cloud.fault(LIST[provider], fake.edit(years_ahead), times=None)
+    assert project.run().code == 0
+    assert project.own(server) == [*old, project.cloud.created[0].name]
+
+
+def test_what_goes_first_on_a_full_plan_goes_by_the_providers_clock(project: Project) -> None:
+    """This machine's clock may be days ahead; then less would seem to be within the last days."""
+    server = project.server(
+        "contabo", 31, "web", 1, duration_seconds=20, slots=3,
+        file={"keep_within_days": 4, "replace_when_full": True},
+    )  # fmt: skip
+    project.history(server, 3)
+    project.cloud.date_offset_seconds = -3 * 86400.0
+    for snapshot in project.cloud.snapshots(server):
+        snapshot.created -= timedelta(days=3)
+    result = project.run()
+    assert result.code == 1
+    assert "the keep_ rules keep all of 3 snapshots beside the new one" in result.err
+    assert project.cloud.deleted == []
+
+
 @pytest.mark.parametrize(("days", "warned"), [(24, False), (25, True), (26, True)])
 def test_contabo_a_gap_of_25_days_is_worth_a_warning(
     project: Project, days: int, warned: bool
