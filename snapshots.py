@@ -2983,13 +2983,27 @@ class TimedReader(io.RawIOBase):
         super().close()
 
 
+class HeadReader(io.BufferedReader):
+    """Leaves out of a head what is no header. At such a line http.client would stop, miss the
+    length of the answer that stands behind it, and wait for the connection to end."""
+
+    HEADER_LINE = re.compile(rb"[!-9;-~]*:|[ \t]|\r?\n|\Z")
+    in_headers = False
+
+    def readline(self, size: Optional[int] = -1) -> bytes:
+        line = super().readline(size)
+        while self.in_headers and not self.HEADER_LINE.match(line):
+            line = super().readline(size)
+        return line
+
+
 class TimedResponse(http.client.HTTPResponse):
     """An answer whose head and body together must arrive within the socket's timeout."""
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         raw = self.fp.detach()
-        self.fp = io.BufferedReader(TimedReader(raw, sock))
+        self.fp: Any = HeadReader(TimedReader(raw, sock))
 
     def begin(self) -> None:
         """Read the head of the answer. http.client skips 100 alone of the interim answers, and the
@@ -2998,6 +3012,13 @@ class TimedResponse(http.client.HTTPResponse):
         while 100 <= self.status < 200 and self.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
             self.headers = None  # type: ignore[assignment]
             super().begin()
+        self.fp.in_headers = False
+
+    def _read_status(self) -> Any:
+        self.fp.in_headers = False
+        found = super()._read_status()  # type: ignore[misc]
+        self.fp.in_headers = True
+        return found
 
 
 HEAD_START_SECONDS = 0.25  # RFC 8305's "connection attempt delay"
@@ -4401,10 +4422,12 @@ class Hetzner:
 
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
         """The whole project, for there is no filter by server; oldest id first, so that a
-        snapshot made meanwhile comes at the end and shifts nothing."""
+        snapshot made meanwhile comes at the end and shifts nothing. deleted: since when one is so.
+        """
         doing, more = "list the project's snapshots", {"type": "snapshot", "sort": "id:asc"}
         items = every_entry(self._page, "/images", doing, "images", more)
-        return tuple(self._snapshot(i, item) for i, item in items if item.get("type") == "snapshot")
+        there = (item for item in items if item[1].get("deleted") is None)
+        return tuple(self._snapshot(i, item) for i, item in there if item.get("type") == "snapshot")
 
     @staticmethod
     def _snapshot(item_id: str, item: Mapping[str, Any]) -> Snapshot:

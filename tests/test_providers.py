@@ -429,6 +429,36 @@ def test_what_is_listed_as_anything_but_a_snapshot_is_left_alone(
     assert len(project.own(server)) == 2
 
 
+@pytest.mark.proves("wild-13.2")
+def test_hetzner_what_is_listed_as_deleted_is_not_there(project: Project) -> None:
+    """An image has a time since when it is deleted; such a one is no snapshot to keep."""
+    server = project.server("hetzner", 31, "web", retain=2, duration_seconds=5)
+    old = project.history(server, 3)
+    project.cloud.snapshots(server)[2].extra["deleted"] = "2025-05-31T12:00:00+00:00"
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    assert result.final[0][8] == "2 snapshots exist"
+    assert project.own(server) == [old[1], old[2], project.cloud.created[0].name]
+
+
+@pytest.mark.proves("wild-13.2")
+def test_hetzner_a_new_one_that_is_listed_as_deleted_lets_nothing_go(project: Project) -> None:
+    server = project.server("hetzner", 31, "web", retain=1, duration_seconds=5)
+    project.history(server, 2)
+
+    def edit(content: Any) -> Any:
+        for item in content["images"]:
+            if item["description"] == project.cloud.created[0].name:
+                item["deleted"] = "2025-06-01T03:00:04+00:00"
+        return content
+
+    project.cloud.fault(LIST["hetzner"], fake.edit(edit), times=None)
+    result = project.run()
+    assert result.code == 1
+    assert "is not yet in the listing" in result.err
+    assert project.cloud.deleted == []
+
+
 @pytest.mark.parametrize("kind", ["volume", "aaa", "zzz", None])
 def test_what_the_account_lists_as_anything_but_a_droplets_is_left_alone(
     project: Project, kind: str | None

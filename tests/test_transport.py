@@ -601,6 +601,23 @@ def test_an_interim_answer_is_skipped_and_mixes_up_no_answers(
     assert not re.search("tried|again|looking", result.log)
 
 
+@pytest.mark.proves("wild-13.1")
+@pytest.mark.parametrize("provider", snapshots.PROVIDERS)
+@pytest.mark.parametrize("line", ["preload", "Strict Transport: 1", "X-\xfc: 1", "From nginx: 1"])
+def test_what_is_no_header_hides_none_that_stands_behind_it(
+    project: Project, provider: str, line: str
+) -> None:
+    """Such as a part of a header that its gateway has broken into two lines. Without the length
+    behind it, each answer would last until its time is up, and a create be one without an answer."""
+    server = project.server(provider, 31, "web", duration_seconds=20)
+    old = project.history(server, 2)
+    project.cloud.odd_lines = (f"X-First: 1\r\n\tsecond line\r\n{line}",)
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    assert project.own(server) == [old[1], project.cloud.created[0].name]
+    assert not re.search("tried|again|looking", result.log)
+
+
 @pytest.mark.proves("wild-12.8")
 def test_an_answer_that_cannot_be_read_is_not_called_a_broken_connection(project: Project) -> None:
     """A gateway adds more headers than Python takes; looking at the network would not help."""

@@ -168,6 +168,7 @@ def test_a_snapshot_from_the_future_is_worth_a_warning(
     assert ("is dated later than the new one" in result.log) is warned
 
 
+@pytest.mark.proves("wild-13.3")
 @each_provider
 def test_a_new_one_dated_in_the_future_shortens_no_history(project: Project, provider: str) -> None:
     """A provider whose clock is wrong for a moment must not cost what `keep_within_days` keeps."""
@@ -188,6 +189,7 @@ def test_a_new_one_dated_in_the_future_shortens_no_history(project: Project, pro
     assert project.own(server) == [*old, project.cloud.created[0].name]
 
 
+@pytest.mark.proves("wild-13.3")
 def test_what_goes_first_on_a_full_plan_goes_by_the_providers_clock(project: Project) -> None:
     """This machine's clock may be days ahead; then less would seem to be within the last days."""
     server = project.server(

@@ -123,6 +123,7 @@ class FakeCloud:
         self.telegram_pace = False
         self.idle_seconds = math.inf  # a connection idle for longer (real time) is reset when used
         self.interim_codes: tuple[int, ...] = ()  # of answers that go before each one, such as 103
+        self.odd_lines: tuple[str, ...] = ()  # in the head of each answer, as gateways spoil it
         self.hook_logins: dict[str, tuple[str, str]] = {}  # path of a webhook: user, password
         self.apps_script_key = "a-key-of-google"  # in the address that Apps Script redirects to
         # What happened.
@@ -898,7 +899,7 @@ class Wire(socketserver.StreamRequestHandler):
             lines.append(f"Date: {email.utils.format_datetime(date, usegmt=True)}")
         if body and "content-type" not in names:
             lines.append("Content-Type: application/json")
-        lines += [f"{name}: {value}" for name, value in answer.headers.items()]
+        lines += [*cloud.odd_lines, *(f"{n}: {value}" for n, value in answer.headers.items())]
         if answer.status in (204, 304):
             body = b""
         elif "content-length" not in names:
