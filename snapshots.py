@@ -621,7 +621,7 @@ class Remark:
 
     level: Level
     text: str
-    where: str = ""  # the section (of a problem) or the server that it is about
+    where: str = ""  # the server that it is about
 
 
 def remark_lines(remarks: Iterable[Remark], level: Level) -> list[str]:
@@ -1504,7 +1504,7 @@ class IniEntry:
         if self.section and self.key:
             place = f" [{shown_key(self.section)}] {shown_key(self.key)!r}:"
         text = f"{path}: line {self.line}:{place} {reason}"
-        return Remark(Level.PROBLEM, text, self.section)
+        return Remark(Level.PROBLEM, text)
 
 
 def parse_ini(text: str) -> list[IniEntry]:
@@ -8837,12 +8837,11 @@ def view_check(view: View, names: Sequence[str]) -> Iterator[Finding]:
     if settings.problems:
         return
     try:
-        entries, remarks = load_servers(names, settings)
+        entries, remarks = load_entries(names, settings, view.world)
         everyone = load_servers([], settings)[0] if names else entries
     except ConfigError as error:
         yield "error", "configuration", str(error), ""
         return
-    remarks = [*settings.remarks, *remarks, *collect_secrets(settings, entries, view.world)]
     warnings = remark_lines(remarks, Level.WARNING)
     for warning in warnings:
         yield "warning", "configuration", warning, ""
@@ -9071,8 +9070,7 @@ def look(args: argparse.Namespace, settings: Settings, world: Runtime) -> int:
         elif settings.problems:
             raise ConfigError(settings.problems)
         else:
-            entries, _ = load_servers(args.files, settings)
-            collect_secrets(settings, entries, world)
+            entries, _ = load_entries(args.files, settings, world)
             (view_list if kind == "list" else view_status)(view, entries)
             if kind == "report":
                 write_report(Path(args.report), view)
@@ -9315,7 +9313,7 @@ def write_report(path: Path, view: View) -> None:
 # --setup asks, looks, and writes what people would write by hand after the README. Each file is
 # whole or not there, and what is there already stays.
 
-CREDENTIAL_TRIES = 3  # more wrong ones in a row could lock an account
+MAX_REFUSALS = 3  # more wrong credentials could lock an account
 ANSWER_TRIES = 20
 ANSWER_LIMIT = 10_000  # characters
 # What is no part of an answer: marks that a terminal in "bracketed paste mode" puts around what is
@@ -9364,6 +9362,7 @@ class Dialogue:
     def __init__(self, world: Runtime) -> None:
         self.world, self.say = world, world.screen.out
         self.on_terminal = is_terminal(sys.stdin)
+        self.refusals = 0
 
     def line(self, question: str, hidden: bool = False) -> str:
         """One answer. hidden: it does not show. Raises SnapshotsError where none comes."""
@@ -9422,10 +9421,11 @@ class Dialogue:
         """Yes or no."""
         return self.choose(question, ("yes", "no"), default) == "yes"
 
-    def refused(self, reason: str, attempt: int) -> None:
-        """A credential is no good: told, and to be asked for again, if somebody is there. attempt:
-        from 1. Raises SnapshotsError."""
-        if not self.on_terminal or attempt >= CREDENTIAL_TRIES:
+    def refused(self, reason: str) -> None:
+        """What was given is no good elsewhere: told, and to be asked for again, if somebody is
+        there. Raises SnapshotsError."""
+        self.refusals += 1
+        if not self.on_terminal or self.refusals >= MAX_REFUSALS:
             raise SnapshotsError(reason)
         self.say(f"{reason}. Try again.")
 
@@ -9640,7 +9640,7 @@ class Setup:
         file, raw = self.known.get(provider, ("", {}))
         if raw and not self.dialogue.agrees(f"With the credentials in {file}"):
             raw = {}
-        for attempt in itertools.count(1):
+        while True:
             if not raw:
                 place = PROVIDERS[provider].credentials_place
                 self.say(f"Its credentials are here: {place}.")
@@ -9660,9 +9660,8 @@ class Setup:
             except ApiError as error:
                 if error.outcome not in REFUSALS:
                     raise
-                self.dialogue.refused(str(error), attempt)
+                self.dialogue.refused(str(error))
                 raw = {}
-        raise AssertionError("not reached")
 
     def how_many(self, provider: str) -> dict[str, Any]:
         """How many snapshots stay; at Contabo after what plans allow, for its API does not tell."""
@@ -9716,7 +9715,7 @@ class Setup:
                 section, values = ways[kind]()
                 self.send_test(section, values)
             except DeliveryError as error:
-                self.dialogue.refused(f"{kind} cannot be used: {error}", 1)
+                self.dialogue.refused(f"{kind} cannot be used: {error}")
                 continue
             if self.dialogue.agrees("A test message went out. Did it arrive"):
                 self.change_config(section, values)
@@ -9984,35 +9983,15 @@ def arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 
 def notify_run_failure(error: str, settings: Settings, world: Runtime) -> None:
-    """A run that cannot start is reported over every global channel whose section is valid."""
-    needs = {"Telegram": {"TELEGRAM", "API"}, "webhook": {"WEBHOOK"}, "e-mail": {"SMTP"}}
-    invalid = {remark.where for remark in settings.remarks if remark.level is Level.PROBLEM}
-    channels = default_channels(settings)
-    destinations = tuple(d for d in channels if not invalid & needs[d.channel])
+    """A run that cannot start is reported at once over every global channel that can work, even
+    where not all of its section can be used."""
     text = world.redact.line(error, ERROR_LIMIT)
-    whole = BadServer(RUN, "", text, destinations, provider="none", id="none")
+    whole = BadServer(RUN, "", text, default_channels(settings), provider="none", id="none")
     at_once = dataclasses.replace(settings, notifications=NotificationsSection())
     notifier = Notifier(world, at_once)
-    if "PING" not in invalid:
-        notifier.ping(settings.ping, "failure", RUN, [text])
+    notifier.ping(settings.ping, "failure", RUN, [text])
     notifier.put(Report(whole, success=False, error=text, ended=world.clock.now()))
     notifier.finish()
-
-
-def test_notifications(args: argparse.Namespace, settings: Settings, world: Runtime) -> ExitStatus:
-    """--test-notifications. Raises ConfigError where a FILE is not there."""
-    entries: list[Entry] = []
-    try:
-        entries, remarks = load_servers(args.files, settings)
-    except ConfigError:  # no server file so far
-        if args.files:
-            raise
-        remarks = []
-    remarks += collect_secrets(settings, entries, world)
-    for warning in remark_lines(remarks, Level.WARNING):
-        world.screen.problem(f"warning: {warning}")
-    good = send_test_messages(settings, entries, world, args.dry_run)
-    return ExitStatus.OK if good else ExitStatus.FAILED
 
 
 def run(
@@ -10034,14 +10013,19 @@ def run(
             lines, event = [result_line(report), *report.warnings], event_of([report])
             notifier.ping(monitor_of(report.server), event, report.server.name, lines)
 
-    def on_progress(fleet: Fleet) -> None:
-        if show is not None:
-            show(fleet)
-        history.progress(progress_of(fleet))
-
     is_live = args.verbose and is_terminal(sys.stdout)
-    show = progress_reporter(world, is_live) if args.verbose else None
     every = LIVE_SECONDS if is_live else HISTORY_SECONDS
+    shown_at = world.clock.monotonic()
+
+    def on_progress(fleet: Fleet) -> None:
+        nonlocal shown_at
+        history.progress(progress_of(fleet))
+        if is_live:
+            world.screen.live(progress_line(fleet))
+        elif args.verbose and world.clock.monotonic() - shown_at >= PROGRESS_SECONDS:
+            shown_at = world.clock.monotonic()
+            world.screen.out(f"progress: {progress_line(fleet)}")
+
     fleet = Fleet(world, settings, on_report, on_progress, every)
     fleet.history = history
     history.begin(len(entries))
@@ -10095,20 +10079,6 @@ def report_after_run(settings: Settings, entries: Sequence[Entry], world: Runtim
         world.warn(str(error))
     except Exception as error:  # noqa: BLE001  (a bug in a page is no run's failure)
         world.warn(f"{settings.report.file}: {message_of(error, world.redact)}")
-
-
-def progress_reporter(world: Runtime, is_live: bool) -> Callable[[Fleet], None]:
-    """How -v shows progress: a live line on a terminal, elsewhere a line a minute."""
-    shown_at = [world.clock.monotonic()]
-
-    def show(fleet: Fleet) -> None:
-        if is_live:
-            world.screen.live(progress_line(fleet))
-        elif world.clock.monotonic() - shown_at[0] >= PROGRESS_SECONDS:
-            shown_at[0] = world.clock.monotonic()
-            world.screen.out(f"progress: {progress_line(fleet)}")
-
-    return show
 
 
 CRON_FIELD = re.compile(r"[0-9*][0-9*,/-]*|(?i:sun|mon|tue|wed|thu|fri|sat)[a-zA-Z,-]*")
@@ -10207,19 +10177,25 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
             raise ConfigError(settings.problems)
         if args.setup:
             return Setup(settings, path, args.config, world).run()
+        try:
+            entries, remarks = load_entries(args.files, settings, world)
+        except ConfigError:  # no server file so far: channels can be tested all the same
+            if args.files or not args.test_notifications:
+                raise
+            entries, remarks = [], [*settings.remarks]
+        redact = world.redact
+        warnings = remark_lines(remarks, Level.WARNING)
+        if args.dry_run or args.test_notifications:
+            screen.problem(*(f"warning: {warning}" for warning in warnings))
         if args.test_notifications:
-            return test_notifications(args, settings, world)
-        entries, remarks = load_servers(args.files, settings)
+            good = send_test_messages(settings, entries, world, args.dry_run)
+            return ExitStatus.OK if good else ExitStatus.FAILED
         if args.now:
             entries = [
                 dataclasses.replace(e, min_interval_hours=0) if isinstance(e, Server) else e
                 for e in entries
             ]
-        remarks = [*settings.remarks, *remarks, *collect_secrets(settings, entries, world)]
-        redact = world.redact
-        warnings = remark_lines(remarks, Level.WARNING)
         if args.dry_run:
-            screen.problem(*(f"warning: {warning}" for warning in warnings))
             return dry_run(settings, entries, world, args.prune_only)
         with single_run(settings.lock_path, world.clock):
             open_log(settings, world, args.verbose, to_file=True)

@@ -1859,15 +1859,17 @@ def assert_told_of_the_run(project: Project, result: Result, reason: str, *chann
     [
         ("TIMING", "poll_interval", ["Telegram", "webhook"]),
         ("RETENTION", "max_delets", ["Telegram", "webhook"]),
-        ("TELEGRAM", "timeout", ["webhook"]),
-        ("WEBHOOK", "retries", ["Telegram"]),
-        ("API", "telegram_url", ["webhook"]),
+        ("TELEGRAM", "timeout", ["Telegram", "webhook"]),
+        ("TELEGRAM", "chat_id", ["webhook"]),
+        ("WEBHOOK", "retreis", ["Telegram", "webhook"]),
+        ("WEBHOOK", "url", ["Telegram"]),
         ("SMTP", "port", ["Telegram", "webhook"]),
     ],
 )
-def test_a_configuration_problem_is_reported_over_every_sound_channel(
+def test_a_configuration_problem_is_reported_over_every_channel_that_can_work(
     project: Project, section: str, key: str, channels: list[str]
 ) -> None:
+    """One in a channel's own section too, if it is none of where messages go."""
     project.server("hetzner", 11)
     telegram(project)
     webhook(project)

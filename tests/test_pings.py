@@ -318,11 +318,11 @@ def test_what_can_be_a_ping_url_is_none(project: Project, url: str) -> None:
     assert snapshots.load_settings(project.write_config(), required=True).problems == ()
 
 
-def test_a_problem_of_the_section_itself_calls_nobody(project: Project) -> None:
+def test_a_problem_of_the_section_itself_calls_what_is_good_of_it(project: Project) -> None:
     seen = watched(project, start_url="no url")
     project.server("hetzner", 11)
     assert project.run().code == 1
-    assert seen.events == []
+    assert seen.words == ["fail"]
 
 
 # --- a server's own check ---
