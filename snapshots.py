@@ -5106,18 +5106,15 @@ def text_within(limit: int, values: Mapping[str, str], render: Callable[..., str
 
 # --- Telegram: values arrive exactly as they are, wherever they stand ---
 
-LEGACY_MARKDOWN = re.compile(
-    r"\\([_*`\[])"
-    r"|```(?:[\w+#.-]*\n)?(.+?)```"  # the first line may name a language, and is not shown
-    r"|`(.+?)`"
-    r"|\*(.+?)\*"
-    r"|_(.+?)_"
-    r"|\[([^\]]+)\]\(([^)]+)\)",
-    re.DOTALL,
-)
-LEGACY_AS_HTML = (
-    *("", r"{}", r"<pre>{}</pre>", r"<code>{}</code>", r"<b>{}</b>", r"<i>{}</i>"),
-    *("", '<a href="{1}">{0}</a>'),
+LEGACY_MARKDOWN: Mapping[str, str] = MappingProxyType(  # and what it is in HTML
+    {
+        r"\\([_*`\[])": r"\1",
+        r"```(?:[\w+#.-]*\n)?(.+?)```": r"<pre>\1</pre>",  # the name of a language is not shown
+        r"`(.+?)`": r"<code>\1</code>",
+        r"\*(.+?)\*": r"<b>\1</b>",
+        r"_(.+?)_": r"<i>\1</i>",
+        r"\[([^\]]+)\]\(([^)]+)\)": r'<a href="\2">\1</a>',
+    }
 )
 CODE_BLOCK = re.compile(r"(\\.)|```(.*?)(?<!\\)```", re.DOTALL)
 
@@ -5132,10 +5129,10 @@ def html_from_markdown(template: str) -> str:
     text = TEMPLATE_FIELD.sub(lambda _: f"\0{next(numbers)}\0", clean(template))
 
     def tagged(match: re.Match[str]) -> str:
-        inner, *address = (group for group in match.groups() if group is not None)
-        return LEGACY_AS_HTML[match.lastindex or 0].format(inner, *address)
+        found = (re.fullmatch(mark, match[0], re.DOTALL) for mark in LEGACY_MARKDOWN)
+        return next(m.expand(tag) for m, tag in zip(found, LEGACY_MARKDOWN.values()) if m)
 
-    text = LEGACY_MARKDOWN.sub(tagged, html.escape(text))
+    text = re.sub("|".join(LEGACY_MARKDOWN), tagged, html.escape(text), flags=re.DOTALL)
     return re.sub("\0([0-9]+)\0", lambda match: f"{{{names[int(match[1])]}}}", text)
 
 
@@ -5200,31 +5197,12 @@ def telegram_bodies(
 # --- webhook and e-mail ---
 
 
-BUILT_IN_PAYLOAD: Mapping[str, str] = MappingProxyType(
-    {
-        "script": "{script}",
-        "provider": "{provider}",
-        "server": "{server_name}",
-        "server_id": "{server_id}",
-        "status": "{status}",
-        "hostname": "{hostname}",
-        "timestamp": "{timestamp}",
-        "snapshot_name": "{snapshot_name}",
-        "total_snapshots": "{total_snapshots}",
-        "snapshot_info": "{snapshot_info}",
-    }
+# The variables in the payload where none is set: each under its name, and the server's as `server`.
+TURN_VARIABLES = (
+    *("script", "provider", "server_name", "server_id", "status", "hostname", "timestamp"),
+    *("snapshot_name", "total_snapshots", "snapshot_info"),
 )
-
-
-BUILT_IN_SUMMARY: Mapping[str, str] = MappingProxyType(
-    {
-        "script": "{script}",
-        "status": "{status}",
-        "hostname": "{hostname}",
-        "timestamp": "{timestamp}",
-        "summary": "{summary}",
-    }
-)
+SUMMARY_VARIABLES = ("script", "status", "hostname", "timestamp", "summary")
 
 
 def webhook_payloads(
@@ -5242,7 +5220,8 @@ def webhook_payload(
     """The JSON to post. A template for failures that does not say why gets a key that does."""
     values = values_of(report, hostname)
     own = section.payload_success if report.success else section.payload_failure
-    built_in = BUILT_IN_SUMMARY if isinstance(report, Summary) else BUILT_IN_PAYLOAD
+    names = SUMMARY_VARIABLES if isinstance(report, Summary) else TURN_VARIABLES
+    built_in = {name.replace("server_name", "server"): f"{{{name}}}" for name in names}
     template = dict(own or built_in)
     without_why = change_texts(template, lambda text, _: SAYS_WHY.sub("", text))
     if not report.success and without_why == template:
@@ -5313,7 +5292,7 @@ class DeliveryError(SnapshotsError):
     """One try to deliver a notification has failed.
 
     again: another one may succeed. simpler: a shorter or plainer version of the message may.
-    asked_seconds: how long the receiver asks us to wait. answer: what it said, if it did.
+    answer: what the receiver said, if it did.
     """
 
     def __init__(
@@ -5322,12 +5301,10 @@ class DeliveryError(SnapshotsError):
         again: bool = False,
         *,
         simpler: bool = False,
-        asked_seconds: Optional[float] = None,
         answer: Optional[Response] = None,
     ) -> None:
         super().__init__(reason)
-        self.again, self.simpler, self.asked_seconds = again, simpler, asked_seconds
-        self.answer = answer
+        self.again, self.simpler, self.answer = again, simpler, answer
 
 
 # Where receivers put the reason of a refusal; the keys of Discord, n8n, ntfy, Telegram, Slack,
@@ -5429,20 +5406,18 @@ REFUSAL_HINTS: Mapping[str, Mapping[str, str]] = {
     "Telegram": {
         "^40[14] ": "check bot_token",
         "upgraded to a supergroup": "set chat_id to the group's new number",
-        "chat not found": "check chat_id; somebody must write to the bot first",
-        "bot can't initiate conversation": "somebody must write to the bot first",
+        "chat not found|can't initiate": "check chat_id; somebody must write to the bot first",
         "bot was blocked": "unblock the bot in Telegram, or set another chat_id",
-        "user is deactivated": "the account was deleted: set another chat_id",
+        "user is deactivated|chat was deleted": "set another chat_id",
         "can't send messages to": "chat_id is that of a bot: set that of a person or a group",
-        "chat was deleted": "set another chat_id",
-        "bot was kicked": "add the bot to the chat again, and let it write in the topic",
-        "bot is not a member": "add the bot to the chat",
+        "bot was kicked|bot is not a member": "add the bot to the chat",
         "(not enough|have no|need administrator) rights|chat_write_forbidden": (
             "let the bot write in this chat: make it an administrator"
         ),
         "topic_closed": "open the topic again, or set message_thread_id to another one",
-        "topic_deleted": "set message_thread_id to a topic that exists",
-        "message thread not found": "set message_thread_id to a topic of this chat, or to nothing",
+        "topic_deleted|message thread not found": (
+            "set message_thread_id to a topic of this chat, or to nothing"
+        ),
     },
     "webhook": {
         "webhook.* is not registered": "n8n: is the workflow active, and not its test URL used?",
@@ -5634,7 +5609,7 @@ class Sender:
         self._session = new_session(2)
         self._held_until: dict[tuple[str, ...], float] = {}  # monotonic, as receivers asked
         self._moved_chats: dict[str, str] = {}  # groups that became supergroups: old id, new id
-        self._sent_at: dict[str, collections.deque[float]] = {}  # monotonic, by Telegram chat
+        self._next_at: dict[str, float] = {}  # monotonic, by Telegram chat
 
     def deliver(self, destination: Destination, report: Report, tries: int, within: float) -> None:
         """Try as often as allowed, for at most so many seconds. Raises DeliveryError.
@@ -5660,15 +5635,18 @@ class Sender:
                     log.warning("%s: cannot %s: %s; sending a simpler version", name, doing, error)
                     versions, tries = versions[1:], max(tries, attempt + 1)
                     continue
-                pause = pause_before(attempt, destination.base_delay_between_retries)
-                if error.asked_seconds is not None:  # which may be 0, time after time
-                    pause = max(error.asked_seconds, pause)
-                    if pause <= MAX_RETRY_AFTER_SECONDS:
-                        self._held_until[receiver] = clock.monotonic() + pause
                 now = clock.monotonic()
+                pause = pause_before(attempt, destination.base_delay_between_retries)
+                asked = None
+                if error.again and error.answer:
+                    asked = retry_after_seconds(error.answer, clock.now())
+                if asked is not None:  # which may be 0, time after time
+                    pause = max(asked, pause)
+                    if pause <= MAX_RETRY_AFTER_SECONDS:
+                        self._held_until[receiver] = now + pause
                 is_late = now + pause > deadline or pause > MAX_RETRY_AFTER_SECONDS
                 if not error.again or attempt >= tries or is_late:
-                    cost = effort(attempt, now - began, error.asked_seconds)
+                    cost = effort(attempt, now - began, asked)
                     raise DeliveryError(f"cannot {doing}: {error}{cost}") from None
                 log.debug("%s: %s; again in %s", doing, error, span(pause))
             self._pause(pause)
@@ -5757,12 +5735,10 @@ class Sender:
             place = self._shown(where_to(answer, bare_url))
             hints.append(f"redirects are not followed; it points to {place}")
         reason = f"HTTP {answer.status}" + (f": {words}" if words else "")
-        again = status in (408, 425, 429) or 500 <= status < 600
         raise DeliveryError(
             reason + "".join(f" ({hint})" for hint in hints),
-            again,
+            again=status in (408, 425, 429) or 500 <= status < 600,
             simpler=status in (400, 413, 422) and not hints,  # where no other version can help
-            asked_seconds=retry_after_seconds(answer, self.world.clock.now()) if again else None,
             answer=answer,
         )
 
@@ -5790,7 +5766,8 @@ class Sender:
         """Source: https://core.telegram.org/bots/api#sendmessage (Bot API 10.1, read 2026-11)."""
         url = self._bot_url(section, "sendMessage")
         chat_id = self._moved_chats.get(section.chat_id, section.chat_id)
-        self._keep_pace(chat_id)
+        clock = self.world.clock
+        self._pause(self._next_at.get(chat_id, -math.inf) - clock.monotonic())
         try:
             answer = self._post(section.channel, url, {**body, "chat_id": chat_id}, timeout)
         except DeliveryError as error:
@@ -5807,21 +5784,14 @@ class Sender:
             self._telegram(section, report, body, timeout)
             return
         finally:
-            self._sent_at[chat_id].append(self.world.clock.monotonic())
+            # one message a second for each chat, and 20 a minute for a group, as they arrive there
+            pace = 3.0 if chat_id.startswith(("-", "@")) else 1.0
+            self._next_at[chat_id] = clock.monotonic() + pace
         with contextlib.suppress(GarbledError):
             if take(answer.json(), "ok", kind=bool):
                 return
         words = self._shown(words_of(answer))
         raise DeliveryError(f"Telegram answers {answer.status}, but not ok: {words}")
-
-    def _keep_pace(self, chat_id: str) -> None:
-        """Wait for Telegram's limits: one message a second for each chat, 20 a minute for a group.
-        They count what has come; so `_telegram` notes when it has."""
-        sent = self._sent_at.setdefault(chat_id, collections.deque(maxlen=20))
-        allowed_at = sent[-1] + 1.0 if sent else -math.inf
-        if chat_id.startswith(("-", "@")) and len(sent) == 20:
-            allowed_at = max(allowed_at, sent[0] + 60)
-        self._pause(allowed_at - self.world.clock.monotonic())
 
     def _mail(
         self, section: SmtpSection, message: email.message.EmailMessage, timeout: float
