@@ -2657,7 +2657,7 @@ class Outcome(enum.Enum):
     REJECTED = enum.auto()  # 400, 405, 409 uniqueness_error, 412, 415, 422 and other 4xx
     UNAUTHORIZED = enum.auto()  # 401
     READ_ONLY = enum.auto()  # 401 token_readonly
-    LIMIT = enum.auto()  # 402, or 403 resource_limit_exceeded
+    LIMIT = enum.auto()  # 402 of too many snapshots, or 403 resource_limit_exceeded
     FORBIDDEN = enum.auto()  # 403
     GONE = enum.auto()  # 404 not_found, in the API's own words
     BUSY = enum.auto()  # 409 conflict, 423 locked, 422 pending event, 403 maintenance
@@ -2787,6 +2787,7 @@ def count_at(content: Any, *path: str) -> Optional[int]:
 
 
 PENDING = re.compile(r"pending event|blocking events?", re.IGNORECASE)
+FULL = re.compile(r"(?=.*snapshot)(?=.*(limit|max))", re.IGNORECASE)  # not: something to be paid
 
 
 def explain(answer: Response) -> tuple[str, str]:
@@ -2827,7 +2828,6 @@ BY_CODE: Mapping[tuple[int, str], Outcome] = MappingProxyType(
 BY_STATUS: Mapping[int, Outcome] = MappingProxyType(
     {
         401: Outcome.UNAUTHORIZED,
-        402: Outcome.LIMIT,
         403: Outcome.FORBIDDEN,
         404: Outcome.LOST,  # of whatever: a path, a route, an API that was withdrawn
         408: Outcome.LOST,
@@ -2838,7 +2838,7 @@ BY_STATUS: Mapping[int, Outcome] = MappingProxyType(
         429: Outcome.RATE_LIMITED,
     }
 )
-GATEWAYS_SAY_TOO = frozenset({401, 403, 404, 410})
+GATEWAYS_SAY_TOO = frozenset({401, 402, 403, 404, 410})
 
 
 def outcome_of(status: int, code: Optional[str] = None, message: str = "") -> Outcome:
@@ -2854,6 +2854,8 @@ def outcome_of(status: int, code: Optional[str] = None, message: str = "") -> Ou
         return Outcome.LOST  # whoever says it knows nothing, and may have done anything
     if status in (402, 409, 423) and not (code or message):
         return Outcome.LOST
+    if status == 402 and FULL.search(message):
+        return Outcome.LIMIT
     if status == 422 and PENDING.search(message):
         return Outcome.BUSY
     found = BY_CODE.get((status, code or "")) or BY_STATUS.get(status)

@@ -1197,6 +1197,29 @@ def test_a_402_without_words_frees_no_slot(project: Project) -> None:
     assert (project.own(server), project.cloud.deleted) == (old, [])
 
 
+@pytest.mark.proves("D-7", "wild-13.4")
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"statusCode": 402, "message": "There is an open invoice"}, "There is an open invoice"),
+        ({"statusCode": 402, "message": "Requires an additional paid service"}, "additional paid"),
+        ({"message": "Payment Required"}, "not the API's own words"),
+        ({"error": "payment_required", "message": "This filter's licence"}, "not the API's own"),
+    ],
+)
+def test_a_402_about_anything_but_slots_frees_none(
+    project: Project, body: dict[str, Any], told: str
+) -> None:
+    """What is not paid stays so for nights; each would cost a snapshot, to the last one."""
+    server = small_instance(project)
+    old = project.history(server, 1)
+    project.cloud.fault(CREATE["contabo"], fake.status(402, body), times=None)
+    result = project.run()
+    assert result.code == 1
+    assert told in result.err
+    assert (project.own(server), project.cloud.deleted) == (old, [])
+
+
 @pytest.mark.proves("D-8")
 def test_a_slot_that_was_freed_without_an_answer_counts_for_the_brake(project: Project) -> None:
     server = small_instance(project, 3, 1)

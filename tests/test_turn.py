@@ -454,7 +454,8 @@ def test_contabo_a_limit_without_a_number_is_taken_from_the_listing(project: Pro
     server = project.server("contabo", 31, "web", retain=1, slots=9)
     for name in ("by hand", "by hand too"):
         project.cloud.add_snapshot(server, name, project.clock.now() - timedelta(days=3))
-    project.cloud.fault(CREATE["contabo"], fake.status(402, json={"message": "no"}), times=None)
+    refusal = {"statusCode": 402, "message": "Snapshot limit reached"}
+    project.cloud.fault(CREATE["contabo"], fake.status(402, json=refusal), times=None)
     result = project.run()
     assert result.code == 1
     assert "2 slots of 2 held by snapshots that this tool did not make" in result.err
