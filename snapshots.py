@@ -699,34 +699,26 @@ def read_text_file(path: Path) -> str:
 UNFINISHED = ".snapshots-tmp"  # how a file's name ends until it is whole
 
 
-def write_whole(
-    path: Path,
-    text: str,
-    *,
-    is_new: bool = False,
-    mode: int = 0o600,
-    errors: str = "backslashreplace",
-) -> None:
-    """Write a file: as a whole or not at all; one that it replaces keeps its owner. errors: what
-    becomes of half characters. Raises OSError; FileExistsError where is_new and there is one."""
+def write_whole(path: Path, content: bytes, is_new: bool = False, mode: int = 0o600) -> None:
+    """Write a file: as a whole or not at all; one that it replaces keeps its owner. Raises OSError;
+    FileExistsError where is_new and there is one."""
     descriptor, name = tempfile.mkstemp(UNFINISHED, f".{path.name[:100]}-", path.parent)
     try:
-        with open(descriptor, "w", encoding="utf-8", errors=errors, newline="") as file:
-            file.write(text)
+        with open(descriptor, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(descriptor)
             os.chmod(descriptor if os.chmod in os.supports_fd else name, mode)
             hand_over(descriptor, path.parent)
             with contextlib.suppress(OSError, AttributeError):  # of a user, whom root stands in for
                 os.fchown(descriptor, os.stat(path).st_uid, os.stat(path).st_gid)
-        try:
-            if is_new:
+        if is_new:
+            with contextlib.suppress(OSError):  # it is there, or the file system knows no links
                 os.link(name, path)  # which, unlike a move, never takes another's place
-        except OSError:  # it is there, or the file system knows no links
+                return
             if os.path.lexists(path):
-                raise FileExistsError from None
-        if not is_new or not os.path.lexists(path):
-            os.replace(name, path)
+                raise FileExistsError
+        os.replace(name, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
@@ -1168,16 +1160,14 @@ def read_values(
 # --- the keys ---
 
 
+UNSET = SecretText("")
+
+
 def option(default: Any, read: Reader, override: bool = False) -> Any:
-    """A key of a section: its default, and how its text becomes a value.
-    override: may a server file bring another value?"""
-    return field(default=default, metadata={"read": read, "override": override})
-
-
-def secret(read: Reader = read_token, override: bool = False) -> Any:
-    """A key that holds a credential; never shown."""
+    """A key of a section: its default, and how its text becomes a value; a credential is never
+    shown. override: may a server file bring another value?"""
     metadata = {"read": read, "override": override}
-    return field(default=SecretText(""), repr=False, metadata=metadata)
+    return field(default=default, repr=read not in CREDENTIAL_READERS, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -1263,10 +1253,10 @@ class NotificationsSection:
 class PingSection:
     """[PING] - `url` as Healthchecks has it, or the others as they are."""
 
-    url: SecretText = secret(read_ping_url)
-    start_url: SecretText = secret(read_hook_url)
-    success_url: SecretText = secret(read_hook_url)
-    failure_url: SecretText = secret(read_hook_url)
+    url: SecretText = option(UNSET, read_ping_url)
+    start_url: SecretText = option(UNSET, read_hook_url)
+    success_url: SecretText = option(UNSET, read_hook_url)
+    failure_url: SecretText = option(UNSET, read_hook_url)
 
 
 @dataclass(frozen=True)
@@ -1296,7 +1286,7 @@ class TelegramSection(Channel):
     address_keys: ClassVar[tuple[str, ...]] = ("bot_token", "chat_id", "message_thread_id")
     needs: ClassVar[tuple[str, ...]] = ("bot_token", "chat_id")
     enabled: bool = option(True, read_flag, override=True)
-    bot_token: SecretText = secret(override=True)
+    bot_token: SecretText = option(UNSET, read_token, override=True)
     chat_id: str = option("", read_chat_id, override=True)
     message_thread_id: int = option(0, read_count(0, 10**15), override=True)
     parse_mode: str = option("Markdown", read_choice("Markdown", "MarkdownV2", "HTML", "none"))
@@ -1311,7 +1301,7 @@ class WebhookSection(Channel):
     channel: ClassVar[str] = "webhook"
     address_keys: ClassVar[tuple[str, ...]] = ("url",)
     needs: ClassVar[tuple[str, ...]] = ("url",)
-    url: SecretText = secret(read_hook_url, override=True)
+    url: SecretText = option(UNSET, read_hook_url, override=True)
     payload_success: Optional[dict[str, Any]] = option(None, read_object, override=True)
     payload_failure: Optional[dict[str, Any]] = option(None, read_object, override=True)
 
@@ -1327,7 +1317,7 @@ class SmtpSection(Channel):
     security: str = option("starttls", read_choice("starttls", "tls", "none"))
     helo_name: str = option("", read_helo_name)
     user: str = option("", read_word)
-    password: SecretText = secret(read_password)
+    password: SecretText = option(UNSET, read_password)
     from_email: str = option("", read_address)
     to_emails: tuple[str, ...] = option((), read_addresses, override=True)
     notify_on_success: bool = option(False, read_flag, override=True)
@@ -1372,12 +1362,12 @@ class Ping(Channel):
 def ping_of(section: PingSection, event: str, body: str = "") -> Optional[Ping]:
     """What to call for "start", "success", "failure" or "log"; None: nothing. A start gets one
     try, for its run does not wait."""
-    retries = 1 if event == "start" else 3
-    url, method = getattr(section, f"{event}_url", ""), "GET"
     if section.url:
-        url, method = Ping.address_of(section.url, event), "POST"
-    ping = Ping(url=url, method=method, timeout=PING_SECONDS, retries=retries)
-    return dataclasses.replace(ping, body=body if method == "POST" else "") if url else None
+        ping = Ping(url=Ping.address_of(section.url, event), body=body)
+    else:
+        ping = Ping(url=getattr(section, f"{event}_url", ""), method="GET")
+    tries = 1 if event == "start" else 3
+    return dataclasses.replace(ping, timeout=PING_SECONDS, retries=tries) if ping.url else None
 
 
 def monitor_of(entry: Entry) -> PingSection:
@@ -7963,7 +7953,7 @@ def save_crontab(text: str, job: CronJob, clock: Clock) -> Path:
             raise OSError(0, "it belongs to another user (run this as that user)")
         # cron's shell starts nothing if it cannot write there
         os.close(os.open(job.output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
-        write_whole(path, text, is_new=True, errors="surrogateescape")
+        write_whole(path, text.encode("utf-8", "surrogateescape"), is_new=True)
     except OSError as error:
         raise CrontabError(
             f"{job.logs_dir}: the crontab cannot be saved here first: {reason_of(error)}"
@@ -9273,7 +9263,7 @@ def write_report(path: Path, view: View) -> None:
             with open(open_plain(target, os.O_RDONLY, own=False), "rb") as old:
                 if old.read(len(PAGE_BEGINS)) not in (b"", PAGE_BEGINS):
                     raise OSError(0, "is there already, and is no page of --report")
-        write_whole(target, page, mode=mode)
+        write_whole(target, page.encode("utf-8", "backslashreplace"), mode=mode)
     except OSError as error:
         raise SnapshotsError(
             f"{path}: the report cannot be written: {reason_of(error)} (name a file that this"
@@ -9566,7 +9556,7 @@ class Setup:
         """Make or change a file. Raises SnapshotsError; FileExistsError as `write_whole`."""
         try:
             make_folder(path.parent)
-            write_whole(path, text, is_new=is_new)
+            write_whole(path, text.encode("utf-8", "backslashreplace"), is_new=is_new)
         except FileExistsError:
             raise
         except OSError as error:

@@ -1020,7 +1020,7 @@ def test_a_file_that_root_replaces_stays_its_users(tmp_path: Path) -> None:
     path = tmp_path / "snapshots.config"
     path.write_text("old")
     os.chown(path, 1234, 5678)
-    snapshots.write_whole(path, "new")
+    snapshots.write_whole(path, b"new")
     assert (path.read_text(), path.stat().st_uid, path.stat().st_gid) == ("new", 1234, 5678)
 
 
