@@ -9086,11 +9086,8 @@ article .wide { grid-column: 2 / -1; } b.state { text-transform: uppercase; }
 .failed, .never { color: var(--failed); fill: var(--failed); }
 .stale, .partly { color: var(--warn); fill: var(--warn); }
 .unknown, .unended { color: var(--gone); fill: var(--gone); }
-svg { display: block; width: 100%; height: auto; } svg.chart { max-width: 40rem; }
-svg.strip { height: 1.4rem; max-width: 30rem; border-bottom: 1px solid var(--line); }
-svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
-.line { fill: none; stroke: var(--ok); stroke-width: 3; stroke-linecap: round; }
-.axis { stroke: var(--line); }
+svg { display: block; width: 100%; max-width: 30rem; border-bottom: 1px solid var(--line); }
+svg.strip { height: 1.4rem; } svg.chart { height: 5rem; }
 @media (max-width: 40rem) { article { grid-template-columns: 5.5rem 1fr; } article > * + * + * {
   grid-column: 2; } }
 """
@@ -9117,7 +9114,7 @@ PAGE_BODY = """\
 <p>{states}</p>
 {problems}
 <h2>The last {last_runs}</h2>
-{strip}
+{runs}
 <p>{run_ends}</p>
 {seconds}
 {stored_gb}
@@ -9130,14 +9127,11 @@ PAGE_SERVER = """\
 <article><b class="state {state}">{state}</b>
 <div><b>{name}</b> <span class="soft">{provider} {server_id}</span>
 <p>last success: {success}</p></div>
-<div>{strip}</div>{failure}</article>"""
-PAGE_CHART = """\
-<p>{words}</p>
-<svg class="chart" role="img" aria-label="{words}" viewBox="-4 0 608 114">
-<path class="line" d="{line}"/><path class="axis" d="M0,95h600"/>
-<text x="0" y="110">{first_day}</text>
-<text x="600" y="110" text-anchor="end">{last_day}</text></svg>"""
+<div>{turns}</div>{failure}</article>"""
 PAGE_BEGINS = PAGE_HEAD[: PAGE_HEAD.index("<meta")].encode("ascii")
+
+
+Mark = tuple[str, str]  # of a run or a turn: its state, and what to say of it
 
 
 class Html(str):
@@ -9162,50 +9156,55 @@ def moment_text(text: Optional[str]) -> str:
     return local_time(isoparse(text)).strftime("%Y-%m-%d %H:%M %Z") if text else ""
 
 
-def strip(marks: Sequence[tuple[str, str]], label: str) -> Html:
-    """A row of marks, oldest first, from (state, what to say of it); always PAGE_RUNS wide."""
+def bars(kind: str, label: str, marks: Sequence[Mark], heights: Sequence[float] = ()) -> Html:
+    """A picture of the last runs or turns, oldest first, with a place for each of PAGE_RUNS.
+    heights: from 0 to 1; where there are none, they say as the colours do whether all was well."""
+    heights = heights or [1.0 if state == "ok" else 0.8 for state, _ in marks]
     shown = ""
-    for place, (state, words) in enumerate(marks, PAGE_RUNS - len(marks)):
-        top = 0 if state == "ok" else 4  # the height tells without colours too
-        shown += f'<rect class="{state}" x="{10 * place}" y="{top}" width="8" height="{20 - top}">'
-        shown += f"<title>{html.escape(words)}</title></rect>"
-    size = f'viewBox="0 0 {10 * PAGE_RUNS} 20" preserveAspectRatio="none"'
+    for place, ((state, words), share) in enumerate(zip(marks, heights), PAGE_RUNS - len(marks)):
+        height = round(20 * share, 1)
+        shown += f'<rect class="{state}" x="{10 * place}" y="{20 - height:g}" width="8"'
+        shown += f' height="{height:g}"><title>{html.escape(words)}</title></rect>'
+    box = f'viewBox="0 0 {10 * PAGE_RUNS} 20" preserveAspectRatio="none"'
     label = html.escape(label)
-    return Html(f'<svg class="strip" role="img" aria-label="{label}" {size}>{shown}</svg>')
+    return Html(f'<svg class="{kind}" role="img" aria-label="{label}" {box}>{shown}</svg>')
 
 
-def line_chart(
-    runs: Rows, values: Sequence[Optional[float]], show: Callable[[float], str], label: str
+def chart(
+    label: str,
+    show: Callable[[float], str],
+    runs: Sequence[Mark],
+    values: Sequence[Optional[float]],
 ) -> Html:
-    """A value of each run as a line with its last, lowest and highest in words; a gap where it is
-    unknown."""
+    """A value of each run as a bar, and in words the last, the lowest and the highest one."""
     known = [value for value in values if value is not None]
     if len(known) < 2:
         return page_part('<p class="soft">{label}: not enough runs so far</p>', label=label)
-    line, most = "", max(known) or 1
-    for place, (before, value) in enumerate(zip([None, *values], values)):
-        if value is not None:
-            x, y = 600 * place / (len(values) - 1), 5 + 90 * (1 - value / most)
-            line += f"{'M' if before is None else 'L'}{x:.1f},{y:.1f}h.1"  # h: one alone is a dot
     words = f"{label}: last {show(known[-1])}, lowest {show(min(known))}"
     words += f", highest {show(max(known))}"
-    first, last = (moment_text(runs[index]["started_at"])[:10] for index in (0, -1))
-    return page_part(PAGE_CHART, words=words, line=line, first_day=first, last_day=last)
+    shown = ["unknown" if value is None else show(value) for value in values]
+    marks = [(state, f"{run}, {text}") for (state, run), text in zip(runs, shown)]
+    heights = [(value or 0.0) / (max(known) or 1.0) for value in values]
+    picture = bars("chart", words, marks, heights)
+    return page_part("<p>{words}</p>{picture}", words=words, picture=picture)
 
 
 def server_article(server: Mapping[str, Any], turns: Rows) -> Html:
     """One server of the page: its state, when it last succeeded, its turns, its last failure."""
     marks = []
-    for turn in turns:
+    for turn in turns[-PAGE_RUNS:]:
         state, said = ("ok", turn["snapshot"]) if turn["success"] else ("failed", turn["error"])
         marks.append((state, f"{moment_text(turn['ended_at'])}: {state}: {said}"))
-    shown = strip(marks, f"the last {len(turns)} turns of {server['name']}")
     success, failure = (moment_text(server[f"last_{word}_at"]) for word in ("success", "failure"))
     if failure:
         template = '<p class="wide">last failure {at}: {last_error}</p>'
         failure = page_part(template, at=failure, last_error=server["last_error"])
     return page_part(
-        PAGE_SERVER, **server, success=success or "never", strip=shown, failure=Html(failure)
+        PAGE_SERVER,
+        **server,
+        success=success or "never",
+        turns=bars("strip", f"the last {len(marks)} turns of {server['name']}", marks),
+        failure=Html(failure),
     )
 
 
@@ -9225,8 +9224,8 @@ def report_page(document: Mapping[str, Any], runs: Rows, turns: Rows) -> str:
             stored[turn["run"]].append(turn["stored_gb"])
     totals = [sum(stored[run["id"]]) if run["id"] in stored else None for run in runs]
     ends = [RUN_ENDS[run["exit_status"]] for run in runs]
+    run_ends = [f"{ends.count(end)} {end[1]}" for end in RUN_ENDS.values() if end in ends]
     marks = [(s, f"{moment_text(r['started_at'])}: {text}") for (s, text), r in zip(ends, runs)]
-    ends_in_words = [f"{ends.count(end)} {end[1]}" for end in RUN_ENDS.values() if end in ends]
     servers = sorted(document["servers"], key=lambda s: PAGE_STATES.index(s["state"]))
     counts = collections.Counter(server["state"] for server in servers)
     states = ", ".join(f"{counts[state]} {state}" for state in PAGE_STATES if counts[state])
@@ -9241,10 +9240,10 @@ def report_page(document: Mapping[str, Any], runs: Rows, turns: Rows) -> str:
         states=f"{counted(len(servers), 'server')}: {states or 'none'}",
         problems=Html(some if problems else no_problem),
         last_runs=counted(len(runs), "run") if runs else "runs",
-        strip=strip(marks, "the last runs"),
-        run_ends=f"oldest first: {', '.join(ends_in_words)}" if runs else "no run recorded so far",
-        seconds=line_chart(runs, [run["seconds"] for run in runs], span, "duration of a run"),
-        stored_gb=line_chart(runs, totals, "{:.1f} GB".format, gigabytes),
+        runs=bars("strip", "the last runs", marks),
+        run_ends=f"oldest first: {', '.join(run_ends)}" if runs else "no run recorded so far",
+        seconds=chart("duration of a run", span, marks, [run["seconds"] for run in runs]),
+        stored_gb=chart(gigabytes, "{:.1f} GB".format, marks, totals),
         servers=Html("\n".join(articles)),
     )
 

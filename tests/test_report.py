@@ -98,8 +98,7 @@ def test_a_page_shows_states_runs_and_failures_in_words(project: Project) -> Non
     assert "duration of a run: last " in page.text
     assert "last failure " in page.text
     assert "suspended <b>" in page.text
-    assert page.tags["rect"] == 4 + 3 * 4
-    assert page.tags["path"] == 4  # a line and an axis, twice
+    assert page.tags["rect"] == 4 + 3 * 4 + 2 * 4  # runs, turns, how long and how many GB
 
 
 @pytest.mark.proves("report-2")
