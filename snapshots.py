@@ -6303,7 +6303,7 @@ def read_history(path: Path, holder: Optional[int] = None) -> Past:
             if history_version(file) == 0:
                 return Past()
             rows = file.execute("SELECT * FROM server")
-            servers = {(row["provider"], row["server_id"]): row for row in rows}
+            servers = {(row["provider"], row["server_id"]): dict(row) for row in rows}
             runs = file.execute(LAST_RUNS, (PAGE_RUNS + 1,)).fetchall()
             since = file.execute("SELECT max(installed_at) FROM entry").fetchone()[0]
     except HISTORY_ERRORS as error:
@@ -8374,7 +8374,10 @@ def change_cron(
 LOOKS = ("list", "status", "check", "report")
 LOOK_RETRY_SECONDS = 20.0  # somebody waits for the answer
 LOOKS_AT_ONCE = 200  # threads
+STATES = ("never", "stale", "failed", "unknown", "ok")  # of a server, the worst first
 Document = dict[str, Any]
+Learned = tuple[Sequence[Snapshot], Optional[tuple[float, str]]]  # an account's listing and price
+Finding = tuple[str, ...]  # level, as a CronRemark has it; subject; what was found; perhaps a fix
 
 
 def age_text(seconds: float) -> str:
@@ -8384,22 +8387,23 @@ def age_text(seconds: float) -> str:
     return f"{seconds // 3600:.0f} h" if seconds < 48 * 3600 else f"{seconds // 86400:.0f} d"
 
 
-Finding = tuple[str, str, str, str]  # level, subject, finding, fix; levels: as CronRemark
-
-
 class View:
     """What all documents are made from, and the document under way."""
 
     def __init__(self, kind: str, world: Runtime, settings: Settings) -> None:
         self.world, self.settings, self.now = world, settings, world.clock.now()
         self.findings: list[Finding] = []  # about all but how fresh servers are
+        self.saw_nothing = False  # there was nothing that could be looked at
         self.holder: Optional[int] = None  # of the lock
         try:
             self.holder = run_holds_lock(settings.lock_path)
         except LockError as error:
-            if kind == "status":  # --check looks at the file itself
-                self.findings.append(("unknown", "", str(error), ""))
+            if kind == "status":
+                self.findings.append(("unknown", "", str(error)))
         self.past = read_history(settings.history_path, self.holder)
+        if self.past.problem and kind != "check":
+            self.findings.append(("unknown", "", self.past.problem))
+            self.saw_nothing = kind == "status"
         self.document: Document = {
             "schema": 1,
             "kind": kind,
@@ -8414,26 +8418,23 @@ class View:
             self.document.update(running=None, last_run=None, schedule=None)
         elif kind == "check":
             self.document.update(findings=[], uncovered_servers=[])
-        self.saw_nothing = False  # there was nothing that could be looked at
         self.cron = CronState()
 
     def finish(self) -> Document:
         """The document, now that all is known that is wrong ("problem") or could not be asked."""
         wrong = [finding for finding in self.findings if finding[0] in ("error", "unknown")]
         others = [": ".join(filter(None, finding[1:3])) for finding in wrong]
-        stale = [server for server in self.document["servers"] if server["state"] != "ok"]
+        bad = [server for server in self.document["servers"] if server["state"] != "ok"]
         if self.document["kind"] == "check":  # how fresh they are is not its business
-            stale = []
-            names = ("level", "subject", "finding", "fix")
-            self.document["findings"] = [dict(zip(names, finding)) for finding in self.findings]
-        levels = [finding[0] for finding in wrong] + [server["state"] for server in stale]
+            bad, keys = [], ("level", "subject", "finding", "fix")
+            for finding in self.findings:
+                known = dict(itertools.zip_longest(keys, finding, fillvalue=""))
+                self.document["findings"].append(known)
+        levels = {finding[0] for finding in wrong} | {server["state"] for server in bad}
         if levels:
-            self.document["result"] = "unknown" if set(levels) == {"unknown"} else "problem"
-        self.document["problems"] = [
-            *others,
-            *(f"{server['name']}: {server['state']}: {server['_why']}" for server in stale),
-        ]
-        self.document["_others"] = others
+            self.document["result"] = "unknown" if levels == {"unknown"} else "problem"
+        texts = [f"{server['name']}: {server['state']}: {server['_why']}" for server in bad]
+        self.document.update(problems=others + texts, _others=others)
         return self.document
 
     def add_server(
@@ -8441,11 +8442,14 @@ class View:
     ) -> Document:
         """A server's part. newest: its newest usable snapshot of ours, if a look (`looked`) has
         found one. error: why nobody could look."""
-        row = self.past.servers.get((entry.provider, entry.id)) or collections.defaultdict(str)
-        hours = 0 if isinstance(entry, BadServer) else entry.min_interval_hours
-        state, why = "unknown", error or "no run recorded yet"
+        row = self.past.servers.get((entry.provider, entry.id), {})
+        state, why, due = "unknown", error or "no run recorded yet", None
         age = (self.now - newest).total_seconds() if newest else 0.0
-        if isinstance(entry, Server) and not error:
+        if isinstance(entry, BadServer):
+            why = entry.error
+        elif not error:
+            if newest and entry.min_interval_hours:
+                due = next_due(newest, entry.min_interval_hours)
             gaps = (entry.min_interval_hours, self.cron.longest_gap_hours)
             limit = entry.stale_after_hours or max(36.0, 1.5 * max(gaps))
             if looked and newest is None:
@@ -8454,7 +8458,7 @@ class View:
                 state, why = "stale", "its newest snapshot is dated in the future"
             elif age > limit * 3600:
                 state, why = "stale", f"newest {age_text(age)} old (limit {limit:g} h)"
-            elif row["failed"]:
+            elif row.get("failed"):
                 state, why = "failed", f"the last turn failed: {row['error']}"
             elif newest is not None:
                 state, why = "ok", f"newest {age_text(age)} old"
@@ -8463,10 +8467,10 @@ class View:
             "server_id": None if entry.id == "unknown" else entry.id,
             "name": entry.name,
             "state": state,
-            "last_success_at": row["success_at"] or None,
-            "last_failure_at": row["failure_at"] or None,
-            "last_error": row["error"] or None,
-            "next_due_at": utc_text(next_due(newest, hours)) if newest and hours else None,
+            "last_success_at": row.get("success_at"),
+            "last_failure_at": row.get("failure_at"),
+            "last_error": row.get("error"),
+            "next_due_at": utc_text(due),
             "_why": why,
             "_newest_age": max(age, 0.0) if newest else None,
         }
@@ -8479,11 +8483,10 @@ class View:
 
 def view_status(view: View, entries: Sequence[Entry]) -> None:
     """Fill in what the history knows."""
-    if view.past.problem:
-        view.findings.append(("unknown", "", view.past.problem, ""))
-        view.saw_nothing = True
     for entry in entries:
-        add_from_history(view, entry)
+        row = view.past.servers.get((entry.provider, entry.id), {})
+        newest, looked = moment_of(row.get("newest_at")), row.get("looked_at") is not None
+        view.add_server(entry, newest, looked, view.past.problem)
 
 
 def ask_machine(view: View, job: CronJob) -> None:
@@ -8507,10 +8510,10 @@ def ask_machine(view: View, job: CronJob) -> None:
     if view.document["kind"] == "status":
         view.document.update(running=running, last_run=last, schedule=schedule_of(view))
         view.document["_cron"] = list(cron_findings(view))
-        view.findings += [(level, "", text, "") for level, text in view.cron.remarks]
+        view.findings += [(level, "", text) for level, text in view.cron.remarks]
         if last and last["ended_at"] is None:
             text = f"the run that began {shown_time(last['started_at'])} never ended"
-            view.findings.append(("error", "", text, ""))
+            view.findings.append(("error", "", text))
 
 
 def cron_findings(view: View) -> Iterator[CronRemark]:
@@ -8559,14 +8562,6 @@ def show_cron(job: CronJob, settings: Settings, world: Runtime) -> CronState:
             show_schedule(entry.schedule, world)
     world.screen.problem(*(f"warning: {text}" for _, text in cron.remarks))
     return cron
-
-
-def add_from_history(view: View, entry: Entry) -> None:
-    """A server's part, as the last look of a run has left it."""
-    row = view.past.servers.get((entry.provider, entry.id))
-    newest = moment_of(row["newest_at"]) if row else None
-    error = entry.error if isinstance(entry, BadServer) else view.past.problem
-    view.add_server(entry, newest, bool(row and row["looked_at"]), error)
 
 
 def shown_time(text: Optional[str]) -> str:
@@ -8632,30 +8627,33 @@ def aligned(rows: Sequence[Sequence[str]], width: Optional[int], right: str = ""
 
 
 def ask_accounts(
-    view: View, servers: Sequence[Server], ask: Callable[[Turn, list[Server]], None], whole: bool
-) -> dict[str, str]:
-    """Call ask for each account with its servers, all accounts at once. whole: also where each
-    server has a listing of its own; else it is called for each of those. Returns why it failed, by
-    the servers' files."""
+    view: View, servers: Sequence[Server], ask: Callable[[Turn, list[Server]], T], whole: bool
+) -> Iterator[tuple[list[Server], Optional[T], str]]:
+    """For each account its servers, what ask has learned of them, and why it failed; all accounts
+    are asked at once. whole: also where each server has a listing of its own; else each of those is
+    an account of its own."""
     units: dict[tuple[str, ...], list[Server]] = {}
     for server in servers:
         alone = () if whole or PROVIDERS[server.provider].lists_account else (server.source,)
         units.setdefault((server.provider, *server.credentials, *alone), []).append(server)
-    firsts = {unit[0].source: unit for unit in units.values()}
+    unit_of = {unit[0].source: unit for unit in units.values()}
+    answers: dict[str, T] = {}
+
+    def read(turn: Turn) -> None:
+        source = turn.server.source
+        answers[source] = ask(turn, unit_of[source])
+
     view.world.max_retry_seconds = LOOK_RETRY_SECONDS
-
-    def act(turn: Turn) -> Optional[Report]:
-        return try_reading(turn, lambda: ask(turn, firsts[turn.server.source]))
-
-    at_once = min(max(len(firsts), 1), LOOKS_AT_ONCE)
     timing = dataclasses.replace(
-        view.settings.timing, delay_between_servers=0, max_parallel=at_once
+        view.settings.timing, delay_between_servers=0, max_parallel=LOOKS_AT_ONCE
     )
-    settings = dataclasses.replace(view.settings, timing=timing)
-    ordered = sorted(units.values(), key=len, reverse=True)  # whole accounts first
-    fleet = Fleet(view.world, settings, lambda report: None)
-    reports = fleet.run([unit[0] for unit in ordered], act)
-    return {s.source: r.error for unit, r in zip(ordered, reports) for s in unit if r.error}
+    fleet = Fleet(
+        view.world, dataclasses.replace(view.settings, timing=timing), lambda report: None
+    )
+    firsts = [unit[0] for unit in unit_of.values()]
+    for report in fleet.run(firsts, lambda turn: try_reading(turn, lambda: read(turn))):
+        source = report.server.source
+        yield unit_of[source], answers.get(source), report.error
 
 
 # --- --list ---
@@ -8673,30 +8671,27 @@ def expected_next(ours: Sequence[Snapshot], now: datetime, cron: CronState) -> d
 
 def view_list(view: View, entries: Sequence[Entry]) -> None:
     """Fill in what the clouds hold, with the fate of each snapshot."""
-    found: dict[str, tuple[tuple[Snapshot, ...], Optional[tuple[float, str]]]] = {}
 
-    def ask(turn: Turn, servers: list[Server]) -> None:
+    def ask(turn: Turn, servers: list[Server]) -> Learned:
         listing = turn.provider.list_snapshots([server.id for server in servers])
         try:
-            price = turn.provider.price_per_gb()
+            return listing, turn.provider.price_per_gb()
         except SnapshotsError as error:
             view.world.screen.problem(f"warning: {error}")
-            price = None
-        found.update((server.source, (listing, price)) for server in servers)
+            return listing, None
 
     good = [entry for entry in entries if isinstance(entry, Server)]
-    errors = ask_accounts(view, good, ask, whole=False)
-    view.saw_nothing = not found
-    if view.past.problem:  # nobody knows how the last turns ended
-        view.findings.append(("unknown", "", view.past.problem, ""))
+    asked = list(ask_accounts(view, good, ask, whole=False))
+    learned = {s.source: (answer, error) for unit, answer, error in asked for s in unit}
+    view.saw_nothing = not any(answer for answer, _ in learned.values())
     facts = ("snapshots", "kept", "foreign", "stored_gb", "monthly_cost", "currency")
     for entry in entries:
-        error = entry.error if isinstance(entry, BadServer) else errors.get(entry.source, "")
-        if error or isinstance(entry, BadServer):
+        answer, error = learned.get(entry.source, (None, ""))
+        if isinstance(entry, BadServer) or answer is None:
             server = view.add_server(entry, None, False, error)
             server.update(dict.fromkeys(("last_success_at", *facts)))
             continue
-        listing, price = found[entry.source]
+        listing, price = answer
         mine = [s for s in listing if s.server_id == entry.id]
         ours = owned(mine, entry.id, *labels_of(entry))
         newest = newest_of(ours, view.now)
@@ -8758,8 +8753,10 @@ def list_lines(document: Document, width: Optional[int]) -> Iterator[str]:
             facts += [f"{server['kept']} kept", f"{ours} GB"]
             facts += [f"{server['foreign']} left alone"] if server["foreign"] else []
         if server["monthly_cost"] is not None:
-            facts.append(cost_text(server["monthly_cost"], server["currency"], server["provider"]))
-            costs[cost_text(None, server["currency"], server["provider"])] += server["monthly_cost"]
+            net = " net" if server["provider"] == "hetzner" else ""
+            words = f"{server['currency']} a month{net}"  # amounts in these words may be added
+            facts.append(f"{server['monthly_cost']:.2f} {words}")
+            costs[words] += server["monthly_cost"]
         yield one_line(f"{server['name']} ({where})  {', '.join(facts)}")
         if server["snapshots"]:
             yield header
@@ -8768,12 +8765,6 @@ def list_lines(document: Document, width: Optional[int]) -> Iterator[str]:
     counts = counted(len(document["servers"]), "server")
     counts += f", {counted(len(sizes), 'snapshot')} of this tool's"
     yield f"TOTAL: {counts}, {total_gb(sizes)} GB{cost}"
-
-
-def cost_text(amount: Optional[float], currency: str, provider: str) -> str:
-    """'0.37 EUR a month, net'; without an amount, the words alone. Currencies are never added."""
-    words = f"{currency} a month" + (" net" if provider == "hetzner" else "")
-    return words if amount is None else f"{amount:.2f} {words}"
 
 
 # --- --check: the doctor before the first night ---
@@ -8792,32 +8783,32 @@ def view_check(view: View, names: Sequence[str]) -> Iterator[Finding]:
     """Everything that tonight's run needs, well or not, from the nearest to the farthest."""
     settings = view.settings
     for problem in settings.problems:
-        yield "error", "configuration", problem, ""
+        yield "error", "configuration", problem
     yield from check_files(settings, view.past.problem)
     for level, text in cron_findings(view):
-        yield level, "crontab", text, ""
+        yield level, "crontab", text
     if settings.problems:
         return
     try:
         entries, remarks = load_entries(names, settings, view.world)
         everyone = load_servers([], settings)[0] if names else entries
     except ConfigError as error:
-        yield "error", "configuration", str(error), ""
+        yield "error", "configuration", str(error)
         return
     warnings = remark_lines(remarks, Level.WARNING)
     for warning in warnings:
-        yield "warning", "configuration", warning, ""
+        yield "warning", "configuration", warning
     good = [entry for entry in entries if isinstance(entry, Server)]
     if not warnings and len(good) == len(entries):
-        yield "ok", "configuration", "can be used as it is", ""
-    for entry in entries:
-        add_from_history(view, entry)
-        if isinstance(entry, BadServer):
-            yield "error", entry.name, entry.error, ""
+        yield "ok", "configuration", "can be used as it is"
+    view_status(view, entries)
+    for bad in entries:
+        if isinstance(bad, BadServer):
+            yield "error", bad.name, bad.error
     channels = sorted({d.channel for server in good for d in server.destinations})
     monitors = {host_of(getattr(settings.ping, key)) for key in readers_of(PingSection)} - {""}
     if channels or monitors or any(server.ping_url for server in good):
-        yield "ok", "notifications", f"go over {', '.join(channels) or 'no channel'}", ""
+        yield "ok", "notifications", f"go over {', '.join(channels) or 'no channel'}"
     else:
         yield "warning", "notifications", NO_CHANNEL, "write --setup, unless something else watches"
     heard = (s.ping_url or any(d.notify_on_failure for d in s.destinations) for s in good)
@@ -8827,26 +8818,22 @@ def view_check(view: View, names: Sequence[str]) -> Iterator[Finding]:
         way_out = "set enabled and notify_on_failure to true for a channel of theirs"
         yield "warning", "notifications", text, way_out
     if monitors:
-        yield "ok", "ping", f"every run without FILE calls {', '.join(sorted(monitors))}", ""
+        yield "ok", "ping", f"every run without FILE calls {', '.join(sorted(monitors))}"
     yield from check_environment(settings, good)
-    found: dict[str, list[Finding]] = {}
     theirs: dict[tuple[str, str], str] = {}
 
-    def ask(turn: Turn, servers: list[Server]) -> None:
-        first = servers[0]
+    def ask(turn: Turn, servers: list[Server]) -> list[Finding]:
         try:
             listed = turn.provider.list_servers()
-            theirs.update({(first.provider, key): it.names[0] for key, it in listed.items()})
-            found[first.source] = list(check_account(turn, servers, listed))
+            provider = servers[0].provider
+            theirs.update({(provider, key): it.names[0] for key, it in listed.items()})
+            return list(check_account(turn, servers, listed))
         except ApiError as error:
             level = "error" if error.outcome in HOPELESS else "unknown"
-            found[first.source] = [(level, account_name(servers), str(error), "")]
+            return [(level, account_name(servers), str(error))]
 
-    errors = ask_accounts(view, good, ask, whole=True)
-    for server in good:
-        yield from found.get(server.source, ())
-        if server.source in errors:
-            yield "unknown", server.name, errors[server.source], ""
+    for servers, findings, why in ask_accounts(view, good, ask, whole=True):
+        yield from findings or [("unknown", account_name(servers), why)]
     covered = {(entry.provider, entry.id) for entry in everyone}
     for (provider, server_id), name in sorted(theirs.items()):
         if (provider, server_id) not in covered:
@@ -8870,7 +8857,7 @@ def check_account(
     Raises ApiError."""
     provider, clock = turn.provider, turn.world.clock
     account = account_name(servers)
-    yield "ok", account, "the credentials may read; whether they may write, only a run shows", ""
+    yield "ok", account, "the credentials may read; whether they may write, only a run shows"
     there = turn.account.api.server_time(clock.monotonic())
     off = (clock.now() - there).total_seconds() if there else 0.0
     if abs(off) > 60:
@@ -8894,7 +8881,7 @@ def check_account(
         foreign = len(mine) - len(owned(mine, server.id, *labels_of(server)))
         if foreign:
             words = f"has {counted(foreign, 'snapshot')} not made by this tool: left alone"
-            yield "ok", server.name, words, ""
+            yield "ok", server.name, words
 
 
 def check_files(settings: Settings, unreadable: str) -> Iterator[Finding]:
@@ -8904,11 +8891,10 @@ def check_files(settings: Settings, unreadable: str) -> Iterator[Finding]:
     place = next(place for place in (logs, *logs.parents) if os.path.lexists(place))
     if not os.path.isdir(place):
         yield "error", "logs_dir", f"{place} is not a directory", "remove it, or choose another"
-        return
-    if not os.access(place, os.W_OK | os.X_OK):
+    elif not os.access(place, os.W_OK | os.X_OK):
         yield "error", "logs_dir", f"{place} cannot be written to", "run it as its owner"
-        return
-    yield "ok", "logs_dir", f"{logs} can be written to", ""
+    else:
+        yield "ok", "logs_dir", f"{logs} can be written to"
     with contextlib.suppress(OSError, AttributeError):  # not every system can tell
         free = shutil.disk_usage(place).free / 1e6
         if free < ROOM_MB:
@@ -8926,7 +8912,7 @@ def check_files(settings: Settings, unreadable: str) -> Iterator[Finding]:
         elif not ON_WINDOWS and status.st_uid != os.geteuid():
             yield "warning", path.name, f"{path} belongs to another user", "run it as one user only"
         elif path == settings.history_path and unreadable:
-            yield level, path.name, unreadable, ""
+            yield level, path.name, unreadable
 
 
 def variables_of_cron() -> set[str]:
@@ -8973,10 +8959,6 @@ def check_lines(document: Document, width: Optional[int]) -> Iterator[str]:
 
 # --- outputs ---
 
-LINES_OF: Mapping[str, Callable[[Document, Optional[int]], Iterator[str]]] = MappingProxyType(
-    {"list": list_lines, "status": status_lines, "check": check_lines}
-)
-
 
 def without_private(value: Any, redact: Redactor) -> Any:
     """The document for programs: masked, and without what is for people alone."""
@@ -8993,7 +8975,7 @@ def verdict_line(document: Document) -> str:
     for server in document["servers"]:
         names.setdefault(server["state"], []).append(server["name"])
     parts = []
-    for state in ("never", "stale", "failed", "unknown"):
+    for state in STATES[:-1]:
         some = sorted(names.get(state, ()))
         more = f" and {len(some) - 10} more" if len(some) > 10 else ""
         if some:
@@ -9014,7 +8996,7 @@ def nagios_of(document: Document) -> tuple[int, str]:
         status = 0 if document["result"] == "ok" and servers else 3
     word = ("OK", "WARNING", "CRITICAL", "UNKNOWN")[status]
     ages = [s["_newest_age"] for s in servers if s["_newest_age"] is not None]
-    data = [f"{s}={count[s]};;;0;{len(servers)}" for s in ("never", "stale", "failed", "unknown")]
+    data = [f"{s}={count[s]};;;0;{len(servers)}" for s in STATES[:-1]]
     data += [f"oldest={max(ages):.0f}s;;;0"] if ages else []
     line = f"SNAPSHOTS {word} - " + verdict_line(document).replace("|", "/")
     return status, f"{line} | {' '.join(data)}" if servers else line  # no zeros in place of unknown
@@ -9043,7 +9025,7 @@ def look(args: argparse.Namespace, settings: Settings, world: Runtime) -> int:
         problems: Sequence[str] = [message_of(error, world.redact)]
         problems = error.problems if isinstance(error, ConfigError) else problems
         subject = "check" if kind == "check" else ""
-        view.findings += [("error", subject, problem, "") for problem in problems]
+        view.findings += [("error", subject, problem) for problem in problems]
     document, screen = view.finish(), world.screen
     if args.nagios:
         status, line = nagios_of(document)
@@ -9056,7 +9038,8 @@ def look(args: argparse.Namespace, settings: Settings, world: Runtime) -> int:
         screen.problem(*document["problems"])
     else:
         width = terminal_width() if is_terminal(sys.stdout) else None
-        screen.out(*LINES_OF[kind](document, width))
+        lines_of = {"list": list_lines, "status": status_lines, "check": check_lines}
+        screen.out(*lines_of[kind](document, width))
         if kind != "check":
             screen.out(f"RESULT: {verdict_line(document)}")
     if screen.lost:  # what a look shows is all that it is for
@@ -9091,7 +9074,6 @@ svg.strip { height: 1.4rem; } svg.chart { height: 5rem; }
 @media (max-width: 40rem) { article { grid-template-columns: 5.5rem 1fr; } article > * + * + * {
   grid-column: 2; } }
 """
-PAGE_STATES = ("never", "stale", "failed", "unknown", "ok")  # the worst first
 RUN_ENDS = {  # by exit status: a class, and words
     0: ("ok", "all well"),
     1: ("failed", "failed"),
@@ -9226,9 +9208,9 @@ def report_page(document: Mapping[str, Any], runs: Rows, turns: Rows) -> str:
     ends = [RUN_ENDS[run["exit_status"]] for run in runs]
     run_ends = [f"{ends.count(end)} {end[1]}" for end in RUN_ENDS.values() if end in ends]
     marks = [(s, f"{moment_text(r['started_at'])}: {text}") for (s, text), r in zip(ends, runs)]
-    servers = sorted(document["servers"], key=lambda s: PAGE_STATES.index(s["state"]))
+    servers = sorted(document["servers"], key=lambda s: STATES.index(s["state"]))
     counts = collections.Counter(server["state"] for server in servers)
-    states = ", ".join(f"{counts[state]} {state}" for state in PAGE_STATES if counts[state])
+    states = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     articles = [server_article(s, turns_of[s["provider"], s["server_id"]]) for s in servers]
     gigabytes = "stored, where the provider gives sizes"
     return PAGE_HEAD + page_part(
