@@ -9973,7 +9973,8 @@ def run(
     fleet.history = history
     history.begin(len(entries))
     steps = prune_only if args.prune_only else rotate
-    next_run = functools.partial(next_run_in_words, cron_job(args.config, settings), world.clock)
+    job = cron_job(args.config, settings)
+    next_run = functools.partial(next_run_in_words, job, world.clock)
     try:
         reports = fleet.run(entries, lambda turn: take_turn(turn, steps))
         lines = [summary_line(reports, 0, len(fleet.not_due))]
@@ -9987,7 +9988,7 @@ def run(
         undelivered = notifier.finish(not_due, next_run)
     history.end(exit_status(reports))
     if settings.report.file:
-        report_after_run(settings, entries, world)
+        report_after_run(settings, entries, job, world)
     for report in reports:  # in the order of the configuration, however they ended
         log.info("%s", result_line(report))
     line = summary_line(reports, undelivered, len(fleet.not_due))
@@ -10009,13 +10010,16 @@ def all_well(entries: Sequence[Entry], history: Path) -> bool:
     return all(row is not None and row["failed"] == 0 for row in last)
 
 
-def report_after_run(settings: Settings, entries: Sequence[Entry], world: Runtime) -> None:
+def report_after_run(
+    settings: Settings, entries: Sequence[Entry], job: CronJob, world: Runtime
+) -> None:
     """Write the page that [REPORT] names, about all servers, whichever this run was for. It is
     advice, as the history is: trouble is a warning."""
     with contextlib.suppress(ConfigError):  # there are FILEs, but none in configs_dir
         entries = load_servers([], settings)[0]
     try:
         view = View("status", world, settings)
+        ask_machine(view, job)
         view_status(view, entries)
         write_report(settings.base / settings.report.file, view)
     except SnapshotsError as error:

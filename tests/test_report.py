@@ -18,7 +18,7 @@ from typing import Any
 
 import fakes as fake
 import pytest
-from conftest import Project
+from conftest import Project, Tab
 from PIL import Image
 from test_faults import CREATE
 
@@ -149,6 +149,18 @@ def test_every_run_writes_the_page_that_the_configuration_names(project: Project
     page = Page((project.folder / "public.html").read_text(encoding="utf-8"))
     assert "3 servers: 1 stale, 2 ok" in page.text  # all of them, whichever the run was for
     assert "The last 3 runs" in page.text
+
+
+@pytest.mark.proves("report-4")
+def test_a_page_that_a_run_writes_says_until_when_it_is_true(project: Project, tab: Tab) -> None:
+    """And a server is as fresh on it as the entry in the crontab allows."""
+    project.config["REPORT"] = {"file": "page.html"}
+    project.server("hetzner", 11, "web")
+    tab.run("--install-cron", "weekly")
+    assert tab.run().code == 0
+    text = Page((project.folder / "page.html").read_text(encoding="utf-8")).text
+    assert re.search(r"The next run is due 2025-06-01 05:15 CEST: if that has passed", text)
+    assert "No problems." in text
 
 
 @pytest.mark.proves("report-4")
