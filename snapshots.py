@@ -5188,7 +5188,6 @@ def telegram_bodies(
 
 # --- webhook and e-mail ---
 
-
 # The variables in the payload where none is set: each under its name, and the server's as `server`.
 TURN_VARIABLES = (
     *("script", "provider", "server_name", "server_id", "status", "hostname", "timestamp"),
@@ -5278,6 +5277,9 @@ def mail_of(
     page = f"<!DOCTYPE html>\n<html><body><p>{paragraphs}</p></body></html>\n"
     message.add_alternative(page, subtype="html")
     return message
+
+
+# --- what receivers answer ---
 
 
 class DeliveryError(SnapshotsError):
@@ -5419,6 +5421,9 @@ REFUSAL_HINTS: Mapping[str, Mapping[str, str]] = {
     },
     "ping": {"^404 ": "there is no such check: copy its ping URL once more"},
 }
+
+
+# --- mail servers ---
 
 
 def smtp_reason(code: int, text: Union[bytes, str]) -> str:
@@ -5586,6 +5591,9 @@ def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout
             client.close()
 
 
+# --- sending ---
+
+
 class Version(NamedTuple):
     """A message, or a simpler version of it."""
 
@@ -5629,9 +5637,7 @@ class Sender:
                     continue
                 now = clock.monotonic()
                 pause = pause_before(attempt, destination.base_delay_between_retries)
-                asked = None
-                if error.again and error.answer:
-                    asked = retry_after_seconds(error.answer, clock.now())
+                asked = retry_after_seconds(error.answer, clock.now()) if error.answer else None
                 if asked is not None:  # which may be 0, time after time
                     pause = max(asked, pause)
                     if pause <= MAX_RETRY_AFTER_SECONDS:
@@ -5794,9 +5800,11 @@ class Sender:
             raise DeliveryError(self._shown(str(error), section.password), error.again) from None
 
 
-def wants(destination: Destination, report: Report) -> bool:
+def wants(destination: Destination, report: Report, mode: str) -> bool:
     """Is this destination to be notified of this outcome?"""
-    return destination.notify_on_success if report.success else destination.notify_on_failure
+    if report.success:
+        return destination.notify_on_success and mode != "failures"
+    return destination.notify_on_failure
 
 
 class Queue:
@@ -5861,8 +5869,6 @@ class Queue:
     def _send(self, items: Sequence[tuple[Destination, Report]]) -> None:
         """Send what waits for one destination, as one message."""
         destination, report = items[0]
-        if len(items) > 1:
-            report = summary_of([report for _, report in items])
         gives_up = self._lost_in_a_row.get(destination.address, 0) >= GIVE_UP_AFTER
         tries = 1 if gives_up else max(1, destination.retries)
         within = 10 * destination.timeout + 300
@@ -5870,6 +5876,8 @@ class Queue:
             within = min(within, self._closing_at - self.world.clock.monotonic())
         problem = ""
         try:
+            if len(items) > 1:
+                report = summary_of([report for _, report in items])
             self.sender.deliver(destination, report, tries, within)
         except Exception as error:  # noqa: BLE001  (a bug here must not stop the channel)
             problem = message_of(error, self.world.redact)
@@ -5911,7 +5919,7 @@ class Notifier:
             if self.mode == "summary":
                 kept = self._to_sum_up.setdefault(destination.address, [])
                 kept.append((destination, report))
-            elif wants(destination, report) and not (self.mode == "failures" and report.success):
+            elif wants(destination, report, self.mode):
                 self.channels[destination.channel].put(destination, report)
 
     def ping(self, section: PingSection, event: str, name: str, lines: Sequence[str] = ()) -> None:
@@ -5933,7 +5941,7 @@ class Notifier:
         waiting = [d.address for server in not_due for d in server.destinations]
         coming = next_run() if self._to_sum_up and not self.world.stopping else ""
         for address, items in list(self._to_sum_up.items()):
-            if any(wants(destination, report) for destination, report in items):
+            if any(wants(destination, report, self.mode) for destination, report in items):
                 destination = self._globals.get(address, items[0][0])
                 summary = summary_of([r for _, r in items], waiting.count(address), coming)
                 self.channels[destination.channel].put(destination, summary)
@@ -5942,6 +5950,8 @@ class Notifier:
             deadline = channel.close(deadline)
         return sum(channel.lost for channel in self.channels.values())
 
+
+# --- test messages ---
 
 NO_CHANNEL = "no channel is set up: nobody is notified of anything"
 
@@ -5964,7 +5974,7 @@ def send_test_messages(
         tests: list[tuple[str, Destination, Report]] = []
         for channel in channels:
             tests.append(("failure message", channel, bad))
-            if wants(channel, good) and mode != "failures":
+            if wants(channel, good, mode):
                 tests.append(("success message", channel, good))
         ping = ping_of(monitor, "log", "TEST: this is a test")
         tests += [("log event", ping, good)] if ping else []

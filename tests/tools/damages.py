@@ -346,8 +346,8 @@ DAMAGES = [
     ),
     damage(
         "a summary of failures is not for who hears of failures alone",
-        "            if any(wants(destination, report) for destination, report in items):",
-        "            if all(wants(destination, report) for destination, report in items):",
+        "            if any(wants(destination, report, self.mode) for destination, report in items):",
+        "            if all(wants(destination, report, self.mode) for destination, report in items):",
         "test_summary.py::test_a_destination_is_notified_of_all_if_it_wants_one",
     ),
     damage(
