@@ -1121,7 +1121,12 @@ def is_placeholder(read: Reader, text: str) -> bool:
 
 
 def read_value(read: Reader, value: Any, base: Path) -> Any:
-    """What a reader makes of a value. base: what the file: of a credential is relative to."""
+    """What a reader makes of a value. base: what the file: of a credential is relative to. Raises
+    ValueError."""
+    if value is None:
+        raise ValueError("has no value (give it one, or leave the key out)")
+    if isinstance(value, IniText) and "\n" in value and read not in LONG_READERS:
+        raise ValueError("continues in an indented line (a key must start in column 1)")
     return read(credential(value, base) if read in CREDENTIAL_READERS else value)
 
 
@@ -1136,29 +1141,23 @@ def read_values(
     result: dict[str, Any] = {}
     problems: dict[str, str] = {}
     for key, read in readers.items():
-        value = values.get(key)
-        is_empty = isinstance(value, str) and (not value.strip() or is_placeholder(read, value))
-        if key in values and value is None:
-            problems[key] = "has no value (give it one, or leave the key out)"
-        elif key not in values or is_empty:
+        value = values.get(key, "")
+        if isinstance(value, str) and (not value.strip() or is_placeholder(read, value)):
             if key in required:
                 sample = ", or still the sample's text" if key in values else ""
                 problems[key] = f"is missing{sample}"
-        elif isinstance(value, IniText) and "\n" in value and read not in LONG_READERS:
-            problems[key] = "continues in an indented line (a key must start in column 1)"
-        else:
-            try:
-                result[key] = read_value(read, value, base)
-            except ValueError as error:
-                problems[key] = str(error)
+            continue
+        try:
+            result[key] = read_value(read, value, base)
+        except ValueError as error:
+            problems[key] = str(error)
     for key in values:
         if key not in readers:
             problems[key] = f"unknown key{did_you_mean(key, readers)}"
     return result, problems
 
 
-# --- the keys ---
-
+# --- the sections of snapshots.config ---
 
 UNSET = SecretText("")
 
@@ -1333,6 +1332,7 @@ class SmtpSection(Channel):
 
 
 PING_SECONDS = 10
+PING_SUFFIXES = {"start": "/start", "success": "", "failure": "/fail", "log": "/log"}
 
 
 @dataclass(frozen=True)
@@ -1342,9 +1342,6 @@ class Ping(Channel):
     Source: https://healthchecks.io/docs/http_api/ (read 2026-11).
     """
 
-    SUFFIXES: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {"start": "/start", "success": "", "failure": "/fail", "log": "/log"}
-    )
     channel: ClassVar[str] = "ping"
     address_keys: ClassVar[tuple[str, ...]] = ("url",)
     needs: ClassVar[tuple[str, ...]] = ("url",)
@@ -1352,18 +1349,18 @@ class Ping(Channel):
     method: str = "POST"
     body: str = ""
 
-    @staticmethod
-    def address_of(url: str, event: str) -> str:
-        """The URL for an event: its suffix goes before a query, such as ?create=1."""
-        path, mark, query = url.partition("?")
-        return path.rstrip("/") + Ping.SUFFIXES[event] + mark + query
+
+def ping_address(url: str, event: str) -> str:
+    """The URL for an event: its suffix goes before a query, such as ?create=1."""
+    path, mark, query = url.partition("?")
+    return path.rstrip("/") + PING_SUFFIXES[event] + mark + query
 
 
 def ping_of(section: PingSection, event: str, body: str = "") -> Optional[Ping]:
     """What to call for "start", "success", "failure" or "log"; None: nothing. A start gets one
     try, for its run does not wait."""
     if section.url:
-        ping = Ping(url=Ping.address_of(section.url, event), body=body)
+        ping = Ping(url=ping_address(section.url, event), body=body)
     else:
         ping = Ping(url=getattr(section, f"{event}_url", ""), method="GET")
     tries = 1 if event == "start" else 3
@@ -1386,9 +1383,6 @@ def place_of(destination: Destination) -> str:
     if isinstance(destination, SmtpSection):
         return f"e-mail to {', '.join(destination.to_emails)}"
     return f"{destination.channel} at {host_of(destination.url)}"
-
-
-ChannelSection = TypeVar("ChannelSection", TelegramSection, WebhookSection, SmtpSection)
 
 
 @dataclass(frozen=True)
@@ -1744,7 +1738,7 @@ def default_channels(settings: Settings) -> tuple[Destination, ...]:
     return channels_of([settings.telegram, settings.webhook, settings.smtp])[0]
 
 
-def override(section: ChannelSection, chosen: dict[str, Any]) -> ChannelSection:
+def override(section: Any, chosen: dict[str, Any]) -> Any:
     """A channel's settings, with those over them that a server file holds; an empty object there
     changes nothing."""
     if chosen.get("chat_id", "") not in ("", vars(section).get("chat_id")):
@@ -1854,7 +1848,7 @@ def files_in(folder: Path) -> tuple[list[Path], list[Remark]]:
 
 def check_of(ping_url: str) -> str:
     """A monitor's check, whichever of its forms its URL has."""
-    return Ping.address_of(ping_url.replace("?create=1", ""), "success").lower()
+    return ping_address(ping_url.replace("?create=1", ""), "success").lower()
 
 
 def unique_keys_of(entry: Entry) -> Iterator[tuple[tuple[str, str], str]]:

@@ -377,8 +377,8 @@ DAMAGES = [
     ),
     damage(
         "the suffix of a ping goes behind the query",
-        'return path.rstrip("/") + Ping.SUFFIXES[event] + mark + query',
-        "return url + Ping.SUFFIXES[event]",
+        'return path.rstrip("/") + PING_SUFFIXES[event] + mark + query',
+        "return url + PING_SUFFIXES[event]",
         "test_pings.py::test_a_slug_that_is_made_by_the_first_call",
     ),
     damage(
