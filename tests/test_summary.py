@@ -338,7 +338,7 @@ def test_a_run_that_cannot_start_says_so_at_once(project: Project) -> None:
 def test_a_crontab_that_cannot_be_read_costs_nothing(
     project: Project, tab: Tab, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr(snapshots, "NEXT_RUN_SECONDS", 0.5)
+    monkeypatch.setattr(snapshots, "CRONTAB_SECONDS", 0.5)
     project.server("hetzner", 11, "web")
     telegram(project)
     mode(project, "summary")

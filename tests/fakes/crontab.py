@@ -27,11 +27,11 @@ class Crontab:
     """One call of the program."""
 
     def __init__(self, folder: Path, argument: str) -> None:
-        self.folder, self.argument = folder, argument
+        self.folder, self.argument = folder, argument[:99]  # as Debian's, without a word
         self.table = folder / "table"
-        kind = "-l" if argument == "-l" else "write"
+        kind = argument if argument.startswith("-") else "write"
         with open(folder / "calls", "a", encoding="utf-8") as calls:
-            calls.write(f"{kind if argument.startswith('/') else argument}\n")
+            calls.write(f"{kind}\n")
         number = (folder / "calls").read_text(encoding="utf-8").split("\n").count(kind)
         told = json.loads((folder / "mischief.json").read_text(encoding="utf-8")).get(kind, {})
         self.mischief: list[str] = told.get(str(number), told.get("*", []))
