@@ -9557,12 +9557,9 @@ class Setup:
         self, provider: str, server_id: str, name: str, keys: Mapping[str, Any]
     ) -> None:
         """A file named after the server; never in the place of another."""
-        try:
-            name = read_name(name)
-        except ValueError:
-            name = f"server-{server_id}"
+        name = one_line(name, 170).strip()
         if name in self.names:  # of two with one name, messages would not say which
-            name = f"{name[:170]}-{server_id}"
+            name += f"-{server_id}"
         self.names.add(name)
         top = next(top for top, key in TOP_KEYS.items() if key == provider)
         content = {top: {"id": int(server_id), "name": name, **keys}}
@@ -9818,30 +9815,32 @@ def parser() -> Parser:
     return result
 
 
-COMMANDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {  # and which of the flags that are not for all of them go with each
-        "run": ("files", "quiet", "dry_run", "now", "prune_only"),
-        "list": ("files", "quiet", "json", "nagios"),
-        "status": ("files", "quiet", "json", "nagios"),
-        "check": ("files", "quiet", "json"),
-        "report": ("files", "quiet"),
-        "install_cron": ("files", "quiet", "dry_run"),  # files: of five fields without quotes
-        "show_cron": ("quiet", "dry_run"),
-        "remove_cron": ("quiet", "dry_run"),
-        "setup": (),  # it asks, and is for all servers
-        "test_notifications": ("files", "quiet", "dry_run"),
+CRON_COMMANDS = ("install_cron", "show_cron", "remove_cron")
+COMMANDS = (*LOOKS, *CRON_COMMANDS, "setup", "test_notifications")  # instead of a run
+# The flags that do not go with everything, and what they go with; a FILE may be one of five fields
+# without quotes.
+GOES_WITH: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "files": ("run", *LOOKS, "install_cron", "test_notifications"),
+        "quiet": ("run", *LOOKS, *CRON_COMMANDS, "test_notifications"),
+        "dry_run": ("run", *CRON_COMMANDS, "test_notifications"),
+        "now": ("run",),
+        "prune_only": ("run",),
+        "json": ("list", "status", "check"),
+        "nagios": ("list", "status"),
     }
 )
 
 
 def flag_of(name: str) -> str:
-    """A name of COMMANDS, as people write it."""
+    """A name of GOES_WITH, as people write it."""
     other = {"run": "a run", "files": "FILE"}
     return other.get(name, "--" + name.replace("_", "-"))
 
 
 def arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    """What the command line says; its `command` is one of COMMANDS. Raises SnapshotsError."""
+    """What the command line says; its `command` is "run" or one of COMMANDS. Raises
+    SnapshotsError."""
     known = parser()
     try:
         args = known.parse_args(argv)
@@ -9850,11 +9849,11 @@ def arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     for name in args.files:
         if f"--{name}" in known.flags and not os.path.lexists(name):
             raise SnapshotsError(f"{name}: no such file, did you mean '--{name}'? (see --help)")
-    args.command = next((name for name in COMMANDS if getattr(args, name, None)), "run")
-    for name in itertools.chain(*COMMANDS.values()):
-        if getattr(args, name) and name not in COMMANDS[args.command]:
-            fits = [flag_of(command) for command, flags in COMMANDS.items() if name in flags]
-            way_out = f"write {' or '.join(fits)}" if args.command == "run" else "leave it out"
+    args.command = next((name for name in COMMANDS if getattr(args, name)), "run")
+    for name, commands in GOES_WITH.items():
+        if getattr(args, name) and args.command not in commands:
+            fits = " or ".join(map(flag_of, commands))
+            way_out = f"write {fits}" if args.command == "run" else "leave it out"
             flag, command = flag_of(name), flag_of(args.command)
             raise SnapshotsError(f"{flag} does not go with {command} ({way_out}; see --help)")
     return args
@@ -10052,7 +10051,7 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
     error_text = ""
     redact: Optional[Redactor] = None  # until it knows every credential
     try:
-        if args.command in ("install_cron", "show_cron", "remove_cron"):
+        if args.command in CRON_COMMANDS:
             cron_command(args, settings, path, world)
             return ExitStatus.OK
         if settings.problems:
