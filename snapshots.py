@@ -9193,10 +9193,6 @@ def write_report(path: Path, view: View) -> None:
 
 MAX_REFUSALS = 3  # more wrong credentials could lock an account
 ANSWER_TRIES = 20
-ANSWER_LIMIT = 10_000  # characters
-# What is no part of an answer: marks that a terminal in "bracketed paste mode" puts around what is
-# pasted, and the byte order mark of a file.
-PASTED = re.compile("^\ufeff|\x1b\\[20[01]~")
 CONTABO_PLANS = """\
 A Contabo plan has so many slots for snapshots (September 2026): 1 with Cloud
 VPS 4, 2 with Cloud VPS 6, 3 with Cloud VPS 8 to 18, 5 with Cloud VPS Plus and
@@ -9247,14 +9243,12 @@ class Dialogue:
         self.world.check()
         line, is_hidden = "", hidden and self.on_terminal
         try:
-            with signals_end_waiting(is_hidden):
+            with signals_end_waiting(is_hidden), contextlib.suppress(EOFError):
                 if is_hidden:
                     line = getpass.getpass(f"{question} ") + "\n"
                 else:
                     self.world.screen.prompt(f"{question} ")
-                    line = sys.stdin.readline(ANSWER_LIMIT) if sys.stdin else ""
-        except EOFError:
-            pass
+                    line = sys.stdin.readline() if sys.stdin else ""
         except (OSError, ValueError) as error:
             raise SnapshotsError(f"an answer cannot be read: {reason_of(error)}") from None
         finally:
@@ -9262,7 +9256,7 @@ class Dialogue:
                 self.say("")
         if not line:
             raise SnapshotsError("the answers ended too early")
-        return PASTED.sub("", line).strip()
+        return line.strip()
 
     def ask(
         self,
@@ -9505,8 +9499,6 @@ class Setup:
             "all" if left == rows else "none",
         )
         chosen = [row for row in (rows[number - 1] for number in answer) if row in left]
-        if len(chosen) < len(answer):
-            self.say("Those that are covered stay as they are.")
         keys = {**raw, **self.how_many(provider)} if chosen else {}
         for server_id, server in chosen:
             self.write_server(provider, server_id, server.names[0], keys)
@@ -9956,10 +9948,8 @@ def report_after_run(
         ask_machine(view, job)
         view_status(view, entries)
         write_report(settings.base / settings.report.file, view)
-    except SnapshotsError as error:
-        world.warn(str(error))
     except Exception as error:  # noqa: BLE001  (a bug in a page is no run's failure)
-        world.warn(f"{settings.report.file}: {message_of(error, world.redact)}")
+        world.warn(f"[REPORT] {message_of(error, world.redact)}")
 
 
 CRON_FIELD = re.compile(r"[0-9*][0-9*,/-]*|(?i:sun|mon|tue|wed|thu|fri|sat)[a-zA-Z,-]*")
