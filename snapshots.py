@@ -2771,7 +2771,7 @@ def count_at(content: Any, *path: str) -> Optional[int]:
 
 
 PENDING = re.compile(r"pending event|blocking events?", re.IGNORECASE)
-FULL = re.compile(r"(?=.*snapshot)(?=.*(limit|max))", re.IGNORECASE)  # not: something to be paid
+FULL = re.compile(r"[ -~]{0,200}\blimit of ([0-9]{1,6}) snapshots?\b", re.IGNORECASE)
 
 
 def explain(answer: Response) -> tuple[str, str]:
@@ -2838,7 +2838,7 @@ def outcome_of(status: int, code: Optional[str] = None, message: str = "") -> Ou
         return Outcome.LOST  # whoever says it knows nothing, and may have done anything
     if status in (402, 409, 423) and not (code or message):
         return Outcome.LOST
-    if status == 402 and FULL.search(message):
+    if status == 402 and FULL.match(message):  # nothing else that is to be paid
         return Outcome.LIMIT
     if status == 422 and PENDING.search(message):
         return Outcome.BUSY
@@ -7099,8 +7099,9 @@ def make_room_on_the_plan(turn: Turn, error: ApiError) -> None:
     turn.provider.check_server(turn.server.id)
     listing = turn.listing()
     ours, plan = turn.owned(listing), turn.plan_before(listing, 1)
-    found = re.search(r"limit of ([0-9]{1,6})\b", error.message)
-    why = why_no_slot(turn.server.policy, plan, ours, listing, int(found[1]) if found else None)
+    found = FULL.match(error.message)
+    assert found is not None  # noqa: S101  (that is what has made it a limit)
+    why = why_no_slot(turn.server.policy, plan, ours, listing, int(found[1]))
     if why:
         raise TurnError(f"{error}; {why}")
     oldest = plan.delete[0]
@@ -7127,11 +7128,11 @@ def why_no_slot(
     plan: Plan,
     ours: Sequence[Snapshot],
     listing: Sequence[Snapshot],
-    slots: Optional[int],
+    slots: int,
 ) -> str:
     """Why no snapshot can go to free a slot for the new one, and what to do; '' if one can.
 
-    plan: what is decided once the new one is there. slots: how many there are, if that is known.
+    plan: what is decided once the new one is there. slots: how many there are.
     """
     retain = policy.last
     if slots == 0:
@@ -7139,26 +7140,26 @@ def why_no_slot(
             "this plan has no snapshots at all (choose another product, or take this server out of"
             " configs_dir)"
         )
-    if slots is not None and (retain is None or retain > slots):
+    if retain is None or retain > slots:
         wanted = "all" if retain is None else str(retain)
         return (
             f"retain_last_snapshots is {wanted}, but the plan has {counted(slots, 'slot')}"
             f" (set it to {max(slots - 1, 1)}{', with replace_when_full' if slots == 1 else ''})"
         )
-    if slots is not None and len(listing) < slots:
+    if len(listing) < slots:
         return (
             f"{counted(slots - len(listing), 'slot')} of {slots} counted as used, but not listed:"
             " a deletion or another snapshot has not completed (run again later)"
         )
     if plan.delete:
         return ""
-    if retain is not None and len(plan.keep) >= retain:
+    if len(plan.keep) >= retain:
         return (
             f"the keep_ rules keep all of {counted(len(ours), 'snapshot')} beside the new one, and"
             " there is no slot for that (lower them)"
         )
     return (
-        f"{counted(len(listing) - len(ours), 'slot')} of {slots or len(listing)} held by snapshots"
+        f"{counted(len(listing) - len(ours), 'slot')} of {slots} held by snapshots"
         " that this tool did not make or may not delete (delete one by hand)"
     )
 

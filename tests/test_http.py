@@ -39,8 +39,7 @@ OUTCOMES = [
     (401, "token_readonly", "", Outcome.READ_ONLY),
     (402, "", "", Outcome.LOST),
     (402, "", "Total snapshots exceed the total max limit of 1 snapshots", Outcome.LIMIT),
-    (402, "", "Snapshot limit reached", Outcome.LIMIT),
-    (402, "", "Maximum number of snapshots reached", Outcome.LIMIT),
+    (402, "", "Snapshot limit reached", Outcome.REJECTED),
     (402, None, "Total snapshots exceed the total max limit of 1 snapshots", Outcome.LOST),
     (402, None, "Payment Required", Outcome.LOST),
     (402, "", "Request refused as it requires additional payed service", Outcome.REJECTED),
@@ -292,7 +291,7 @@ def test_every_status_has_its_outcome() -> None:
         (404, "not_found", "", Outcome.GONE),
         (409, "uniqueness_error", "", Outcome.REJECTED),
         (423, "protected", "", Outcome.PROTECTED),
-        (402, "", "Snapshot limit reached", Outcome.LIMIT),
+        (402, "", "above the limit of 1 snapshots", Outcome.LIMIT),
         (422, "", "Droplet already has a pending event.", Outcome.BUSY),
     ],
 )

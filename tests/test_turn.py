@@ -450,15 +450,16 @@ def test_contabo_slots_held_by_others_are_counted_without_ours(project: Project,
     assert old[0] in project.own(server)
 
 
-def test_contabo_a_limit_without_a_number_is_taken_from_the_listing(project: Project) -> None:
-    server = project.server("contabo", 31, "web", retain=1, slots=9)
-    for name in ("by hand", "by hand too"):
-        project.cloud.add_snapshot(server, name, project.clock.now() - timedelta(days=3))
+def test_contabo_a_limit_without_a_number_frees_no_slot(project: Project) -> None:
+    """Were it not the plan's, or still counted what has gone, each night would cost a snapshot."""
+    server = project.server("contabo", 31, "web", 1, slots=9, file={"replace_when_full": True})
+    old = project.history(server, 2)
     refusal = {"statusCode": 402, "message": "Snapshot limit reached"}
     project.cloud.fault(CREATE["contabo"], fake.status(402, json=refusal), times=None)
     result = project.run()
     assert result.code == 1
-    assert "2 slots of 2 held by snapshots that this tool did not make" in result.err
+    assert "HTTP 402: Snapshot limit reached" in result.err
+    assert (project.own(server), project.cloud.deleted) == (old, [])
 
 
 def test_contabo_slots_that_are_used_but_not_listed_are_counted(project: Project) -> None:
