@@ -93,7 +93,8 @@ TOP_KEYS = {
 def sealed(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
-    """No proxy, no netrc, no home of anybody's; a time zone that is not UTC and has DST."""
+    """No proxy, no netrc, no home of anybody's; a time zone that is not UTC and has DST; and no
+    history that a busy machine keeps from being written."""
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name in (
             "NETRC",
@@ -105,6 +106,7 @@ def sealed(
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
     monkeypatch.setenv("TZ", "Europe/Berlin")
+    monkeypatch.setattr(snapshots, "HISTORY_WAIT_SECONDS", 60.0)
     time.tzset()
     yield
     monkeypatch.undo()

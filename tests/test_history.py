@@ -7,6 +7,7 @@ import os
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
@@ -281,6 +282,31 @@ def test_a_full_disk_costs_one_warning(project: Project, monkeypatch: pytest.Mon
     result = project.run()
     assert (result.code, len(result.err.splitlines())) == (0, 1)
     assert "history.db: cannot be written: database or disk is full" in result.err
+
+
+@pytest.mark.proves("history-6")
+def test_a_disk_that_hangs_is_not_waited_for(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for an instant in all, and for another one at the end."""
+    connect, freed, asked = sqlite3.connect, threading.Event(), []
+
+    def hang(*args: Any, **more: Any) -> sqlite3.Connection:
+        asked.append(args)
+        freed.wait()
+        file: sqlite3.Connection = connect(*args, **more)
+        return file
+
+    server = project.server("hetzner", 31, "web")
+    monkeypatch.setattr(snapshots, "HISTORY_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(sqlite3, "connect", hang)
+    began = time.monotonic()
+    result = project.run()
+    assert time.monotonic() - began < 30
+    freed.set()
+    assert (result.code, len(asked), len(project.own(server))) == (0, 1, 1)
+    (line,) = result.err.splitlines()
+    assert "cannot be written: it takes too long (what this run did is missing there)" in line
 
 
 @pytest.mark.proves("history-6")
