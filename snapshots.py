@@ -8326,10 +8326,17 @@ def age_text(seconds: float) -> str:
 
 
 class View:
-    """What all documents are made from, and the document under way."""
+    """What a document is made from."""
 
     def __init__(self, kind: str, world: Runtime, settings: Settings) -> None:
-        self.world, self.settings, self.now = world, settings, world.clock.now()
+        self.kind, self.world, self.settings = kind, world, settings
+        self.now = world.clock.now()
+        self.servers: list[Document] = []
+        self.more: Document = {}  # what only this kind of document has
+        if kind == "status":
+            self.more = {"running": None, "last_run": None, "schedule": None, "_cron": []}
+        elif kind == "check":
+            self.more = {"findings": [], "uncovered_servers": []}
         self.findings: list[Finding] = []  # about all but how fresh servers are
         self.saw_nothing = False  # there was nothing that could be looked at
         self.holder: Optional[int] = None  # of the lock
@@ -8342,38 +8349,31 @@ class View:
         if self.past.problem and kind != "check":
             self.findings.append(("unknown", "", self.past.problem))
             self.saw_nothing = kind == "status"
-        self.document: Document = {
-            "schema": 1,
-            "kind": kind,
-            "version": __version__,
-            "host": world.hostname,
-            "generated_at": utc_text(self.now),
-            "result": "ok",
-            "problems": [],
-            "servers": [],
-        }
-        if kind == "status":
-            self.document.update(running=None, last_run=None, schedule=None)
-        elif kind == "check":
-            self.document.update(findings=[], uncovered_servers=[])
         self.cron = CronState()
 
     def finish(self) -> Document:
         """The document, now that all is known that is wrong ("problem") or could not be asked."""
         wrong = [finding for finding in self.findings if finding[0] in ("error", "unknown")]
         others = [": ".join(filter(None, finding[1:3])) for finding in wrong]
-        bad = [server for server in self.document["servers"] if server["state"] != "ok"]
-        if self.document["kind"] == "check":  # how fresh they are is not its business
+        bad = [server for server in self.servers if server["state"] != "ok"]
+        if self.kind == "check":  # how fresh they are is not its business
             bad, keys = [], ("level", "subject", "finding", "fix")
-            for finding in self.findings:
-                known = dict(itertools.zip_longest(keys, finding, fillvalue=""))
-                self.document["findings"].append(known)
+            filled = (itertools.zip_longest(keys, each, fillvalue="") for each in self.findings)
+            self.more["findings"] = [dict(finding) for finding in filled]
         levels = {finding[0] for finding in wrong} | {server["state"] for server in bad}
-        if levels:
-            self.document["result"] = "unknown" if levels == {"unknown"} else "problem"
-        texts = [f"{server['name']}: {server['state']}: {server['_why']}" for server in bad]
-        self.document.update(problems=others + texts, _others=others)
-        return self.document
+        result = "unknown" if levels == {"unknown"} else "problem"
+        return {
+            "schema": 1,
+            "kind": self.kind,
+            "version": __version__,
+            "host": self.world.hostname,
+            "generated_at": utc_text(self.now),
+            "result": result if levels else "ok",
+            "problems": others + [f"{s['name']}: {s['state']}: {s['_why']}" for s in bad],
+            "servers": self.servers,
+            "_others": others,
+            **self.more,
+        }
 
     def add_server(
         self, entry: Entry, newest: Optional[datetime], looked: bool, error: str
@@ -8412,7 +8412,7 @@ class View:
             "_why": why,
             "_newest_age": max(age, 0.0) if newest else None,
         }
-        self.document["servers"].append(server)
+        self.servers.append(server)
         return server
 
 
@@ -8444,9 +8444,9 @@ def ask_machine(view: View, job: CronJob) -> None:
             view.cron = cron_state(job, view.past, view.now, running is not None)
         except CrontabError as error:
             view.cron = CronState(remarks=[("unknown", str(error))])
-    if view.document["kind"] == "status":
-        view.document.update(running=running, last_run=last, schedule=schedule_of(view))
-        view.document["_cron"] = list(cron_findings(view))
+    if view.kind == "status":
+        view.more = {"running": running, "last_run": last, "schedule": schedule_of(view)}
+        view.more["_cron"] = list(cron_findings(view))
         view.findings += [(level, "", text) for level, text in view.cron.remarks]
         if last and last["ended_at"] is None:
             text = f"the run that began {shown_time(last['started_at'])} never ended"
@@ -8743,13 +8743,13 @@ def view_check(view: View, names: Sequence[str]) -> Iterator[Finding]:
             yield "error", bad.name, bad.error
     channels = sorted({d.channel for server in good for d in server.destinations})
     monitors = {host_of(getattr(settings.ping, key)) for key in readers_of(PingSection)} - {""}
-    if channels or monitors or any(server.ping_url for server in good):
-        yield "ok", "notifications", f"go over {', '.join(channels) or 'no channel'}"
-    else:
-        yield "warning", "notifications", NO_CHANNEL, "write --setup, unless something else watches"
     heard = (s.ping_url or any(d.notify_on_failure for d in s.destinations) for s in good)
-    unheard = [server.name for server, is_heard in zip(good, heard) if not is_heard]
-    if unheard and channels and not monitors:
+    unheard = [s.name for s, is_heard in zip(good, heard) if not (monitors or is_heard)]
+    if len(unheard) == len(good) and not channels:
+        yield "warning", "notifications", NO_CHANNEL, "write --setup, unless something else watches"
+    else:
+        yield "ok", "notifications", f"go over {', '.join(channels) or 'no channel'}"
+    if channels and unheard:
         text = f"nobody is notified of a failure of {Items(unheard, ', ').cut(200)}"
         way_out = "set enabled and notify_on_failure to true for a channel of theirs"
         yield "warning", "notifications", text, way_out
@@ -8774,7 +8774,7 @@ def view_check(view: View, names: Sequence[str]) -> Iterator[Finding]:
     for (provider, server_id), name in sorted(theirs.items()):
         if (provider, server_id) not in covered:
             uncovered = {"provider": provider, "server_id": server_id, "name": name}
-            view.document["uncovered_servers"].append(uncovered)
+            view.more["uncovered_servers"].append(uncovered)
             where = f"{PROVIDERS[provider].title} server {server_id}"
             fix = "write --setup, if it needs snapshots"
             yield "warning", name, f"{where} is covered by no server file", fix
@@ -8907,12 +8907,9 @@ def without_private(value: Any, redact: Redactor) -> Any:
 
 def verdict_line(document: Document) -> str:
     """'1 stale: mail; 2 never: db, web', or 'all well'."""
-    names: dict[str, list[str]] = {}
-    for server in document["servers"]:
-        names.setdefault(server["state"], []).append(server["name"])
     parts = []
     for state in STATES[:-1]:
-        some = sorted(names.get(state, ()))
+        some = sorted(s["name"] for s in document["servers"] if s["state"] == state)
         more = f" and {len(some) - 10} more" if len(some) > 10 else ""
         if some:
             parts.append(f"{len(some)} {state}: {', '.join(some[:10])}{more}")
