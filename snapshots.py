@@ -778,12 +778,10 @@ def finite_number(word: str) -> float:
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object without duplicate keys; of two equal ones nobody knows which is meant."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [key for key, _ in pairs]
-        twice = next(key for key in names if names.count(key) > 1)
-        raise ValueError(f"duplicate key {shown_key(twice)!r}")
-    return result
+    for key, count in collections.Counter(key for key, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"duplicate key {shown_key(key)!r}")
+    return dict(pairs)
 
 
 def parse_json(text: str) -> Any:
@@ -1482,13 +1480,13 @@ class IniEntry:
         """All lines of the value, without the empty ones behind it."""
         return IniText("\n".join(self.lines).rstrip())
 
-    def remark(self, path: Path, reason: str) -> Remark:
-        """Why it cannot be used, and where it is; never its text, which may hold a credential."""
+    def remark(self, path: Path, reason: str, level: Level) -> Remark:
+        """What is to be said of it, and where it is; never its text: that may be a credential."""
         place = f" [{shown_key(self.section)}]:" if self.section else ""
         if self.section and self.key:
             place = f" [{shown_key(self.section)}] {shown_key(self.key)!r}:"
-        text = f"{path}: line {self.line}:{place} {reason}"
-        return Remark(Level.PROBLEM, text)
+        where = self.section if level is Level.PROBLEM else ""
+        return Remark(level, f"{path}: line {self.line}:{place} {reason}", where)
 
 
 def parse_ini(text: str) -> list[IniEntry]:
@@ -1558,7 +1556,7 @@ def load_settings(path: Path, required: bool) -> Settings:
         problem = Remark(Level.PROBLEM, f"{path}: cannot be read: {reason_of(error)}")
         return dataclasses.replace(settings, remarks=(problem,))
     first = {(entry.section, entry.key): entry for entry in reversed(entries)}
-    problems = [(entry, entry.problem) for entry in entries if entry.problem]
+    found = [(entry, entry.problem, Level.PROBLEM) for entry in entries if entry.problem]
     sections: dict[str, dict[str, IniText]] = {}
     for entry in entries:
         texts = sections.setdefault(entry.section, {})
@@ -1567,47 +1565,44 @@ def load_settings(path: Path, required: bool) -> Settings:
     for section, texts in sections.items():
         if section in SECTIONS:
             chosen, wrong = read_values(texts, readers_of(SECTIONS[section]), path.parent)
-            problems += [(first[section, key], reason) for key, reason in wrong.items()]
+            found += [(first[section, key], wrong[key], Level.PROBLEM) for key in wrong]
             read = SECTIONS[section](**chosen)
             settings = dataclasses.replace(settings, **{section.lower(): read})
         elif section and (section, texts) != ("DEFAULT", {}):  # which the predecessor's sample has
             reason = f"unknown section{did_you_mean(section.upper(), SECTIONS)}"
-            problems.append((first[section, ""], reason))
-    for places, reason in conflicts(settings):
-        problems.append((next(first[place] for place in places if place in first), reason))
-    problems.sort(key=lambda problem: problem[0].line)
-    remarks = [entry.remark(path, reason) for entry, reason in problems]
-    remarks += [*settings_notes(settings), *secrets_notes(path, settings.secrets)]
+            found.append((first[section, ""], reason, Level.PROBLEM))
+    for places, reason, level in conflicts(settings):
+        found.append((next(first[place] for place in places if place in first), reason, level))
+    found.sort(key=lambda item: item[0].line)
+    remarks = [entry.remark(path, reason, level) for entry, reason, level in found]
+    remarks += secrets_notes(path, settings.secrets)
     return dataclasses.replace(settings, remarks=tuple(remarks))
 
 
-def conflicts(settings: Settings) -> Iterator[tuple[list[tuple[str, str]], str]]:
-    """Keys of snapshots.config that do not go together: where to say it, the first of these places
-    that is set, and what."""
-    smtp, ping = settings.smtp, settings.ping
+def conflicts(settings: Settings) -> Iterator[tuple[list[tuple[str, str]], str, Level]]:
+    """Keys of snapshots.config that do not go together, or are not wise: where to say it, the first
+    of these places that is set, and what."""
+    smtp, ping, seconds = settings.smtp, settings.ping, settings.timing.snapshot_creation_timeout
     if ping.url and (ping.start_url or ping.success_url or ping.failure_url):
-        yield [("PING", "url")], "takes the place of the other three (leave it or them out)"
+        reason = "takes the place of the other three (leave it or them out)"
+        yield [("PING", "url")], reason, Level.PROBLEM
+    if (ping.start_url or ping.failure_url) and not ping.success_url:
+        reason = "success_url is not set: nobody is alarmed where runs do not come"
+        yield [("PING", "failure_url"), ("PING", "start_url")], reason, Level.WARNING
     if smtp.user and smtp.security == "none" and not is_loopback(smtp.server):
         reason = "a password would travel in the clear (use starttls or tls)"
-        yield [("SMTP", "security"), ("SMTP", "user")], reason
+        yield [("SMTP", "security"), ("SMTP", "user")], reason, Level.PROBLEM
     files = (settings.log_path, settings.lock_path, settings.history_path)
     if len(set(map(os.path.normpath, files))) < len(files):
+        reason = "log, lock and history must be three files"
         places = [("FILES", "log_file"), ("FILES", "lock_file"), ("HISTORY", "file")]
-        yield places, "log, lock and history must be three files"
-
-
-def settings_notes(settings: Settings) -> Iterator[Remark]:
-    """What is allowed in snapshots.config, but not wise."""
-    timing, ping = settings.timing, settings.ping
-    if (ping.start_url or ping.failure_url) and not ping.success_url:
-        text = "[PING] success_url is not set: nobody is alarmed where runs do not come"
-        yield Remark(Level.WARNING, text)
-    if timing.snapshot_creation_timeout < 3600:
-        text = (
-            f"[TIMING] snapshot_creation_timeout: {timing.snapshot_creation_timeout:g} s is short:"
-            " a snapshot may take 1 to 3 minutes per GB of used disk (3600 or more is sensible)"
+        yield places, reason, Level.PROBLEM
+    if seconds < 3600:
+        reason = (
+            f"{seconds:g} s is short: a snapshot may take 1 to 3 minutes per GB of used disk (3600"
+            " or more is sensible)"
         )
-        yield Remark(Level.NOTE, text)
+        yield [("TIMING", "snapshot_creation_timeout")], reason, Level.NOTE
 
 
 IN_THE_CLEAR = "is http://: what is sent there can be read on the way"

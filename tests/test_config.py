@@ -302,7 +302,7 @@ def test_a_password_never_travels_in_the_clear(tmp_path: Path) -> None:
 def test_a_short_timeout_gets_a_hint(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, "[TIMING]\nsnapshot_creation_timeout = 900\n")
     (note,) = remarks_of(settings.remarks, snapshots.Level.NOTE)
-    assert "900 s is short" in note
+    assert ": line 2: [TIMING] 'snapshot_creation_timeout': 900 s is short: " in note
 
 
 def test_a_webhook_in_the_clear_gets_a_note_unless_it_stays_on_this_machine(tmp_path: Path) -> None:

@@ -601,10 +601,10 @@ def test_check_names_the_monitor_and_no_secret(project: Project) -> None:
 def test_check_warns_of_a_switch_that_nobody_holds(project: Project) -> None:
     project.config["PING"] = {"failure_url": f"{project.cloud.url}/push/{project.token('push')}"}
     project.server("hetzner", 11, "web")
-    text = "[PING] success_url is not set: nobody is alarmed where runs do not come"
+    text = "[PING] 'failure_url': success_url is not set: nobody is alarmed where runs do not come"
     result = project.run("--check")
     assert any(line.startswith("warning") and text in line for line in result.out.splitlines())
-    assert f"warning: {text}" in project.run().err
+    assert f"warning: {project.folder / 'snapshots.config'}: line " in project.run().err
 
 
 def test_an_http_url_is_worth_a_line(tmp_path: Path, project: Project) -> None:
