@@ -5444,23 +5444,25 @@ def greet(client: MailClient, section: SmtpSection, timeout: float) -> None:
 
     Of several addresses one that takes the connection and then says nothing gets half the time.
     """
-    context = ssl.create_default_context()
+    context, until = ssl.create_default_context(), time.monotonic() + timeout
     known = addresses_of(section.server, section.port)
     while True:
-        client.sock = connect_first(known, timeout)
-        known = [item for item in known if item[4] != client.sock.getpeername()]
-        client.sock.settimeout(timeout / 2 if known else timeout)
+        sock = client.sock = connect_first(known, timeout)
+        known = [item for item in known if item[4] != sock.getpeername()]
+        share = timeout / 2 if known else timeout
+        sock.settimeout(share)
+        patience = min(SILENT_SECONDS, share / 3)
         try:
             if section.security == "tls":
-                client.sock = context.wrap_socket(client.sock, server_hostname=section.server)
-            elif waits_for_tls(client.sock, section, context):
+                client.sock = context.wrap_socket(sock, server_hostname=section.server)
+            elif is_silent(sock, patience) and begins_with_tls(section, context, patience):
                 client.close()
                 raise DeliveryError(f"the port begins with TLS {WRONG_PORT}")
             code, words = client.getreply()
             break
         except (OSError, smtplib.SMTPServerDisconnected):
             client.close()
-            if not known:
+            if not known or time.monotonic() > until:
                 raise
     client.sock.settimeout(timeout)
     if code != 220:
@@ -5472,20 +5474,24 @@ def greet(client: MailClient, section: SmtpSection, timeout: float) -> None:
         client.ehlo_or_helo_if_needed()
 
 
-def waits_for_tls(sock: socket.socket, section: SmtpSection, context: ssl.SSLContext) -> bool:
-    """Does the server say nothing, and does a second connection get an answer to TLS, be it a bad
-    certificate?"""
-    timeout = sock.gettimeout() or 0
+def is_silent(sock: socket.socket, patience: float) -> bool:
+    """Does the other side say nothing for so many seconds, as one does that waits for our TLS?"""
+    timeout = sock.gettimeout()
+    sock.settimeout(patience)
     try:
-        sock.settimeout(min(SILENT_SECONDS, timeout / 3))
         sock.recv(1, socket.MSG_PEEK)
-        return False
     except socket.timeout:
-        second = connect_first(addresses_of(section.server, section.port), timeout)
+        return True
     finally:
         sock.settimeout(timeout)
+    return False
+
+
+def begins_with_tls(section: SmtpSection, context: ssl.SSLContext, timeout: float) -> bool:
+    """Does a new connection to that port get an answer to TLS, be it a bad certificate?"""
     try:
-        context.wrap_socket(second, server_hostname=section.server).close()
+        with connect_first(addresses_of(section.server, section.port), timeout) as sock:
+            context.wrap_socket(sock, server_hostname=section.server).close()
     except OSError as error:
         return isinstance(error, ssl.SSLCertVerificationError)
     return True

@@ -6,6 +6,7 @@ import email
 import hashlib
 import hmac
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -423,3 +424,26 @@ def test_an_address_of_the_mail_server_that_says_nothing_is_left_for_the_next(
     assert (result.code, result.err, len(server.mails)) == (0, "", 1)
     assert silent.taken() > 0
     silent.close()
+
+
+@pytest.mark.proves("wild-7")
+def test_a_server_that_takes_one_connection_and_greets_late_is_waited_for(
+    project: Project, post: PostOffice
+) -> None:
+    """Another connection cannot show then whether it waits for our TLS."""
+    post.open()
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def greet_late() -> None:
+        connection, _ = listener.accept()
+        listener.close()
+        time.sleep(1.2)
+        connection.sendall(b"421 too many connections\r\n")
+        connection.close()
+
+    threading.Thread(target=greet_late, daemon=True).start()
+    project.config["SMTP"].update(port=listener.getsockname()[1], timeout=3, retries=1)
+    project.server("hetzner", 11)
+    result = project.run()
+    assert_undelivered(result, 1)
+    assert "the server greets with 421 too many connections" in result.err
