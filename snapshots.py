@@ -6053,8 +6053,7 @@ CREATE TABLE turn (run TEXT, provider TEXT, server_id TEXT, name TEXT, ended_at 
     error TEXT, warnings TEXT);
 CREATE INDEX turn_ended ON turn (ended_at);
 CREATE TABLE server (provider TEXT, server_id TEXT, name TEXT, looked_at TEXT, newest_at TEXT,
-    kept INTEGER, stored_gb REAL, success_at TEXT, failure_at TEXT, failed INTEGER, error TEXT,
-    unpruned INTEGER,
+    success_at TEXT, failure_at TEXT, failed INTEGER, error TEXT, unpruned INTEGER,
     PRIMARY KEY (provider, server_id));
 CREATE TABLE entry (installed_at TEXT)
 """  # times as in utc_text; lists as JSON; progress: see `progress_of`, null once a run has ended;
@@ -6114,13 +6113,8 @@ class History:
     def saw(self, server: Server, ours: Sequence[Snapshot]) -> None:
         """A complete listing has shown these snapshots of ours."""
         now = self.world.clock.now()
-        self._put_server(
-            server,
-            looked_at=utc_text(now),
-            newest_at=utc_text(newest_of(ours, now)),
-            kept=len(ours),
-            stored_gb=total_or_none(s.size_gb for s in ours),
-        )
+        newest = newest_of(ours, now)
+        self._put_server(server, looked_at=utc_text(now), newest_at=utc_text(newest))
 
     def progress(self, how_far: Mapping[str, Any]) -> None:
         """How far the run is, in the words of `progress_of`; all that is new is written."""
@@ -6131,7 +6125,6 @@ class History:
         """A turn has ended."""
         server, ended = report.server, utc_text(report.ended)
         sizes = {s.id: s.size_gb for s, _ in report.kept}
-        stored = total_or_none(sizes.values()) if report.kept else None
         values = {
             "run": self.id,
             "provider": server.provider,
@@ -6143,7 +6136,7 @@ class History:
             "snapshot": report.snapshot_name,
             "size_gb": sizes.get(report.snapshot_id),
             "kept": json.dumps([s.name for s, _ in report.kept]),
-            "stored_gb": stored,
+            "stored_gb": total_or_none(sizes.values()) if report.kept else None,
             "deleted": json.dumps([s.name for s in report.deleted]),
             "error": report.error,
             "warnings": json.dumps(report.warnings),
@@ -6152,9 +6145,7 @@ class History:
         if isinstance(server, BadServer):
             return
         if report.success:
-            counts = {"kept": report.total_snapshots, "stored_gb": stored}
-            counts["unpruned"] = report.unpruned
-            self._put_server(server, success_at=ended, failed=0, **counts)
+            self._put_server(server, success_at=ended, failed=0, unpruned=report.unpruned)
         else:
             left = {"unpruned": 1} if report.unpruned else {}  # what an earlier turn has left stays
             self._put_server(server, failure_at=ended, failed=1, error=report.error, **left)

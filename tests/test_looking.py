@@ -850,7 +850,7 @@ def test_status_of_a_thousand_servers_and_a_year_is_quick(project: Project) -> N
                    json.dumps(["x-20250101030000"] * 7), 16.1, "[]", "", "[]")  # fmt: skip
             file.executemany(f"INSERT INTO turn VALUES ({','.join('?' * 14)})", [row] * 1000)
         for n in range(1000):
-            file.execute("INSERT INTO server VALUES ('hetzner', ?, ?, ?, ?, 7, 16.1, ?, NULL, 0, NULL, 0)",
+            file.execute("INSERT INTO server VALUES ('hetzner', ?, ?, ?, ?, ?, NULL, 0, NULL, 0)",
                          (str(1000 + n), f"server{n}", at, at, at))  # fmt: skip
         file.commit()
 
