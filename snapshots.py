@@ -7259,18 +7259,6 @@ def count_what_is_left(turn: Turn, error_text: str, reachable: bool) -> str:
     return f"{error_text}; after the oldest {did} deleted to make room, the server has {left}"
 
 
-def try_reading(turn: Turn, read: Callable[[], object]) -> Optional[Report]:
-    """How a look at one server went: a failure costs no other server its own. None: not due."""
-    error_text = ""
-    try:
-        read()
-    except NotDueError:
-        return None
-    except Exception as error:  # noqa: BLE001  (as in take_turn)
-        error_text = message_of(error, turn.world.redact)
-    return Report(turn.server, success=not error_text, error=error_text)
-
-
 def describe_plan(turn: Turn, prunes_only: bool, unpruned: bool) -> list[str]:
     """--dry-run: what a run would do, from reads alone, with the reason for each. Raises
     NotDueError. unpruned: is the server pruned even if it is not due?"""
@@ -7530,11 +7518,38 @@ def progress_of(fleet: Fleet) -> dict[str, Any]:
     }
 
 
+LOOK_RETRY_SECONDS = 20.0  # somebody waits for the answer
+LOOKS_AT_ONCE = 200  # threads
+
+
+def read_at_once(
+    world: Runtime, settings: Settings, entries: Sequence[Entry], read: Callable[[Turn], object]
+) -> Fleet:
+    """All servers' turns, in which only read is called; a failure costs no other server its own."""
+    world.max_retry_seconds = LOOK_RETRY_SECONDS
+    timing = dataclasses.replace(
+        settings.timing, delay_between_servers=0, max_parallel=LOOKS_AT_ONCE
+    )
+    fleet = Fleet(world, dataclasses.replace(settings, timing=timing), lambda report: None)
+
+    def act(turn: Turn) -> Optional[Report]:
+        error_text = ""
+        try:
+            read(turn)
+        except NotDueError:
+            return None
+        except Exception as error:  # noqa: BLE001  (as in take_turn)
+            error_text = message_of(error, world.redact)
+        return Report(turn.server, success=not error_text, error=error_text)
+
+    fleet.run(entries, act)
+    return fleet
+
+
 def dry_run(
     settings: Settings, entries: Sequence[Entry], world: Runtime, prunes_only: bool
 ) -> ExitStatus:
     """Show what a run would do: reads only; no lock, no notification, no log file."""
-    world.max_retry_seconds = LOOK_RETRY_SECONDS
     lines: dict[str, list[str]] = {}
     holder = None
     with contextlib.suppress(LockError):
@@ -7549,13 +7564,12 @@ def dry_run(
             lines[turn.server.source] = [f"{turn}: {error}"]
             raise
 
-    timing = dataclasses.replace(settings.timing, delay_between_servers=0)
-    fleet = Fleet(world, dataclasses.replace(settings, timing=timing), lambda report: None)
-    reports = fleet.run(entries, lambda turn: try_reading(turn, lambda: describe(turn)))
+    fleet = read_at_once(world, settings, entries, describe)
     for index, entry in enumerate(entries):
         world.screen.out(*lines.get(entry.source, ()))
         if index in fleet.reports and not fleet.reports[index].success:
             world.screen.problem(f"{entry.name}: {fleet.reports[index].error}")
+    reports = list(fleet.reports.values())
     line = summary_line(reports, 0, len(fleet.not_due))
     world.screen.out(f"{line} (dry run: nothing was changed)")
     return exit_status(reports)
@@ -8302,8 +8316,6 @@ def change_cron(
 # output renders it. Its keys stand in the README; those that begin with _ are for people alone.
 
 LOOKS = ("list", "status", "check", "report")
-LOOK_RETRY_SECONDS = 20.0  # somebody waits for the answer
-LOOKS_AT_ONCE = 200  # threads
 STATES = ("never", "stale", "failed", "unknown", "ok")  # of a server, the worst first
 Document = dict[str, Any]
 Learned = tuple[Sequence[Snapshot], Optional[tuple[float, str]]]  # an account's listing and price
@@ -8560,28 +8572,18 @@ def ask_accounts(
     """For each account its servers, what ask has learned of them, and why it failed; all accounts
     are asked at once. whole: also where each server has a listing of its own; else each of those is
     an account of its own."""
-    units: dict[tuple[str, ...], list[Server]] = {}
+    accounts: dict[tuple[str, ...], list[Server]] = {}
     for server in servers:
         alone = () if whole or PROVIDERS[server.provider].lists_account else (server.source,)
-        units.setdefault((server.provider, *server.credentials, *alone), []).append(server)
-    unit_of = {unit[0].source: unit for unit in units.values()}
-    answers: dict[str, T] = {}
+        accounts.setdefault((server.provider, *server.credentials, *alone), []).append(server)
+    units, answers = list(accounts.values()), dict[int, T]()
 
     def read(turn: Turn) -> None:
-        source = turn.server.source
-        answers[source] = ask(turn, unit_of[source])
+        answers[turn.place] = ask(turn, units[turn.place])
 
-    view.world.max_retry_seconds = LOOK_RETRY_SECONDS
-    timing = dataclasses.replace(
-        view.settings.timing, delay_between_servers=0, max_parallel=LOOKS_AT_ONCE
-    )
-    fleet = Fleet(
-        view.world, dataclasses.replace(view.settings, timing=timing), lambda report: None
-    )
-    firsts = [unit[0] for unit in unit_of.values()]
-    for report in fleet.run(firsts, lambda turn: try_reading(turn, lambda: read(turn))):
-        source = report.server.source
-        yield unit_of[source], answers.get(source), report.error
+    fleet = read_at_once(view.world, view.settings, [unit[0] for unit in units], read)
+    for index, unit in enumerate(units):
+        yield unit, answers.get(index), fleet.reports[index].error
 
 
 # --- --list ---
