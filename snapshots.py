@@ -1012,6 +1012,11 @@ def check_url(text: str) -> SplitResult:
     return parts
 
 
+def is_in_the_clear(url: SplitResult) -> bool:
+    """Can what is sent there be read on the way?"""
+    return url.scheme == "http" and not is_loopback(url.hostname or "")
+
+
 def host_of(url: str) -> str:
     """Where a URL leads, without what may be secret."""
     return urlsplit(url).netloc.rpartition("@")[2]
@@ -1025,7 +1030,7 @@ def read_endpoint(value: Any) -> str:
         raise ValueError("must not hold a user name or password")
     if parts.query or parts.fragment:
         raise ValueError("must not hold a query or fragment")
-    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+    if is_in_the_clear(parts):
         raise ValueError("must start with https:// (a token would travel in the clear)")
     return text.rstrip("/")
 
@@ -1396,7 +1401,7 @@ class Endpoints:
     telegram_url: str = option("https://api.telegram.org", read_endpoint)
 
 
-# --- snapshots.config ---
+# --- reading snapshots.config ---
 
 
 @dataclass(frozen=True)
@@ -1605,17 +1610,14 @@ def conflicts(settings: Settings) -> Iterator[tuple[list[tuple[str, str]], str, 
         yield [("TIMING", "snapshot_creation_timeout")], reason, Level.NOTE
 
 
-IN_THE_CLEAR = "is http://: what is sent there can be read on the way"
-
-
 def secrets_notes(
     path: Path, secrets: Mapping[str, SecretText], where: str = ""
 ) -> Iterator[Remark]:
     """What is allowed of the credentials that a file brings, by their keys, but not wise."""
-    for key, url in secrets.items():
-        leaves = url.startswith("http://") and not is_loopback(urlsplit(url).hostname or "")
-        if url.is_url and leaves:
-            yield Remark(Level.NOTE, f"{key}: {IN_THE_CLEAR}", where)
+    for key, value in secrets.items():
+        if value.is_url and is_in_the_clear(urlsplit(value)):
+            text = f"{key}: is http://: what is sent there can be read on the way"
+            yield Remark(Level.NOTE, text, where)
     if any(value.literal for value in secrets.values()):
         yield from open_to_others(path)
 
