@@ -1177,6 +1177,40 @@ def test_an_account_is_not_locked_by_wrong_credentials(guide: Guide) -> None:
     assert "; nothing was made (write --setup again to go on)" in terminal.shown
 
 
+@pytest.mark.proves("setup-5")
+def test_what_a_channel_lacks_leads_back_to_the_choice_of_channels_three_times(
+    guide: Guide,
+) -> None:
+    """A bot that is none, a chat that is not there, a webhook that is not active."""
+    guide.account("hetzner", web=1)
+    token, choice = guide.bot(written(4711)), "How to notify you of failures"
+    terminal = Terminal(guide)
+    for question, answer in (
+        ("Which provider", "hetzner"),
+        ("api_token", guide.credentials()[0]),
+        ("[all]: ", ""),
+        ("[3]: ", ""),
+    ):
+        terminal.say(question, answer)
+    terminal.say(choice, "telegram")
+    terminal.say("bot_token (is not shown): ", "4711:CANARY-of-no-bot")
+    terminal.see("telegram cannot be used: HTTP 401: Unauthorized")
+    terminal.say(choice, "telegram", 2)
+    terminal.say("bot_token (is not shown): ", token, 2)
+    terminal.say("look again): ", "66666")
+    terminal.see("chat not found")
+    terminal.say(choice, "webhook", 3)
+    terminal.say("url (is not shown): ", f"{guide.cloud.url}/hook/inactive")
+    assert terminal.end() == 1
+    assert terminal.shown.count("Try again.") == 2
+    last = terminal.shown.splitlines()[-1]
+    assert last.startswith("snapshots: setup: webhook cannot be used: ")
+    assert last.endswith(
+        f"; made so far: {guide.configs / 'web.json'} (write --setup again to go on)"
+    )
+    assert "enabled" not in guide.config.read_text()
+
+
 @pytest.mark.proves("setup-3")
 def test_answers_may_have_the_ends_of_lines_of_windows(guide: Guide) -> None:
     guide.account("hetzner", web=1)
