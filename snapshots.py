@@ -9288,8 +9288,8 @@ class Dialogue:
         return self.choose(question, ("yes", "no"), default) == "yes"
 
     def refused(self, reason: str) -> None:
-        """What was given is no good elsewhere: told, and to be asked for again, if somebody is
-        there. Raises SnapshotsError."""
+        """An account or a channel refuses what was given: say so, for it is asked for again.
+        Raises SnapshotsError where nobody is there, or too often."""
         self.refusals += 1
         if not self.on_terminal or self.refusals >= MAX_REFUSALS:
             raise SnapshotsError(reason)
@@ -9953,9 +9953,10 @@ def quotes_missing(when: str, files: Sequence[str]) -> str:
     """What to write instead of WHEN without quotes, where the shell has put files for each `*`."""
     if not CRON_FIELD.fullmatch(when):
         return "takes no FILE: one entry is for all servers of a configuration"
-    begin = [when, *itertools.takewhile(CRON_FIELD.fullmatch, files)][:5]
-    end = files[-1:] if len(begin) <= len(files) and CRON_FIELD.fullmatch(files[-1]) else []
-    fields = [*[*begin, "*", "*", "*", "*"][: 5 - len(end)], *end]
+    fields = [word if CRON_FIELD.fullmatch(word) else "*" for word in (when, *files)]
+    while len(fields) > 5 and "*" in fields:  # each stands for one file, of several for each `*`
+        fields.remove("*")
+    fields = [*fields, "*", "*", "*"][:5]
     return f'put the five fields in quotes: --install-cron "{" ".join(fields)}"'
 
 
