@@ -5585,7 +5585,8 @@ def send_mail(section: SmtpSection, message: email.message.EmailMessage, timeout
         if client.sock is not None:
             with contextlib.suppress(smtplib.SMTPException, OSError):
                 client.quit()
-            client.close()
+            with contextlib.suppress(OSError):
+                client.close()
 
 
 # --- sending ---
@@ -5998,8 +5999,8 @@ def send_test_messages(
             out(f"{line} delivered")
         except SnapshotsError as error:
             problems.append(f"{line} not delivered: {error}")
-    literal = [key for key in readers_of(PingSection) if getattr(settings.ping, key)]
-    for key in literal if not settings.ping.url else ():
+    literal = [k for k in readers_of(PingSection) if k != "url" and getattr(settings.ping, k)]
+    for key in literal:
         out(f"[PING] {key}: not tested: a call would count")
     if not (messages or literal):
         problems.append(f"{NO_CHANNEL} (write --setup)")
