@@ -7806,10 +7806,6 @@ class CrontabError(SnapshotsError):
     """The crontab is not as it should be, or was not changed."""
 
 
-class UnreadableCrontabError(CrontabError):
-    """Nobody knows what the crontab holds."""
-
-
 @dataclass(frozen=True)
 class CronJob:
     """What cron is to start; all paths are absolute."""
@@ -7860,9 +7856,10 @@ class CronEntry:
 
     where: str  # "crontab of root, line 5"
     line: str
-    schedule: Optional[Schedule]  # None: nothing that --install-cron would write, as "@reboot"
+    config: str  # of its block, or what its command names
     by_hand: bool  # outside of any block
-    remarks: Sequence[CronRemark] = ()  # an "error": it cannot start anything
+    schedule: Optional[Schedule]  # None: nothing that --install-cron would write, as "@reboot"
+    problem: str = ""  # why there is none
 
 
 def cron_job(named: Optional[str], settings: Settings) -> CronJob:
@@ -7921,7 +7918,7 @@ def read_crontab() -> str:
     """
     content, problem = run_crontab()
     if problem and (content or not NO_CRONTAB.fullmatch(problem)):
-        raise UnreadableCrontabError(f"crontab -l: {problem}")
+        raise CrontabError(f"crontab -l: {problem}")
     return CRONTAB_HEADER.sub("", content.decode("utf-8", "surrogateescape"))
 
 
@@ -7942,24 +7939,23 @@ def save_crontab(text: str, path: Path) -> None:
 
 
 def change_crontab(
-    job: CronJob, schedule: Optional[Schedule], clock: Clock, dry_run: bool
-) -> tuple[str, str, Optional[Path]]:
-    """Put the block into the crontab, or take it out; returns the old text, the new one, and the
-    copy of the old one, or None if nothing was written.
+    old: str, job: CronJob, schedule: Optional[Schedule], clock: Clock
+) -> tuple[str, Path]:
+    """Put the block into the crontab, which holds the old text, or take it out; returns the new
+    text, and where the one before was saved.
 
     Raises CrontabError if the crontab is not exactly as it should be afterwards.
     """
     stamp = f"{local_time(clock.now()):%Y%m%d%H%M%S}-{uuid.uuid4().hex[:8]}"
     backup, draft = (job.logs_dir / f"crontab-{stamp}.{ending}" for ending in ("bak", "new"))
     for _ in range(10):
-        old = read_crontab()
         new = changed_text(old, job, schedule)
-        if new == old or dry_run:
-            return old, new, None
         save_crontab(old, backup)
-        if read_crontab() == old:
+        now = read_crontab()
+        if now == old:
             break
         backup.unlink()
+        old = now
     else:
         raise CrontabError(
             "the crontab keeps changing while it is being written; nothing was changed"
@@ -7970,7 +7966,7 @@ def change_crontab(
     try:
         now = read_crontab()
         if now == new:
-            return old, new, backup
+            return new, backup
         if set(now.split("\n")) - set(old.split("\n")) - set(new.split("\n")):
             problem = "somebody else has changed the crontab just now: it was left as it is"
         elif now == old:
@@ -7980,26 +7976,26 @@ def change_crontab(
             _, refusal = run_crontab(backup)
             problem = "lines of the crontab were lost; "
             problem += "it is as before again" if read_crontab() == old else refusal
-    except UnreadableCrontabError as error:  # after something was written
+    except CrontabError as error:  # after something was written
         problem = f"{error}; what is in the crontab now is not known: ask crontab -l again"
     raise CrontabError(f"{problem} (as it was before: {backup})")
 
 
-def blocks_of(lines: Sequence[str]) -> list[tuple[str, range]]:
-    """The configuration of each block, and the indexes of its lines.
+def blocks_of(lines: Sequence[str]) -> dict[int, str]:
+    """The index of each line that is in a block, and the block's configuration.
 
     Raises CrontabError if a BEGIN or an END stands alone.
     """
     edges = [(n, edge) for n, edge in enumerate(map(BLOCK_EDGE.fullmatch, lines)) if edge]
-    blocks: list[tuple[str, range]] = []
+    block_of: dict[int, str] = {}
     for (begin, first), (end, last) in zip(edges[::2], [*edges[1::2], (0, None)]):
         if last is None or (first[1], last[1], first[2]) != ("BEGIN", "END", last[2]):
             raise CrontabError(
                 f"crontab, line {begin + 1}: half a block for {first[2]}: its BEGIN or its END is"
                 f" missing (correct it with crontab -e): {lines[begin]}"
             )
-        blocks.append((first[2], range(begin, end + 1)))
-    return blocks
+        block_of.update(dict.fromkeys(range(begin, end + 1), first[2]))
+    return block_of
 
 
 def changed_text(text: str, job: CronJob, schedule: Optional[Schedule]) -> str:
@@ -8013,22 +8009,19 @@ def changed_text(text: str, job: CronJob, schedule: Optional[Schedule]) -> str:
                 f"{entry.where}: starts {SCRIPT} as well, which would make two runs (take that"
                 f" line out first): {entry.line}"
             )
-    lines = text.split("\n")[: -1 if text.endswith("\n") or not text else None]
-    own = [
-        rows
-        for config, rows in blocks_of(lines)
-        if os.path.realpath(config) == os.path.realpath(job.config)
-    ]
+    lines = text.removesuffix("\n").split("\n") if text else []
+    config = os.path.realpath(job.config)
+    own = [n for n, named in blocks_of(lines).items() if os.path.realpath(named) == config]
     if not own and not schedule:
         return text
-    if sum(map(len, own)) > 3 or any(SCRIPT not in lines[n] for rows in own for n in rows):
+    if len(own) > 3 or any(SCRIPT not in lines[n] for n in own):
         raise CrontabError(
-            f"crontab, line {own[-1].start + 1}: a second block for {job.config}, or one that holds"
-            " more than its entry (correct it with crontab -e)"
+            f"crontab, line {own[0] + 1}: a second block for {job.config}, or one that holds more"
+            " than its entry (correct it with crontab -e)"
         )
-    place = own[0] if own else range(len(lines), len(lines))
-    block = job.block(schedule) if schedule else []
-    return "".join(f"{line}\n" for line in [*lines[: place.start], *block, *lines[place.stop :]])
+    first = own[0] if own else len(lines)
+    lines[first : first + len(own)] = job.block(schedule) if schedule else []
+    return "".join(f"{line}\n" for line in lines)
 
 
 def configs_of(command: str, script: Path) -> Iterator[str]:
@@ -8056,58 +8049,51 @@ def entries_in(text: str, job: CronJob) -> list[CronEntry]:
     directory has gone: it may have been moved to where this one is.
     """
     lines = text.split("\n")
-    block_of = {n: config for config, rows in blocks_of(lines) for n in rows}
+    block_of = blocks_of(lines)
     entries: list[CronEntry] = []
     for index, line in enumerate(lines):
         match = CRON_LINE.fullmatch(line)
         if not match:
             continue
-        expression, command = match.groups()
         by_hand = index not in block_of
         ours = [
             config
-            for config in (configs_of(command, job.script) if by_hand else [block_of[index]])
+            for config in (configs_of(match[2], job.script) if by_hand else [block_of[index]])
             if os.path.realpath(config) == os.path.realpath(job.config)
             or not os.path.exists(config if by_hand else os.path.dirname(config))
         ]
-        if not ours:
-            continue
-        schedule: Optional[Schedule] = None
-        remarks: list[CronRemark] = []
-        try:
-            schedule = parse_schedule(expression)
-        except ValueError as error:
-            remarks.append(("warning", str(error)))
-        if re.search(r"^\s*CRON_TZ\s*=", text, re.MULTILINE):
-            remarks.append(
-                ("warning", "CRON_TZ is set there, which moves the starts in some crons")
-            )
-        way_out = "write --install-cron again"
-        if by_hand:
-            way_out = "correct the line with crontab -e"
-        elif not os.path.exists(os.path.dirname(ours[0])):
-            old = shlex.quote(ours[0])
-            way_out = f"moved? write --remove-cron --config {old}, then --install-cron"
-        remarks += wrong_in(command, job, way_out)
-        where = f"{whose_crontab()}, line {index + 1}"
-        remarks = [(level, f"{where}: {text}") for level, text in remarks]
-        entries.append(CronEntry(where, line.strip(), schedule, by_hand, remarks))
+        if ours:
+            schedule, problem = None, ""
+            try:
+                schedule = parse_schedule(match[1])
+            except ValueError as error:
+                problem = str(error)
+            where = f"{whose_crontab()}, line {index + 1}"
+            entries.append(CronEntry(where, line.strip(), ours[0], by_hand, schedule, problem))
     return entries
 
 
-def wrong_in(command: str, job: CronJob, way_out: str) -> Iterator[CronRemark]:
-    """What is wrong with a command of a crontab; way_out: where something is not there."""
-    to_run = command.partition(">")[0]
+def wrong_in(entry: CronEntry, job: CronJob) -> Iterator[CronRemark]:
+    """What is wrong with an entry. An "error": it cannot start anything."""
+    if entry.problem:
+        yield "warning", entry.problem
+    to_run = entry.line.partition(">")[0]
     words = to_run.split()
     with contextlib.suppress(ValueError):  # quotes that are not closed
         words = shlex.split(to_run)
     missing = [word for word in words if word.startswith("/") and not os.path.exists(word)]
     folder = dict(zip(words, words[1:])).get("cd", "")
     if missing:
+        way_out = "write --install-cron again"
+        if entry.by_hand:
+            way_out = "correct the line with crontab -e"
+        elif not os.path.exists(os.path.dirname(entry.config)):
+            old = shlex.quote(entry.config)
+            way_out = f"moved? write --remove-cron --config {old}, then --install-cron"
         yield "error", f"{missing[0]} is not there ({way_out})"
     elif job.command[0] not in [os.path.join(folder, word) for word in words]:
         yield "warning", f"it is run by another Python than this, {job.command[0]}"
-    if re.search(r"(?<!\\)%", command):
+    if re.search(r"(?<!\\)%", entry.line):
         yield "warning", "a % ends the command there (write \\% with crontab -e)"
 
 
@@ -8156,9 +8142,16 @@ class CronState:
 
 def cron_state(job: CronJob, past: Past, now: datetime, running: bool) -> CronState:
     """Read the crontab, and see whether the history shows the runs. Raises SnapshotsError."""
-    zone, entries = machine_zone(), entries_in(read_crontab(), job)
+    zone, text = machine_zone(), read_crontab()
+    entries = entries_in(text, job)
     gaps = [longest_gap(entry.schedule, now.date()) for entry in entries if entry.schedule]
-    remarks = [remark for entry in entries for remark in entry.remarks]
+    remarks = [
+        (level, f"{entry.where}: {text}")
+        for entry in entries
+        for level, text in wrong_in(entry, job)
+    ]
+    if entries and re.search(r"^\s*CRON_TZ\s*=", text, re.MULTILINE):
+        remarks.append(("warning", "CRON_TZ is set in the crontab: some crons start by that zone"))
     ends = [(moment_of(run["started_at"]), moment_of(run["ended_at"])) for run in past.runs]
     moments = [moment_of(past.entry_since), *itertools.chain(*ends[:1])]
     limit = now + CLOCK_MAY_DIFFER  # what is later was written while the clock was wrong
@@ -8286,26 +8279,28 @@ def change_cron(
     if schedule:
         screen.out(*job.block(schedule))
     try:
-        old, new, backup = change_crontab(job, schedule, history.world.clock, dry_run)
-    except UnreadableCrontabError as error:
+        old = read_crontab()
+    except CrontabError as error:
         way_out = f"take the block of {job.config} out with crontab -e"
         if schedule:
             screen.out(*systemd_units(job, schedule).split("\n"))
             way_out = "put the block above in with crontab -e, or use the systemd timer above"
         raise CrontabError(f"{error}; nothing was written ({way_out})") from None
+    new = changed_text(old, job, schedule)
     if dry_run:
         gone = [line for line in old.split("\n") if line not in new.split("\n")]
         screen.out(*(f"would be taken out: {line}" for line in gone))
         screen.out("dry run: nothing was written")
-    elif backup:
+    elif new == old:
+        found = "this entry is there already" if schedule else f"no entry for {job.config}"
+        screen.out(f"{whose_crontab()}: {found}; nothing was changed")
+    else:
+        new, backup = change_crontab(old, job, schedule, history.world.clock)
         done = "the entry is in place" if schedule else "the entry was taken out"
         screen.out(f"{whose_crontab()}: {done} (as it was before: {backup})")
         problem = history.entry_is_new()
         if problem:
             history.world.warn(f"{history.path}: cannot be written: {problem}")
-    else:
-        found = "this entry is there already" if schedule else f"no entry for {job.config}"
-        screen.out(f"{whose_crontab()}: {found}; nothing was changed")
     for entry in entries_in(new, job):
         if entry.by_hand:
             screen.problem(
