@@ -6153,7 +6153,7 @@ class History:
             left = {"unpruned": 1} if report.unpruned else {}  # what an earlier turn has left stays
             self._put_server(server, failure_at=ended, failed=1, error=report.error, **left)
 
-    def end(self, status: Optional[ExitStatus]) -> None:
+    def end(self, status: ExitStatus) -> None:
         """The run has ended; what is too old goes."""
         now = self.world.clock.now()
         ended = "UPDATE run SET ended_at = ?, exit_status = ? WHERE id = ?"
@@ -8541,6 +8541,7 @@ def status_lines(document: Document, width: Optional[int]) -> Iterator[str]:
         times = (shown_time(server["last_success_at"]), shown_time(server["last_failure_at"]))
         rows.append((server["name"], server["state"].upper(), *times, why))
     yield from aligned(rows, width)
+    yield f"RESULT: {verdict_line(document)}"
 
 
 def aligned(rows: Sequence[Sequence[str]], width: Optional[int], right: str = "") -> list[str]:
@@ -8693,6 +8694,7 @@ def list_lines(document: Document, width: Optional[int]) -> Iterator[str]:
     counts = counted(len(document["servers"]), "server")
     counts += f", {counted(len(sizes), 'snapshot')} of this tool's"
     yield f"TOTAL: {counts}, {total_gb(sizes)} GB{cost}"
+    yield f"RESULT: {verdict_line(document)}"
 
 
 # --- --check: the doctor before the first night ---
@@ -8794,12 +8796,12 @@ def check_account(
     present = [server.id for server in servers if server.id in listed]
     listing = provider.list_snapshots(present) if present else ()
     for server in servers:
-        names = listed[server.id].names if server.id in listed else ()
-        if not names:
+        if server.id not in listed:
             words = f"there is no server {server.id} for these credentials"
             fix = "correct id, take its project's token, or remove the file if it was deleted"
             yield "error", server.name, words, fix
             continue
+        names = listed[server.id].names
         by_setup = f"{names[0]}-{server.id}"  # where there is another one of that name
         fix = f"right if {server.id} is the server you mean"
         fix = "" if server.name in (*names, by_setup) else fix
@@ -8965,8 +8967,6 @@ def look(args: argparse.Namespace, settings: Settings, world: Runtime) -> int:
         width = terminal_width() if is_terminal(sys.stdout) else None
         lines_of = {"list": list_lines, "status": status_lines, "check": check_lines}
         screen.out(*lines_of[kind](document, width))
-        if kind != "check":
-            screen.out(f"RESULT: {verdict_line(document)}")
     if screen.lost:  # what a look shows is all that it is for
         screen.problem(f"stdout: cannot be written: {screen.lost}")
     if view.saw_nothing or screen.lost:
@@ -8986,7 +8986,7 @@ PAGE_STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--back);
   margin: 0 auto; max-width: 62rem; padding: 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.4rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-p { margin: .25rem 0; } .true { font-size: 1.15rem; } .soft { color: var(--soft); }
+p { margin: .25rem 0; } .until { font-size: 1.15rem; } .soft { color: var(--soft); }
 article { border-top: 1px solid var(--line); padding: .6rem 0; display: grid;
   grid-template-columns: 6.5rem minmax(16rem, 1fr) minmax(12rem, 1fr); gap: 0 1rem; }
 article .wide { grid-column: 2 / -1; } b.state { text-transform: uppercase; }
