@@ -8903,10 +8903,9 @@ def verdict_line(document: Document) -> str:
     """'1 stale: mail; 2 never: db, web', or 'all well'."""
     parts = []
     for state in STATES[:-1]:
-        some = sorted(s["name"] for s in document["servers"] if s["state"] == state)
-        more = f" and {len(some) - 10} more" if len(some) > 10 else ""
-        if some:
-            parts.append(f"{len(some)} {state}: {', '.join(some[:10])}{more}")
+        names = sorted(s["name"] for s in document["servers"] if s["state"] == state)
+        if names:
+            parts.append(f"{len(names)} {state}: {Items(names, ', ').cut(200)}")
     return "; ".join([*parts, *document["_others"]]) or "all well"
 
 

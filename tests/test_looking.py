@@ -742,6 +742,17 @@ def test_nagios_has_its_own_statuses(project: Project) -> None:
 
 
 @pytest.mark.proves("looking-10")
+def test_a_plugin_names_so_many_servers_as_fit_into_its_line(project: Project) -> None:
+    for number in range(40):
+        project.server("hetzner", 100 + number, f"{number:02}-{'x' * 40}")
+    line = project.run("--status", "--nagios").out
+    assert re.match(
+        r"SNAPSHOTS UNKNOWN - 40 unknown: 00-x+, (\d\d-x+, )+\.\.\. and 3\d more \|", line
+    )
+    assert len(line) < 400
+
+
+@pytest.mark.proves("looking-10")
 def test_a_plugin_that_meets_a_bug_says_so_where_it_is_read(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
