@@ -859,6 +859,19 @@ def test_an_hour_is_more_than_a_message_is_waited_for(project: Project) -> None:
     assert project.clock.elapsed < 600
 
 
+def test_what_comes_during_a_pause_that_was_asked_for_is_sent_after_it(project: Project) -> None:
+    """The pause was too long for the message that it was the answer to."""
+    project.server("hetzner", 11, "first", duration_seconds=1)
+    project.server("hetzner", 12, "second", duration_seconds=60)
+    telegram(project, message_success="{server_name}")
+    project.cloud.fault(SEND, too_many(500))
+    result = project.run()
+    assert_undelivered(result, 1)
+    assert "(it asks to wait 8 min 20 s)" in result.err
+    assert texts(project) == ["second"]
+    assert gaps(project, SEND)[0] >= 500
+
+
 @pytest.mark.proves("N2")
 @pytest.mark.parametrize(
     ("case", "reason"),
