@@ -8743,7 +8743,7 @@ def view_check(view: View, names: Sequence[str]) -> Iterator[Finding]:
         yield "warning", "notifications", NO_CHANNEL, "write --setup, unless something else watches"
     else:
         yield "ok", "notifications", f"go over {', '.join(channels) or 'no channel'}"
-    if channels and unheard:
+    if unheard and (channels or len(unheard) < len(good)):
         text = f"nobody is notified of a failure of {Items(unheard, ', ').cut(200)}"
         way_out = "set enabled and notify_on_failure to true for a channel of theirs"
         yield "warning", "notifications", text, way_out

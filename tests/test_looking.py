@@ -560,6 +560,13 @@ def test_check_names_servers_whose_failures_nobody_would_hear_of(project: Projec
 
 
 @pytest.mark.proves("looking-7")
+def test_one_servers_own_check_is_none_of_the_others(project: Project) -> None:
+    project.server("hetzner", 11, "heard", file={"ping_url": f"{project.cloud.url}/hook/ping"})
+    project.server("hetzner", 12, "mute")
+    assert "nobody is notified of a failure of mute (set" in project.run("--check").out
+
+
+@pytest.mark.proves("looking-7")
 @pytest.mark.parametrize("watched", ["no", "by a check", "by its own check"])
 def test_check_warns_where_nobody_would_know_of_a_failure(project: Project, watched: str) -> None:
     url = f"{project.cloud.url}/hook/ping"
