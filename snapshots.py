@@ -8737,16 +8737,21 @@ def view_check(view: View, names: Sequence[str]) -> Iterator[Finding]:
             yield "error", bad.name, bad.error
     channels = sorted({d.channel for server in good for d in server.destinations})
     monitors = {host_of(getattr(settings.ping, key)) for key in readers_of(PingSection)} - {""}
-    heard = (s.ping_url or any(d.notify_on_failure for d in s.destinations) for s in good)
-    unheard = [s.name for s, is_heard in zip(good, heard) if not (monitors or is_heard)]
+    unheard = [
+        server.name
+        for server in good
+        if not (
+            monitors or server.ping_url or any(d.notify_on_failure for d in server.destinations)
+        )
+    ]
     if len(unheard) == len(good) and not channels:
         yield "warning", "notifications", NO_CHANNEL, "write --setup, unless something else watches"
     else:
         yield "ok", "notifications", f"go over {', '.join(channels) or 'no channel'}"
-    if unheard and (channels or len(unheard) < len(good)):
-        text = f"nobody is notified of a failure of {Items(unheard, ', ').cut(200)}"
-        way_out = "set enabled and notify_on_failure to true for a channel of theirs"
-        yield "warning", "notifications", text, way_out
+        if unheard:
+            text = f"nobody is notified of a failure of {Items(unheard, ', ').cut(200)}"
+            way_out = "set enabled and notify_on_failure to true for a channel of theirs"
+            yield "warning", "notifications", text, way_out
     if monitors:
         yield "ok", "ping", f"every run without FILE calls {', '.join(sorted(monitors))}"
     yield from check_environment(settings, good)
