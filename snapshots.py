@@ -8737,13 +8737,8 @@ def view_check(view: View, names: Sequence[str]) -> Iterator[Finding]:
             yield "error", bad.name, bad.error
     channels = sorted({d.channel for server in good for d in server.destinations})
     monitors = {host_of(getattr(settings.ping, key)) for key in readers_of(PingSection)} - {""}
-    unheard = [
-        server.name
-        for server in good
-        if not (
-            monitors or server.ping_url or any(d.notify_on_failure for d in server.destinations)
-        )
-    ]
+    mute = [s for s in good if not any(d.notify_on_failure for d in s.destinations)]
+    unheard = [server.name for server in mute if not (server.ping_url or monitors)]
     if len(unheard) == len(good) and not channels:
         yield "warning", "notifications", NO_CHANNEL, "write --setup, unless something else watches"
     else:
