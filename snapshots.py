@@ -7733,10 +7733,15 @@ def moments_of(local: datetime, follows_clock: bool) -> set[datetime]:
     but an entry with `*` for minute or hour goes by the clock as it is.
     https://manpages.debian.org/bookworm/cron/cron.8.en.html (read 2026-11-25)
     """
-    first, second = (local.replace(fold=fold).astimezone(timezone.utc) for fold in (0, 1))
-    if first > second:  # skipped
-        return set() if follows_clock else moments_of(local + timedelta(minutes=1), follows_clock)
-    return {first, second} if follows_clock else {first}
+
+    def in_utc(fold: int) -> datetime:
+        return local.replace(fold=fold).astimezone(timezone.utc)
+
+    while in_utc(fold=0) > in_utc(fold=1):  # skipped
+        if follows_clock:
+            return set()
+        local += timedelta(minutes=1)
+    return {in_utc(fold=0), in_utc(fold=1)} if follows_clock else {in_utc(fold=0)}
 
 
 def longest_gap(schedule: Schedule, today: date) -> timedelta:
@@ -8035,10 +8040,10 @@ def configs_of(command: str, script: Path) -> Iterator[str]:
         after = dict(zip(words, words[1:]))
         folder = os.path.join(folder, os.path.expanduser(after.get("cd", "")))
         for index, word in enumerate(words):
+            if os.path.basename(word) != SCRIPT or ONLY_LOOKS & set(words[index:]):
+                continue  # without a look for it: the disks of other people's commands may hang
             path = os.path.join(folder, os.path.expanduser(word))
-            another = os.path.exists(path) and not os.path.samefile(path, script)
-            looks = ONLY_LOOKS & set(words[index:])
-            if os.path.basename(word) == SCRIPT and not another and not looks:
+            if not os.path.exists(path) or os.path.samefile(path, script):
                 yield os.path.join(os.path.dirname(path), after.get("--config", "snapshots.config"))
 
 

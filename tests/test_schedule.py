@@ -246,6 +246,7 @@ CHANGES = [  # zones and days on which their clocks change
     ("Australia/Sydney", date(2026, 4, 5)),
     ("Australia/Sydney", date(2026, 10, 4)),
     ("Antarctica/Troll", date(2026, 3, 29)),  # two hours
+    ("Pacific/Apia", date(2011, 12, 30)),  # a day
 ]
 
 
