@@ -5671,14 +5671,13 @@ class Sender:
             text = f"Subject: {mail['Subject']}\n{body.get_content() if body else ''}"
             send = partial(self._mail, destination, mail)
             return f"send mail through {destination.server}", [Version(text, send)]
-        post = partial(self._post, destination.channel, destination.url)
+        post = partial(self._post, destination, destination.url)
         if isinstance(destination, Ping):
-            send = partial(post, destination.body, method=destination.method)
-            return "ping", [Version(destination.body, send)]
+            return "ping", [Version(destination.body, partial(post, destination.body))]
         versions = []
         for payload in webhook_payloads(destination, report, self.world.hostname):
             # an id for each version: a receiver can know a second try from a second message
-            send = partial(post, payload, headers={"Idempotency-Key": str(uuid.uuid4())})
+            send = partial(post, payload, message_id=str(uuid.uuid4()))
             text = json.dumps(payload, ensure_ascii=False, indent=2)
             versions.append(Version(text, send))
         return "post to the webhook", versions
@@ -5688,35 +5687,29 @@ class Sender:
         return self.world.redact.line(text, 300, own)
 
     def _post(
-        self,
-        channel: str,
-        url: str,
-        body: Any,
-        timeout: float,
-        headers: Mapping[str, str] = MappingProxyType({}),
-        method: str = "POST",
+        self, destination: Destination, url: str, body: Any, timeout: float, message_id: str = ""
     ) -> Response:
         """The answer to one POST (or GET), if it is good. Raises DeliveryError. body: JSON; or the
         text of a ping, which may arrive twice."""
         bare_url, user, password = split_login(url)
         login = requests.auth.HTTPBasicAuth(user.encode(), password.encode())
-        is_ping = isinstance(body, str)
-        text = body if is_ping else json.dumps(body, ensure_ascii=False)
-        kind = "text/plain; charset=utf-8" if is_ping else "application/json"
+        method, kind, may_repeat = "POST", "application/json", [Outcome.NOT_SENT]
+        if isinstance(destination, Ping):
+            method, kind = destination.method, "text/plain; charset=utf-8"
+            may_repeat.append(Outcome.LOST)
+        text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+        headers = {"Content-Type": kind} if text else {}
         answer = send(
             self._session,
             method,
             bare_url,
             timeout,
             data=text.encode("utf-8", "replace"),
-            headers={**({"Content-Type": kind} if text else {}), **headers},
+            headers={**headers, "Idempotency-Key": message_id} if message_id else headers,
             auth=login if user or password else NoAuth(),
         )
         if isinstance(answer, NoResponse):  # not repeated where nobody knows whether it arrived
-            is_lost = answer.outcome is Outcome.LOST
-            raise DeliveryError(
-                answer.reason, answer.outcome is Outcome.NOT_SENT or (is_ping and is_lost)
-            )
+            raise DeliveryError(answer.reason, answer.outcome in may_repeat)
         status = real_status(answer)
         if 200 <= status < 300:
             return answer
@@ -5724,7 +5717,7 @@ class Sender:
         words = self._shown(words_of(answer), password or user, in_url)
         hints = [
             hint
-            for pattern, hint in REFUSAL_HINTS[channel].items()
+            for pattern, hint in REFUSAL_HINTS[destination.channel].items()
             if re.search(pattern, f"{status} {words}", re.IGNORECASE)
         ]
         if 300 <= status < 400:
@@ -5738,9 +5731,12 @@ class Sender:
             answer=answer,
         )
 
-    def _bot_url(self, section: TelegramSection, method: str) -> str:
+    def _ask_bot(
+        self, section: TelegramSection, method: str, body: dict[str, Any], timeout: float
+    ) -> Response:
         token = quote(section.bot_token, safe=":")
-        return f"{self.settings.api.telegram_url}/bot{token}/{method}"
+        url = f"{self.settings.api.telegram_url}/bot{token}/{method}"
+        return self._post(section, url, body, timeout)
 
     def updates(self, section: TelegramSection) -> Sequence[Any]:
         """What people have written to a bot of late. Raises DeliveryError.
@@ -5749,8 +5745,7 @@ class Sender:
         `offset`, which would take it from other readers, and without `allowed_updates`, which the
         bot would keep.
         """
-        url = self._bot_url(section, "getUpdates")
-        answer = self._post(section.channel, url, {}, section.timeout)
+        answer = self._ask_bot(section, "getUpdates", {}, section.timeout)
         try:
             return take(answer.json(), "result", kind=list)  # type: ignore[no-any-return]
         except GarbledError as error:
@@ -5760,12 +5755,12 @@ class Sender:
         self, section: TelegramSection, report: Report, body: dict[str, Any], timeout: float
     ) -> None:
         """Source: https://core.telegram.org/bots/api#sendmessage (Bot API 10.1, read 2026-11)."""
-        url = self._bot_url(section, "sendMessage")
         chat_id = self._moved_chats.get(section.chat_id, section.chat_id)
         clock = self.world.clock
         self._pause(self._next_at.get(chat_id, -math.inf) - clock.monotonic())
         try:
-            answer = self._post(section.channel, url, {**body, "chat_id": chat_id}, timeout)
+            to_chat = {**body, "chat_id": chat_id}
+            answer = self._ask_bot(section, "sendMessage", to_chat, timeout)
         except DeliveryError as error:
             moved_to = migrated_to(error)
             if not moved_to or section.chat_id in self._moved_chats:
