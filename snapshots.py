@@ -1642,6 +1642,7 @@ TOP_KEYS: Mapping[str, str] = {
     "hetzner_cloud_server": "hetzner",
     "contabo_instance": "contabo",
 }
+REQUIRED_KEYS = ("id", "name", "retain_last_snapshots")  # and the credentials
 CHANNELS = ("telegram", "webhook", "smtp")  # blocks of a server file, fields of Settings
 
 
@@ -1662,11 +1663,6 @@ def server_readers(provider: str) -> Mapping[str, Reader]:
         **({"replace_when_full": read_flag} if provider == "contabo" else {}),
         **dict.fromkeys(CHANNELS, read_object),
     }
-
-
-def required_keys(provider: str) -> tuple[str, ...]:
-    """The keys that each server file of a provider must hold."""
-    return ("id", "name", "retain_last_snapshots", *CREDENTIAL_KEYS[provider])
 
 
 def top_key_and_content(path: Path) -> tuple[str, Mapping[str, Any]]:
@@ -1754,7 +1750,8 @@ def load_server(path: Path, settings: Settings) -> tuple[Entry, list[Remark]]:
     except ConfigError as error:
         return dataclasses.replace(bad, error=f"{shown}: {error}"), []
     provider, base = TOP_KEYS[top], settings.base
-    values, wrong = read_values(content, server_readers(provider), base, required_keys(provider))
+    required = (*REQUIRED_KEYS, *CREDENTIAL_KEYS[provider])
+    values, wrong = read_values(content, server_readers(provider), base, required)
     problems = [f"{shown_key(key)}: {reason}" for key, reason in wrong.items()]
     channels: list[Any] = []
     brought = dict(values)  # by the file, in all of its blocks
@@ -1890,11 +1887,10 @@ def home_directory() -> Path:
     """Where snapshots.config, configs/ and logs/ are: beside the script; beside the link that it
     was started through, if a configuration or server files are there."""
     beside_link = Path(__file__).absolute().parent
-    if os.path.lexists(beside_link / "snapshots.config"):
-        return beside_link
     try:
-        files_in(beside_link / "configs")
-    except ConfigError:
+        if not os.path.lexists(beside_link / "snapshots.config"):
+            files_in(beside_link / "configs")
+    except ConfigError:  # nothing is there
         return Path(os.path.realpath(__file__)).parent
     return beside_link
 

@@ -307,9 +307,10 @@ def test_a_short_timeout_gets_a_hint(tmp_path: Path) -> None:
 
 def test_a_webhook_in_the_clear_gets_a_note_unless_it_stays_on_this_machine(tmp_path: Path) -> None:
     text = "[WEBHOOK]\nenabled = true\nurl = http://n8n.example.org:5678/webhook/x\n"
-    assert remarks_of(settings_of(tmp_path, text).remarks, snapshots.Level.NOTE) == [
-        "[WEBHOOK] url: is http://: what is sent there can be read on the way"
-    ]
+    for url in (text, text.replace("http://", "HTTP://")):
+        assert remarks_of(settings_of(tmp_path, url).remarks, snapshots.Level.NOTE) == [
+            "[WEBHOOK] url: is http://: what is sent there can be read on the way"
+        ]
     assert settings_of(tmp_path, text.replace("n8n.example.org", "127.0.0.1")).remarks == ()
 
 
