@@ -5604,17 +5604,20 @@ class Sender:
         self._held_until: dict[tuple[str, ...], float] = {}  # monotonic, as receivers asked
         self._moved_chats: dict[str, str] = {}  # groups that became supergroups: old id, new id
         self._next_at: dict[str, float] = {}  # monotonic, by Telegram chat
+        self._lost_in_a_row = collections.Counter[tuple[str, ...]]()  # messages, by address
 
-    def deliver(self, destination: Destination, report: Report, tries: int, within: float) -> None:
-        """Try as often as allowed, for at most so many seconds. Raises DeliveryError.
+    def deliver(self, destination: Destination, report: Report, within: float) -> None:
+        """Try as often as configured, for at most so many seconds. Raises DeliveryError.
 
         A stop signal ends every pause; what has not been delivered then gets one short try.
         """
-        clock, receiver = self.world.clock, destination.address[:2]
+        clock, address = self.world.clock, destination.address
         doing, versions = self._versions(destination, report)
+        gives_up = self._lost_in_a_row[address] >= GIVE_UP_AFTER
+        tries = 1 if gives_up else max(1, destination.retries)
         began = clock.monotonic()
         deadline = began + within
-        self._pause(self._held_until.get(receiver, began) - began)
+        self._pause(self._held_until.get(address, began) - began)
         for attempt in itertools.count(1):
             if self.world.stopping:
                 deadline = min(deadline, clock.monotonic() + DRAIN_STOPPED_SECONDS)
@@ -5622,6 +5625,7 @@ class Sender:
             try:
                 left = max(0.5, deadline - clock.monotonic())
                 versions[0].send(min(destination.timeout, left))
+                self._lost_in_a_row[address] = 0
                 return
             except DeliveryError as error:
                 if error.simpler and len(versions) > 1:
@@ -5635,9 +5639,10 @@ class Sender:
                 if asked is not None:  # which may be 0, time after time
                     pause = max(asked, pause)
                     if pause <= MAX_RETRY_AFTER_SECONDS:
-                        self._held_until[receiver] = now + pause
+                        self._held_until[address] = now + pause
                 is_late = now + pause > deadline or pause > MAX_RETRY_AFTER_SECONDS
                 if not error.again or attempt >= tries or is_late:
+                    self._lost_in_a_row[address] += 1
                     cost = effort(attempt, now - began, asked)
                     raise DeliveryError(f"cannot {doing}: {error}{cost}") from None
                 log.debug("%s: %s; again in %s", doing, error, span(pause))
@@ -5806,7 +5811,6 @@ class Queue:
         self._changed = world.condition()
         self._queue: list[tuple[Destination, Report]] = []  # what is being sent just now, too
         self._closing_at: Optional[float] = None  # monotonic: what is left then is lost
-        self._lost_in_a_row: dict[tuple[str, ...], int] = {}
         self._running = False
 
     def put(self, destination: Destination, report: Report) -> None:
@@ -5817,7 +5821,7 @@ class Queue:
                     self.world.clock.start(self._run, f"notify-{self.name}")
                 except RuntimeError as error:  # the machine allows no more threads
                     self.lost += 1
-                    self._note_result(destination, report, str(error))
+                    self._note_result(report, str(error))
                     return
                 self._running = True
             self._queue.append((destination, report))
@@ -5858,8 +5862,6 @@ class Queue:
     def _send(self, items: Sequence[tuple[Destination, Report]]) -> None:
         """Send what waits for one destination, as one message."""
         destination, report = items[0]
-        gives_up = self._lost_in_a_row.get(destination.address, 0) >= GIVE_UP_AFTER
-        tries = 1 if gives_up else max(1, destination.retries)
         within = 10 * destination.timeout + 300
         if self._closing_at is not None:
             within = min(within, self._closing_at - self.world.clock.monotonic())
@@ -5867,7 +5869,7 @@ class Queue:
         try:
             if len(items) > 1:
                 report = summary_of([report for _, report in items])
-            self.sender.deliver(destination, report, tries, within)
+            self.sender.deliver(destination, report, within)
         except Exception as error:  # noqa: BLE001  (a bug here must not stop the channel)
             problem = message_of(error, self.world.redact)
         with self._changed:
@@ -5876,12 +5878,10 @@ class Queue:
             for item in items:
                 self._queue.remove(item)
             self.lost += len(items) if problem else 0
-        self._note_result(destination, report, problem)
+        self._note_result(report, problem)
 
-    def _note_result(self, destination: Destination, report: Report, problem: str) -> None:
+    def _note_result(self, report: Report, problem: str) -> None:
         """How it went with a message; `problem` is why it was not delivered."""
-        lost_before = self._lost_in_a_row.get(destination.address, 0)
-        self._lost_in_a_row[destination.address] = lost_before + 1 if problem else 0
         if problem:
             self.world.warn(f"{report.server.name}: {self.what} not delivered: {problem}")
         else:
@@ -5985,8 +5985,7 @@ def send_test_messages(
             continue
         try:
             world.check()
-            left = deadline - clock.monotonic()
-            sender.deliver(marked, report, max(1, channel.retries), left)
+            sender.deliver(marked, report, deadline - clock.monotonic())
             out(f"{line} delivered")
         except SnapshotsError as error:
             problems.append(f"{line} not delivered: {error}")
@@ -9637,10 +9636,11 @@ class Setup:
         """Send a test message over a channel that has these values. Raises DeliveryError."""
         texts = {key: IniText(text) for key, text in values.items()}
         chosen, _ = read_values(texts, readers_of(SECTIONS[section]), self.settings.base)
-        destination = dataclasses.replace(getattr(self.settings, section.lower()), **chosen)
+        configured = getattr(self.settings, section.lower())
+        destination = dataclasses.replace(configured, **chosen, retries=1)
         _, report = reports_for_test(None, self.world.clock.now(), "per_server")
         with signals_end_waiting():
-            Sender(self.world, self.settings).deliver(destination, report, 1, 60)
+            Sender(self.world, self.settings).deliver(destination, report, 60)
 
     def change_config(self, section: str, values: Mapping[str, str]) -> None:
         """Put values into snapshots.config, made after the sample where there is none."""
