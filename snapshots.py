@@ -7849,7 +7849,7 @@ CronRemark = tuple[str, str]  # "ok", "warning", "error" or "unknown", and a tex
 class CronEntry:
     """A line of a crontab that starts runs of a configuration."""
 
-    where: str  # "crontab of root, line 5"
+    where: str  # "crontab of root, line 5", and ", by hand"
     line: str
     config: str  # of its block, or what its command names
     by_hand: bool  # outside of any block
@@ -8063,7 +8063,7 @@ def entries_in(text: str, job: CronJob) -> list[CronEntry]:
                 schedule = parse_schedule(match[1])
             except ValueError as error:
                 problem = str(error)
-            where = f"{whose_crontab()}, line {index + 1}"
+            where = f"{whose_crontab()}, line {index + 1}{', by hand' if by_hand else ''}"
             entries.append(CronEntry(where, line.strip(), ours[0], by_hand, schedule, problem))
     return entries
 
@@ -8455,7 +8455,7 @@ def cron_findings(view: View) -> Iterator[CronRemark]:
     cron = view.cron
     for entry in cron.entries:
         words = in_words(entry.schedule) if entry.schedule else entry.line
-        yield "ok", f"{entry.where}{', by hand' if entry.by_hand else ''}: {words}"
+        yield "ok", f"{entry.where}: {words}"
     if cron.next_run_at:
         yield "ok", f"next run: {moment_ahead(cron.next_run_at, view.now)}"
     yield from cron.remarks
@@ -8489,11 +8489,10 @@ def show_cron(job: CronJob, settings: Settings, world: Runtime) -> CronState:
     if not cron.entries:
         world.screen.out(f"{whose_crontab()}: no entry for {job.config}")
     for entry in cron.entries:
-        by_hand = ", by hand" if entry.by_hand else ""
-        world.screen.out(f"{entry.where}{by_hand}: {entry.line}")
+        world.screen.out(f"{entry.where}: {entry.line}")
         if entry.schedule:
             show_schedule(entry.schedule, world)
-    world.screen.problem(*(f"warning: {text}" for _, text in cron.remarks))
+    world.screen.problem(*(f"{level}: {text}" for level, text in cron.remarks))
     return cron
 
 

@@ -542,7 +542,7 @@ def test_our_script_in_a_line_of_its_own_is_refused_with_that_line(tab: Tab, lin
     before = tab.text
     result = tab.run("--install-cron", "nightly")
     assert result.code == 1
-    assert ", line 2: starts snapshots.py as well, which would make two runs" in result.err
+    assert ", line 2, by hand: starts snapshots.py as well, which would make two runs" in result.err
     assert result.err.rstrip("\n").endswith(snapshots.one_line(line.strip()))
     assert (tab.text, "write" in tab.calls) == (before, False)
     assert tab.run("-n", "--install-cron", "nightly").code == 1
@@ -552,7 +552,7 @@ def test_our_script_in_a_line_of_its_own_is_refused_with_that_line(tab: Tab, lin
     for dry in ((), ("-n",)):
         removed = tab.run("--remove-cron", *dry)
         assert removed.code == 0
-        assert ", line 2: still starts snapshots.py (take that line out with" in removed.err
+        assert ", line 2, by hand: still starts snapshots.py (take that line out" in removed.err
         assert tab.text == before
 
 
@@ -722,6 +722,7 @@ def test_the_entry_of_a_configuration_that_has_gone_can_be_taken_out(
     tab.set(OTHERS + entry)
     shown = tab.run("--show-cron")
     way_out = f"write --remove-cron --config {gone}, then --install-cron"
+    assert shown.err.startswith("snapshots: error: ")
     assert f"/gone/snapshots is not there (moved? {way_out})" in shown.err
     script = tmp_path / "installed" / "snapshots.py"
     script.parent.mkdir()
@@ -788,7 +789,9 @@ def test_in_a_line_by_hand_paths_are_seen_from_its_directory_and_a_percent_sign_
     for end in (" >> /tmp/$(date +%Y%m).log 2>&1", " >> /tmp/$(date +\\%Y%m).log", " %"):
         tab.set(f"{line}{end}\n")
         err = tab.run("--show-cron").err
-        assert err.endswith(", line 1: a % ends the command there (write \\% with crontab -e)\n")
+        assert err.endswith(
+            ", line 1, by hand: a % ends the command there (write \\% with crontab -e)\n"
+        )
     tab.set(f"{line.replace(python, 'env')}\n")
     assert "run by another Python than this" in tab.run("--show-cron").err
 
