@@ -1440,6 +1440,14 @@ class Settings:
         return self.logs_dir / self.files.log_file
 
     @property
+    def lock_path(self) -> Path:
+        return self.logs_dir / self.files.lock_file
+
+    @property
+    def history_path(self) -> Path:
+        return self.logs_dir / self.history.file
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """Why it cannot be used."""
         return tuple(r.text for r in self.remarks if r.level is Level.PROBLEM)
@@ -1453,14 +1461,6 @@ class Settings:
             for key, value in vars(getattr(self, section.lower())).items()
             if isinstance(value, SecretText) and value
         }
-
-    @property
-    def lock_path(self) -> Path:
-        return self.logs_dir / self.files.lock_file
-
-    @property
-    def history_path(self) -> Path:
-        return self.logs_dir / self.history.file
 
 
 SECTIONS: Mapping[str, Any] = {
@@ -1679,9 +1679,9 @@ def top_key_and_content(path: Path) -> tuple[str, Mapping[str, Any]]:
         raise ConfigError(["must be one object in braces"])
     top = next(iter(whole), "")
     if len(whole) != 1 or top not in TOP_KEYS:
-        unknown = [key for key in whole if key not in TOP_KEYS][:1]
-        found = [f" (found {shown_key(key)!r}{did_you_mean(key, TOP_KEYS)})" for key in unknown]
-        raise ConfigError([f"must hold exactly one of {', '.join(TOP_KEYS)}{''.join(found)}"])
+        other = next((key for key in whole if key not in TOP_KEYS), "")
+        found = f" (found {shown_key(other)!r}{did_you_mean(other, TOP_KEYS)})" if other else ""
+        raise ConfigError([f"must hold exactly one of {', '.join(TOP_KEYS)}{found}"])
     if not isinstance(whole[top], dict):
         raise ConfigError([f"{top}: must be an object in braces"])
     return top, whole[top]
