@@ -4480,6 +4480,7 @@ class ContaboLogin(NoAuth):
             connections=1,
             secrets=(credentials[1], credentials[3]),
         )
+        self.api.session.headers["Connection"] = "close"  # nobody logs in again soon
         self._logins = Shared(world, self._log_in, answers_late=True)
         self._token = ""
         self._good_until = 0.0
@@ -4736,6 +4737,7 @@ class Account:
         )
         self.world, self.api = world, api
         self.provider: Provider = kind(api)
+        self.turns_left = 0  # of a run, those to come included
         self.poll_interval = settings.timing.poll_interval
         self.polls = Shared(world, self._poll)
         self.listings = Shared(world, self._list_together, could_ask=0)
@@ -7344,6 +7346,8 @@ class Fleet:
         for index, entry in enumerate(entries):
             if isinstance(entry, BadServer):
                 self._finish(index, self._failed(entry, entry.error))
+            else:
+                self.account_of(entry).turns_left += 1
         delay = self.settings.timing.delay_between_servers
         with self._changed:
             self.waiting = len(good)
@@ -7414,6 +7418,9 @@ class Fleet:
                 if limit is not None:
                     limit.leave(index)
                 with self._changed:
+                    account.turns_left -= 1
+                    if not account.turns_left:  # many accounts' connections would be too many
+                        account.api.session.close()
                     self.running.pop(index, None)
                     self._changed.notify_all()
 

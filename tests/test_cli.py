@@ -525,6 +525,30 @@ def test_a_log_that_is_a_device_is_one_warning(place: Place) -> None:
     )
 
 
+@pytest.mark.proves("wild-13.5")
+def test_no_number_of_accounts_uses_up_the_descriptors(place: Place) -> None:
+    """Who is done with an account needs its connections no more."""
+    (place.folder / "configs").mkdir()
+    for number in range(1, 41):
+        token = f"{place.token}-{number}"
+        hetzner = place.cloud.add_account("hetzner", token=token)
+        contabo = place.cloud.add_account("contabo", api_user=f"user-{number}@example.org")
+        keys = ("client_id", "client_secret", "api_user", "api_password")
+        for account, credentials in (
+            (hetzner, {"api_token": token}),
+            (contabo, {key: getattr(contabo, key) for key in keys}),
+        ):
+            place.cloud.add_server(account, number)
+            content = {"id": number, "name": "web", "retain_last_snapshots": 2, **credentials}
+            path = place.folder / "configs" / f"{account.provider}-{number}.json"
+            path.write_text(json.dumps({TOP_KEYS[account.provider]: content}))
+            path.chmod(0o600)
+    limits = (40, 40)
+    few = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits)}
+    code, _, err = place.run("-n", **few)
+    assert (code, err) == (0, "")
+
+
 def limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
