@@ -8933,7 +8933,7 @@ def look(args: argparse.Namespace, settings: Settings, world: Runtime) -> int:
     """Look instead of a run. Returns 0 where all is well, 2 where something is not, 1 where nothing
     could be looked at; with --nagios what plugins return."""
     kind: str = args.command
-    view = View("status" if kind == "report" else kind, world, settings)
+    view = View(kind, world, settings)
     try:
         ask_machine(view, cron_job(args.config, settings))
         if kind == "check":
@@ -8943,10 +8943,6 @@ def look(args: argparse.Namespace, settings: Settings, world: Runtime) -> int:
         else:
             entries, _ = load_entries(args.files, settings, world)
             (view_list if kind == "list" else view_status)(view, entries)
-            if kind == "report":
-                write_report(Path(args.report), view)
-                world.screen.out(f"{args.report}: written")
-                return ExitStatus.OK
     except Exception as error:  # noqa: BLE001  (as in run_command)
         view.saw_nothing = True
         problems: Sequence[str] = [message_of(error, world.redact)]
@@ -8961,7 +8957,7 @@ def look(args: argparse.Namespace, settings: Settings, world: Runtime) -> int:
         return status
     if args.json:
         screen.document(json.dumps(without_private(document, world.redact), indent=2))
-    elif args.quiet or kind == "report" or not (document["servers"] or kind == "check"):
+    elif args.quiet or not (document["servers"] or kind == "check"):
         screen.problem(*document["problems"])
     else:
         width = terminal_width() if is_terminal(sys.stdout) else None
@@ -9155,11 +9151,16 @@ def report_page(document: Mapping[str, Any], runs: Rows, turns: Rows) -> str:
     )
 
 
-def write_report(path: Path, view: View) -> None:
+def write_report(
+    path: Path, entries: Sequence[Entry], settings: Settings, job: CronJob, world: Runtime
+) -> None:
     """Write the page as a whole or not at all, in place of nothing but another page, which keeps
     its mode: somebody may have opened it to a web server. Raises SnapshotsError."""
+    view = View("status", world, settings)
+    ask_machine(view, job)
+    view_status(view, entries)
     runs = view.past.runs[:PAGE_RUNS][::-1]
-    turns = read_turns(view.settings.history_path, runs[0]["started_at"]) if runs else ()
+    turns = read_turns(settings.history_path, runs[0]["started_at"]) if runs else ()
     page = report_page(view.finish(), runs, turns)
     target = Path(os.path.realpath(path))
     try:
@@ -9935,10 +9936,7 @@ def report_after_run(
     with contextlib.suppress(ConfigError):  # there are FILEs, but none in configs_dir
         entries = load_servers([], settings)[0]
     try:
-        view = View("status", world, settings)
-        ask_machine(view, job)
-        view_status(view, entries)
-        write_report(settings.base / settings.report.file, view)
+        write_report(settings.base / settings.report.file, entries, settings, job, world)
     except Exception as error:  # noqa: BLE001  (a bug in a page is no run's failure)
         world.warn(f"[REPORT] {message_of(error, world.redact)}")
 
@@ -10026,7 +10024,7 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
     collect_secrets(settings, [], world)  # before anything can be said
     on_screen = (args.dry_run or is_look) and not (args.json or args.nagios)
     open_log(settings, world, args.verbose and on_screen, to_file=False)
-    if is_look:
+    if is_look and not args.report:
         return look(args, settings, world)
     if (args.files or args.prune_only) and not args.test_notifications:  # not the whole job
         settings = dataclasses.replace(settings, ping=PingSection())
@@ -10053,6 +10051,11 @@ def run_command(args: argparse.Namespace, world: Runtime) -> int:
         if args.test_notifications:
             good = send_test_messages(settings, entries, world, args.dry_run)
             return ExitStatus.OK if good else ExitStatus.FAILED
+        if args.report:
+            job = cron_job(args.config, settings)
+            write_report(Path(args.report), entries, settings, job, world)
+            screen.out(f"{args.report}: written")
+            return ExitStatus.OK
         if args.now:
             entries = [
                 dataclasses.replace(e, min_interval_hours=0) if isinstance(e, Server) else e
