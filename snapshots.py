@@ -7813,19 +7813,8 @@ class CronJob:
     """What cron is to start; all paths are absolute."""
 
     config: Path
-    script: Path
     logs_dir: Path
-    options: tuple[str, ...]  # ("--config", "/etc/snapshots/snapshots.config"), or none
-
-    @property
-    def command(self) -> list[str]:
-        """Program and arguments. UV: the path of the uv that has started this, whose environment
-        for a script is in a cache that `uv cache prune` empties (uv 0.13, tried in 2026-11; source:
-        https://docs.rs/uv-static/latest/uv_static/struct.EnvVars.html)."""
-        program, uv = [os.path.abspath(sys.executable)], os.environ.get("UV")
-        if uv and f"{os.sep}environments-v" in program[0]:
-            program = [os.path.abspath(uv), "run", "--script"]
-        return [*program, str(self.script), *self.options]
+    command: Sequence[str]  # program and arguments
 
     def line(self, expression: str) -> str:
         """The crontab's line. Raises CrontabError where cron would not take it."""
@@ -7865,11 +7854,19 @@ class CronEntry:
 
 
 def cron_job(named: Optional[str], settings: Settings) -> CronJob:
-    """What cron is to start for a configuration; named: the one of --config, if that is given."""
-    script = Path(os.path.abspath(__file__))
+    """What cron is to start for a configuration; named: the one of --config, if that is given.
+
+    UV: the path of the uv that has started this, whose environment for a script is in a cache that
+    `uv cache prune` empties (uv 0.13, tried in 2026-11; source:
+    https://docs.rs/uv-static/latest/uv_static/struct.EnvVars.html).
+    """
     config = Path(os.path.abspath(named or home_directory() / "snapshots.config"))
-    logs_dir = Path(os.path.abspath(settings.logs_dir))
-    return CronJob(config, script, logs_dir, ("--config", str(config)) if named else ())
+    program, uv = [os.path.abspath(sys.executable)], os.environ.get("UV")
+    if uv and f"{os.sep}environments-v" in program[0]:
+        program = [os.path.abspath(uv), "run", "--script"]
+    options = ["--config", str(config)] if named else []
+    command = [*program, os.path.abspath(__file__), *options]
+    return CronJob(config, Path(os.path.abspath(settings.logs_dir)), command)
 
 
 def machine_zone() -> tzinfo:
@@ -8026,7 +8023,7 @@ def changed_text(text: str, job: CronJob, schedule: Optional[Schedule]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def configs_of(command: str, script: Path) -> Iterator[str]:
+def configs_of(command: str) -> Iterator[str]:
     """The configurations for which a command that people wrote starts runs of this script.
 
     Where it is not clear which script it is, it counts as this one.
@@ -8040,7 +8037,7 @@ def configs_of(command: str, script: Path) -> Iterator[str]:
             if os.path.basename(word) != SCRIPT or ONLY_LOOKS & set(words[index:]):
                 continue  # without a look for it: the disks of other people's commands may hang
             path = os.path.join(folder, os.path.expanduser(word))
-            if not os.path.exists(path) or os.path.samefile(path, script):
+            if not os.path.exists(path) or os.path.samefile(path, __file__):
                 yield os.path.join(os.path.dirname(path), after.get("--config", "snapshots.config"))
 
 
@@ -8060,7 +8057,7 @@ def entries_in(text: str, job: CronJob) -> list[CronEntry]:
         by_hand = index not in block_of
         ours = [
             config
-            for config in (configs_of(match[2], job.script) if by_hand else [block_of[index]])
+            for config in (configs_of(match[2]) if by_hand else [block_of[index]])
             if os.path.realpath(config) == os.path.realpath(job.config)
             or not os.path.exists(config if by_hand else os.path.dirname(config))
         ]

@@ -101,14 +101,12 @@ def test_a_second_install_replaces_the_block_and_the_same_one_changes_nothing(ta
 
 
 @pytest.mark.proves("cron-4")
-def test_a_line_that_the_shell_runs_as_it_is_meant(
-    tab: Tab, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_a_line_that_the_shell_runs_as_it_is_meant(tmp_path: Path) -> None:
     """Blanks, quotes, dollar signs and what is not ASCII, in every path."""
     odd = tmp_path / 'it\'s $HOME "so" `x` & ü'
     (odd / "logs").mkdir(parents=True)
-    job = snapshots.CronJob(odd / "c.conf", odd / "snapshots.py", odd / "logs", ("--config", "é 1"))
-    monkeypatch.setattr(sys, "executable", shutil.which("echo"))
+    echo = ["/bin/echo", f"{odd}/snapshots.py", "--config", "é 1"]
+    job = snapshots.CronJob(odd / "c.conf", odd / "logs", echo)
     line = job.line("* * * * *").split(" ", 5)[5]
     subprocess.run(["/bin/sh", "-c", line], check=True)
     assert (odd / "logs" / "cronjob.log").read_text() == f"{odd}/snapshots.py --config é 1\n"
@@ -1286,7 +1284,8 @@ def units(job: snapshots.CronJob, schedule: snapshots.Schedule, folder: Path) ->
 def test_systemd_takes_the_units(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.mkdir()
-    job = snapshots.CronJob(folder / "c.conf", SCRIPT, folder, ("--config", str(folder / "c.conf")))
+    command = [sys.executable, str(SCRIPT), "--config", f"{folder}/c.conf"]
+    job = snapshots.CronJob(folder / "c.conf", folder, command)
     for number, text in enumerate(["nightly", "0 3 13 * 5", "*/20 1-5 */2 1,7 mon"]):
         there = tmp_path / str(number)
         there.mkdir()
@@ -1306,7 +1305,7 @@ def test_systemd_takes_the_units(tmp_path: Path, name: str) -> None:
 def test_systemd_would_start_when_cron_would(tmp_path: Path) -> None:
     from test_schedule import expressions, parsed
 
-    job = snapshots.CronJob(tmp_path / "c", SCRIPT, tmp_path, ())
+    job = snapshots.CronJob(tmp_path / "c", tmp_path, [sys.executable, str(SCRIPT)])
     compared = 0
     for text in ["nightly", "every-6-hours", "weekly", "0 3 13 * 5", *expressions(7, 60)]:
         schedule = parsed(text)
@@ -1401,15 +1400,10 @@ WINDOWS_PATHS = [
 
 @pytest.mark.proves("cron-12")
 @pytest.mark.parametrize("folder", WINDOWS_PATHS)
-def test_powershell_registers_what_cron_would_start(monkeypatch: Any, folder: str) -> None:
-    monkeypatch.setattr(os.path, "abspath", lambda path: path)
-    monkeypatch.setattr(sys, "executable", f"{folder}\\.venv\\Scripts\\python.exe")
-    job: Any = snapshots.CronJob(
-        Path(f"{folder}\\snapshots.config"),
-        Path(f"{folder}\\snapshots.py"),
-        Path("logs"),
-        ("--config", f"{folder}\\snapshots.config"),
-    )
+def test_powershell_registers_what_cron_would_start(folder: str) -> None:
+    config = f"{folder}\\snapshots.config"
+    program = [f"{folder}\\.venv\\Scripts\\python.exe", f"{folder}\\snapshots.py"]
+    job = snapshots.CronJob(Path(config), Path("logs"), [*program, "--config", config])
     text = snapshots.scheduled_task(job, snapshots.parse_schedule("twice-a-day"), looks=False)
     words = powershell_words(text)
     assert words[words.index("-Execute") + 1] == f"{folder}\\.venv\\Scripts\\python.exe"
@@ -1446,7 +1440,7 @@ def test_powershell_registers_what_cron_would_start(monkeypatch: Any, folder: st
     ],
 )
 def test_powershell_has_a_trigger_for_each_time_of_day(when: str, triggers: list[str]) -> None:
-    job = snapshots.CronJob(Path("/x/c"), Path("/x/snapshots.py"), Path("/x"), ())
+    job = snapshots.CronJob(Path("/x/c"), Path("/x"), ["/x/python", "/x/snapshots.py"])
     text = snapshots.scheduled_task(job, snapshots.parse_schedule(when), looks=False)
     assert re.findall(r"^  New-ScheduledTaskTrigger (.+)$", text, re.MULTILINE) == triggers
 
@@ -1456,7 +1450,7 @@ def test_powershell_has_a_trigger_for_each_time_of_day(when: str, triggers: list
     "when", ["@monthly", "0 3 13 * 5", "* * * * *", "0 3 * 1 *", "0 3 */2 * 1"]
 )
 def test_what_the_task_scheduler_cannot_start_is_refused(when: str) -> None:
-    job = snapshots.CronJob(Path("/x/c"), Path("/x/snapshots.py"), Path("/x"), ())
+    job = snapshots.CronJob(Path("/x/c"), Path("/x"), ["/x/python", "/x/snapshots.py"])
     with pytest.raises(snapshots.CrontabError, match="min_interval_hours"):
         snapshots.scheduled_task(job, snapshots.parse_schedule(when), looks=False)
 

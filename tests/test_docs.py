@@ -439,7 +439,7 @@ def test_crontab_lines_have_absolute_paths_and_no_bare_percent_sign() -> None:
     assert lines[1].endswith(" -q")
 
 
-def test_cron_example_is_what_the_code_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cron_example_is_what_the_code_prints() -> None:
     block = next(b for b in code_blocks("text") if b.startswith("at 03:15"))
     words, *told = block.splitlines()
     now = datetime(2026, 11, 25, 16, 33, tzinfo=timezone.utc)
@@ -450,8 +450,8 @@ def test_cron_example_is_what_the_code_prints(monkeypatch: pytest.MonkeyPatch) -
         wait = snapshots.span((start - now).total_seconds())
         assert line == f"next run: {start:%Y-%m-%d %H:%M %Z}, in {wait}"
     base = Path("/opt/snapshots")
-    monkeypatch.setattr("sys.executable", f"{base}/.venv/bin/python")
-    job = snapshots.CronJob(base / "snapshots.config", base / "snapshots.py", base / "logs", ())
+    command = [f"{base}/.venv/bin/python", f"{base}/snapshots.py"]
+    job = snapshots.CronJob(base / "snapshots.config", base / "logs", command)
     assert told[3:6] == job.block(schedule)
     for part in re.split(r"backup: |\(|/opt\S+", told[6]):
         assert is_a_text_of_the_code(part), part

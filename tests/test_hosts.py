@@ -247,8 +247,8 @@ def test_a_cronjob_runs_from_its_secret_with_a_read_only_root(machine: Machine) 
 def test_the_units_shown_are_those_that_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     base = Path("/opt/snapshots")
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    monkeypatch.setattr("sys.executable", f"{base}/.venv/bin/python")
-    job = snapshots.CronJob(base / "snapshots.config", base / "snapshots.py", base / "logs", ())
+    command = [f"{base}/.venv/bin/python", f"{base}/snapshots.py"]
+    job = snapshots.CronJob(base / "snapshots.config", base / "logs", command)
     printed = snapshots.systemd_units(job, snapshots.parse_schedule("nightly"))
     assert block("systemd", "With a systemd timer") == printed + "\n"
 
