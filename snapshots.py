@@ -8971,7 +8971,19 @@ def look(args: argparse.Namespace, settings: Settings, world: Runtime) -> int:
 # One HTML file that needs nothing else: no script, no request, and a policy that says so. It shows
 # what --status shows, and the history in pictures. Every state is a word as well as a colour.
 
-PAGE_STYLE = """
+RUN_ENDS = {  # by exit status: a class, and words
+    0: ("ok", "all well"),
+    1: ("failed", "failed"),
+    2: ("partly", "some failed"),
+    None: ("unended", "never ended"),
+}
+PAGE_HEAD = """\
+<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="referrer" content="no-referrer">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --line: #d1d9e0; --back: #fff;
   --ok: #1a7f37; --failed: #cf222e; --warn: #9a6700; --gone: #8b949e; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9198a1; --line: #3d444d;
@@ -8991,20 +9003,7 @@ svg { display: block; width: 100%; max-width: 30rem; border-bottom: 1px solid va
 svg.strip { height: 1.4rem; } svg.chart { height: 5rem; }
 @media (max-width: 40rem) { article { grid-template-columns: 5.5rem 1fr; } article > * + * + * {
   grid-column: 2; } }
-"""
-RUN_ENDS = {  # by exit status: a class, and words
-    0: ("ok", "all well"),
-    1: ("failed", "failed"),
-    2: ("partly", "some failed"),
-    None: ("unended", "never ended"),
-}
-PAGE_HEAD = f"""\
-<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="referrer" content="no-referrer">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>{PAGE_STYLE}</style>
+</style>
 """
 PAGE_BODY = """\
 <title>Snapshots of {host}</title></head>
@@ -9029,8 +9028,6 @@ PAGE_SERVER = """\
 <p>last success: {success}</p></div>
 <div>{turns}</div>{failure}</article>"""
 PAGE_BEGINS = PAGE_HEAD[: PAGE_HEAD.index("<meta")].encode("ascii")
-
-
 Mark = tuple[str, str]  # of a run or a turn: its state, and what to say of it
 
 
