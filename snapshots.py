@@ -5614,12 +5614,13 @@ class Sender:
         A stop signal ends every pause; what has not been delivered then gets one short try.
         """
         clock, address = self.world.clock, destination.address
+        receiver = address[:2]  # a pause that Telegram asks for may be one of the whole bot
         doing, versions = self._versions(destination, report)
         gives_up = self._lost_in_a_row[address] >= GIVE_UP_AFTER
         tries = 1 if gives_up else max(1, destination.retries)
         began = clock.monotonic()
         deadline = began + within
-        self._pause(self._held_until.get(address, began) - began)
+        self._pause(self._held_until.get(receiver, began) - began)
         for attempt in itertools.count(1):
             if self.world.stopping:
                 deadline = min(deadline, clock.monotonic() + DRAIN_STOPPED_SECONDS)
@@ -5641,7 +5642,7 @@ class Sender:
                 if asked is not None:  # which may be 0, time after time
                     pause = max(asked, pause)
                     if pause <= MAX_RETRY_AFTER_SECONDS:
-                        self._held_until[address] = now + pause
+                        self._held_until[receiver] = now + pause
                 is_late = now + pause > deadline or pause > MAX_RETRY_AFTER_SECONDS
                 if not error.again or attempt >= tries or is_late:
                     self._lost_in_a_row[address] += 1
@@ -9511,6 +9512,7 @@ class Setup:
             try:
                 with signals_end_waiting():
                     listed = account.provider.list_servers()
+                    self.dialogue.refusals = 0
                     return raw, listed, count_snapshots(account.provider, list(listed))
             except ApiError as error:
                 if error.outcome not in REFUSALS:
