@@ -4226,7 +4226,8 @@ class DigitalOcean:
 
     def _poll_one(self, ticket: Ticket) -> Progress:
         def parse(content: Any) -> Progress:
-            take(content, "action", "id", kind=int)
+            if take_number(content, "action", "id") != ticket.action_id:
+                raise GarbledError("the answer is about another action")
             return self._progress(content["action"])
 
         progress = self.api.find(

@@ -53,6 +53,20 @@ def test_an_answer_about_another_server_is_not_believed(
     assert len(project.own(server)) == 2
 
 
+@pytest.mark.proves("K9")
+def test_a_poll_that_is_answered_about_another_action_ends_no_wait(project: Project) -> None:
+    """Such as by what a proxy remembers of the last night."""
+    server = project.server("digitalocean", 31, "web", duration_seconds=600)
+    old = project.history(server, 2)
+    done = {"id": 7, "type": "snapshot", "status": "completed"}
+    poll = "GET /do/droplets/{id}/actions/{aid}"
+    project.cloud.fault(poll, fake.edit(lambda c: {"action": {**c["action"], **done}}), times=4)
+    result = project.run()
+    assert (result.code, result.err) == (0, "")
+    assert "the answer is about another action; asking again" in result.log
+    assert project.own(server) == [old[1], project.cloud.created[0].name]
+
+
 @each_provider
 @pytest.mark.parametrize(
     "fault", [fake.status(504, act=True), fake.hang_up(act=True), fake.garbage(act=True)]
