@@ -7952,7 +7952,10 @@ def change_crontab(
     for _ in range(10):
         new = changed_text(old, job, schedule)
         save_crontab(old, backup)
-        now = read_crontab()
+        try:
+            now = read_crontab()
+        except CrontabError as error:
+            raise CrontabError(f"{error}; nothing was written") from None
         if now == old:
             break
         backup.unlink()

@@ -361,6 +361,15 @@ def test_a_crontab_that_changes_under_our_hands_is_read_anew(tab: Tab) -> None:
 
 
 @pytest.mark.proves("cron-6")
+def test_a_crontab_that_cannot_be_read_again_is_not_written(tab: Tab) -> None:
+    tab.set(OTHERS)
+    tab.mischief = {"-l": {"2": ["half"]}}
+    result = tab.run("--install-cron", "nightly")
+    assert (result.code, tab.text, tab.calls) == (1, OTHERS, ["-l", "-l"])
+    assert "read error: Input/output error; nothing was written" in result.err
+
+
+@pytest.mark.proves("cron-6")
 def test_a_crontab_that_changes_all_the_time_is_left_alone(tab: Tab) -> None:
     tab.set(OTHERS)
     tab.mischief = {"-l": {"*": ["edit # again"]}}
