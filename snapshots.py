@@ -2764,7 +2764,7 @@ def count_at(content: Any, *path: str) -> Optional[int]:
 
 
 PENDING = re.compile(r"pending event|blocking events?", re.IGNORECASE)
-FULL = re.compile(r"[ -~]{0,200}\blimit of ([0-9]{1,6}) snapshots?\b", re.IGNORECASE)
+FULL = re.compile(r"(?=[ -~]{0,200}\bsnapshot)[ -~]{0,200}\blimit of ([0-9]{1,6})\b", re.IGNORECASE)
 
 
 def explain(answer: Response) -> tuple[str, str]:
