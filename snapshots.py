@@ -621,7 +621,7 @@ class Remark:
 
     level: Level
     text: str
-    where: str = ""  # the server that it is about
+    where: str = ""  # the section (of a problem) or the server that it is about
 
 
 def remark_lines(remarks: Iterable[Remark], level: Level) -> list[str]:
@@ -1333,6 +1333,11 @@ class SmtpSection(Channel):
         """The keys without which it cannot work."""
         return ("server", "from_email", "to_emails", *(("password",) if self.user else ()))
 
+    @property
+    def exposes_password(self) -> bool:
+        """Would its password travel in the clear?"""
+        return bool(self.user) and self.security == "none" and not is_loopback(self.server)
+
 
 PING_SECONDS = 10
 PING_SUFFIXES = {"start": "/start", "success": "", "failure": "/fail", "log": "/log"}
@@ -1523,8 +1528,10 @@ def parse_ini(text: str) -> list[IniEntry]:
         else:
             key, sign, value = re.split(r"([=:]|$)", content, maxsplit=1)
             entry = IniEntry(number, section, key.strip().lower(), [value.strip()])
-            if not entry.key:
-                entry.problem = "is not `key = value`"
+            known = readers_of(SECTIONS[section]) if section in SECTIONS else {}
+            if not entry.key or not (sign or entry.key in known):  # not shown: part of a value?
+                hint = did_you_mean(entry.key, known)
+                entry = IniEntry(number, section, problem=f"is not `key = value`{hint}")
             elif not sign:
                 entry.problem = "has no value (give it one, or leave the key out)"
             else:
@@ -1587,21 +1594,26 @@ def load_settings(path: Path, required: bool) -> Settings:
 def conflicts(settings: Settings) -> Iterator[tuple[list[tuple[str, str]], str, Level]]:
     """Keys of snapshots.config that do not go together, or are not wise: where to say it, the first
     of these places that is set, and what."""
-    smtp, ping, seconds = settings.smtp, settings.ping, settings.timing.snapshot_creation_timeout
+    ping, seconds = settings.ping, settings.timing.snapshot_creation_timeout
     if ping.url and (ping.start_url or ping.success_url or ping.failure_url):
         reason = "takes the place of the other three (leave it or them out)"
         yield [("PING", "url")], reason, Level.PROBLEM
     if (ping.start_url or ping.failure_url) and not ping.success_url:
         reason = "success_url is not set: nobody is alarmed where runs do not come"
         yield [("PING", "failure_url"), ("PING", "start_url")], reason, Level.WARNING
-    if smtp.user and smtp.security == "none" and not is_loopback(smtp.server):
+    if settings.smtp.exposes_password:
         reason = "a password would travel in the clear (use starttls or tls)"
         yield [("SMTP", "security"), ("SMTP", "user")], reason, Level.PROBLEM
-    files = (settings.log_path, settings.lock_path, settings.history_path)
-    if len(set(map(os.path.normpath, files))) < len(files):
-        reason = "log, lock and history must be three files"
-        places = [("FILES", "log_file"), ("FILES", "lock_file"), ("HISTORY", "file")]
-        yield places, reason, Level.PROBLEM
+    files: dict[str, list[tuple[str, str]]] = {}  # by their paths: what is to be there
+    for place, path in (
+        (("HISTORY", "file"), settings.history_path),
+        (("FILES", "lock_file"), settings.lock_path),
+        (("FILES", "log_file"), settings.log_path),
+    ):
+        files.setdefault(os.path.normpath(path), []).append(place)
+    for places in files.values():
+        if len(places) > 1:
+            yield places, "log, lock and history must be three files", Level.PROBLEM
     if seconds < 3600:
         reason = (
             f"{seconds:g} s is short: a snapshot may take 1 to 3 minutes per GB of used disk (3600"

@@ -117,6 +117,14 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> Non
             "[FILES]\nlock_file = history.db\n",
             "line 2: [FILES] 'lock_file': log, lock and history must be three files",
         ),
+        (
+            "[FILES]\nlog_file = snapshots.log\nlock_file = history.db\n",
+            "line 3: [FILES] 'lock_file': log, lock and history must be three files",
+        ),
+        (
+            "[FILES]\nlog_file = a\nlock_file = b\n[HISTORY]\nfile = ./b\n",
+            "line 5: [HISTORY] 'file': log, lock and history must be three files",
+        ),
     ],
 )
 def test_what_would_become_part_of_a_value_unnoticed_is_a_problem(
@@ -938,14 +946,28 @@ def test_a_configuration_that_is_a_link_to_nowhere_is_not_taken_for_none(tmp_pat
     assert snapshots.load_settings(path, required=False).problems
 
 
-@pytest.mark.parametrize("text", ["[TIMING]\nx\n  = 0\n", "[TIMING]\nx\n\r= 0\n", "[API]\na\n b\n"])
+@pytest.mark.parametrize(
+    "text", ["[TIMING]\nx\n  = 0\n", "[TIMING]\nx\n\r= 0\n", "[API]\na\n b\n", "[API]\na\nb\n"]
+)
 def test_a_line_that_goes_on_after_nothing_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "snapshots.config"
     path.write_bytes(text.encode())
     first, second = snapshots.load_settings(path, required=True).problems
-    assert first.startswith(f"{path}: line 2: [{text[1:].partition(']')[0]}] ")
-    assert first.endswith("has no value (give it one, or leave the key out)")
-    assert second.startswith(f"{path}: line 3: ")
+    section = text[: text.index("]") + 1]
+    assert first == f"{path}: line 2: {section}: is not `key = value`"
+    assert second == f"{path}: line 3: {section}: is not `key = value`"
+
+
+@pytest.mark.proves("C4")
+def test_a_line_that_is_no_key_is_not_shown_for_it_may_be_a_credential(tmp_path: Path) -> None:
+    text = "[SMTP]\npassword\n    correcthorsebattery\nuser\n[TIMING]\nhttp_timeot\n"
+    no_value = "has no value (give it one, or leave the key out)"
+    assert problems_of(tmp_path, text) == [
+        f"line 2: [SMTP] 'password': {no_value}",
+        "line 3: [SMTP]: is not `key = value`",
+        f"line 4: [SMTP] 'user': {no_value}",
+        "line 6: [TIMING]: is not `key = value`, did you mean 'http_timeout'?",
+    ]
 
 
 # --- what is a line, a key and a value: as configparser has it ---
