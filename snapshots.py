@@ -9857,8 +9857,14 @@ def arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def notify_run_failure(error: str, settings: Settings, world: Runtime) -> None:
     """A run that cannot start is reported at once over every global channel that can work, even
-    where not all of its section can be used."""
+    where not all of its section can be used; but no credential goes to another place than the
+    configuration names, or in the clear."""
     text = world.redact.line(error, ERROR_LIMIT)
+    invalid = {remark.where for remark in settings.remarks if remark.level is Level.PROBLEM}
+    if "API" in invalid:  # the place of Telegram's own may be the default, not what is meant
+        settings = dataclasses.replace(settings, telegram=TelegramSection())
+    if settings.smtp.exposes_password:
+        settings = dataclasses.replace(settings, smtp=SmtpSection())
     whole = BadServer(RUN, "", text, default_channels(settings), provider="none", id="none")
     at_once = dataclasses.replace(settings, notifications=NotificationsSection())
     notifier = Notifier(world, at_once)

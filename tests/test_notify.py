@@ -24,6 +24,7 @@ import fakes as fake
 import pytest
 import trustme
 from conftest import PostOffice, Project, Result, a_server, certified
+from fakes import network
 from fakes.mail import HttpsServer
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -1877,6 +1878,7 @@ def assert_told_of_the_run(project: Project, result: Result, reason: str, *chann
         ("WEBHOOK", "retreis", ["Telegram", "webhook"]),
         ("WEBHOOK", "url", ["Telegram"]),
         ("SMTP", "port", ["Telegram", "webhook"]),
+        ("API", "telegram_url", ["webhook"]),
     ],
 )
 def test_a_configuration_problem_is_reported_over_every_channel_that_can_work(
@@ -1889,6 +1891,7 @@ def test_a_configuration_problem_is_reported_over_every_channel_that_can_work(
     project.config.setdefault(section, {})[key] = "never"
     result = project.run()
     assert_told_of_the_run(project, result, f"[{section}] {key!r}", *channels)
+    assert "not delivered" not in result.err
 
 
 def test_the_run_level_failure_is_mailed_as_well(project: Project, post: PostOffice) -> None:
@@ -1901,6 +1904,20 @@ def test_the_run_level_failure_is_mailed_as_well(project: Project, post: PostOff
     project.config["SMTP"]["notify_on_failure"] = "false"
     assert project.run().code == 1
     assert len(server.mails) == 1
+
+
+@pytest.mark.proves("I22")
+def test_no_password_goes_out_in_the_clear_to_say_that_it_would(
+    project: Project, post: PostOffice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one problem is that of the mail server; the others are notified of it."""
+    server = post.open(offers_tls=False)
+    network.resolve(monkeypatch, "mail.example", "127.0.0.1")
+    project.config["SMTP"].update(server="mail.example", security="none")
+    telegram(project)
+    project.server("hetzner", 11)
+    assert_told_of_the_run(project, project.run(), "in the clear", "Telegram")
+    assert (server.connections, server.asked) == (0, [])
 
 
 @pytest.mark.proves("D-2")
