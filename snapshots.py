@@ -5633,7 +5633,10 @@ class Sender:
         tries = 1 if gives_up else max(1, destination.retries)
         began = clock.monotonic()
         deadline = began + within
-        self._pause(self._held_until.get(receiver, began) - began)
+        held_until = self._held_until.get(receiver, began)
+        if held_until > deadline:
+            raise DeliveryError(f"cannot {doing}: the receiver has asked for a longer pause")
+        self._pause(held_until - began)
         for attempt in itertools.count(1):
             if self.world.stopping:
                 deadline = min(deadline, clock.monotonic() + DRAIN_STOPPED_SECONDS)
@@ -5878,7 +5881,7 @@ class Queue:
     def _send(self, items: Sequence[tuple[Destination, Report]]) -> None:
         """Send what waits for one destination, as one message."""
         destination, report = items[0]
-        within = 10 * destination.timeout + 300
+        within = 10 * destination.timeout + MAX_RETRY_AFTER_SECONDS
         if self._closing_at is not None:
             within = min(within, self._closing_at - self.world.clock.monotonic())
         problem = ""
