@@ -6071,7 +6071,7 @@ CREATE TABLE entry (installed_at TEXT)
 """  # times as in utc_text; lists as JSON; progress: see `progress_of`, null once a run has ended;
 # unpruned: may a turn since the last success have left something that retention drops?
 LAST_RUNS = """
-SELECT *, strftime('%s', ended_at) - strftime('%s', started_at) AS seconds FROM run
+SELECT *, max(0, strftime('%s', ended_at) - strftime('%s', started_at)) AS seconds FROM run
 WHERE ended_at IS NULL OR rowid > (SELECT max(rowid) FROM run) - ?
 ORDER BY rowid DESC"""  # by when they were written down, whatever the clock said then
 PAGE_RUNS = 30  # of so many runs a report shows what they did
@@ -9140,7 +9140,7 @@ def report_page(document: Mapping[str, Any], runs: Rows, turns: Rows) -> str:
         if turn["stored_gb"] is not None:
             stored[turn["run"]].append(turn["stored_gb"])
     totals = [sum(stored[run["id"]]) if run["id"] in stored else None for run in runs]
-    ends = [RUN_ENDS[run["exit_status"]] for run in runs]
+    ends = [RUN_ENDS.get(run["exit_status"], RUN_ENDS[1]) for run in runs]
     run_ends = [f"{ends.count(end)} {end[1]}" for end in RUN_ENDS.values() if end in ends]
     marks = [(s, f"{moment_text(r['started_at'])}: {text}") for (s, text), r in zip(ends, runs)]
     servers = sorted(document["servers"], key=lambda s: STATES.index(s["state"]))
@@ -9174,7 +9174,8 @@ def write_report(
     ask_machine(view, job)
     view_status(view, entries)
     runs = view.past.runs[:PAGE_RUNS][::-1]
-    turns = read_turns(settings.history_path, runs[0]["started_at"]) if runs else ()
+    begun = [run["started_at"] for run in runs]  # in any order, where the clock was wrong
+    turns = read_turns(settings.history_path, min(begun)) if begun else ()
     page = report_page(view.finish(), runs, turns)
     target = Path(os.path.realpath(path))
     try:

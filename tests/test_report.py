@@ -292,6 +292,23 @@ def test_the_worst_comes_first_and_the_page_says_until_when_it_is_true() -> None
     assert "The next run is due 2026-01-02 04:15 CET: if that has passed" in page.text
 
 
+@pytest.mark.proves("report-5")
+def test_a_page_bears_a_clock_that_was_wrong_and_a_status_that_it_does_not_know(
+    project: Project,
+) -> None:
+    nights(project)
+    with closing(sqlite3.connect(project.folder / "logs" / "history.db")) as file:
+        file.execute("UPDATE run SET started_at = '2040-01-01T00:00:00Z' WHERE rowid = 1")
+        first = "(SELECT id FROM run WHERE rowid = 1)"
+        file.execute(f"UPDATE turn SET ended_at = '2040-01-01T00:01:00Z' WHERE run = {first}")
+        file.execute("UPDATE run SET exit_status = 3 WHERE rowid = 2")
+        file.commit()
+    page = written(project)
+    assert page.tags["rect"] == 4 + 3 * 4 + 2 * 4
+    assert "oldest first: 2 all well, 1 failed, 1 some failed" in page.text
+    assert not {pair for pair in page.attributes if pair[0] == "height" and pair[1] < "0"}
+
+
 @needs_chromium
 @pytest.mark.proves("report-6")
 @pytest.mark.parametrize("width", [390, 1200])
