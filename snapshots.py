@@ -7711,6 +7711,8 @@ def parse_schedule(text: str) -> Schedule:
         hint = did_you_mean(text.strip().lower(), PRESETS)
         if fields == ["@reboot"]:
             hint = " (@reboot would start a run after each reboot only: write 03:15)"
+        elif len(fields) == 6:  # of another program's crontab, or of /etc/crontab
+            hint = " (cron knows no field for seconds or a user here: leave it out)"
         known = ", ".join(PRESETS)
         raise ValueError(
             f'must be five fields such as "15 3 * * *", HH:MM, or one of {known}{hint}'
@@ -7925,7 +7927,8 @@ def run_crontab(file: Optional[Path] = None) -> tuple[bytes, str]:
 
 
 def read_crontab() -> str:
-    """The user's crontab without cron's own header, every byte kept ("surrogateescape").
+    """The user's crontab without cron's own header, every byte kept ("surrogateescape"); a last
+    line break is added, without which crontab takes no text, not even what it had itself.
 
     Only the known "no crontab for" counts as empty: to take another failure for that has cost
     people all their entries (https://github.com/acmesh-official/acme.sh/issues/3079). BusyBox says
@@ -7935,7 +7938,8 @@ def read_crontab() -> str:
     content, problem = run_crontab()
     if problem and (content or not NO_CRONTAB.fullmatch(problem)):
         raise CrontabError(f"crontab -l: {problem}")
-    return CRONTAB_HEADER.sub("", content.decode("utf-8", "surrogateescape"))
+    text = CRONTAB_HEADER.sub("", content.decode("utf-8", "surrogateescape"))
+    return f"{text}\n" if text and not text.endswith("\n") else text
 
 
 def save_crontab(text: str, path: Path) -> None:
@@ -7981,7 +7985,8 @@ def change_crontab(
         )
     save_crontab(new, draft)
     _, refusal = run_crontab(draft)
-    draft.unlink()
+    with contextlib.suppress(OSError):  # whatever becomes of it, what is there now is compared
+        draft.unlink()
     try:
         now = read_crontab()
         if now == new:
@@ -7993,8 +7998,10 @@ def change_crontab(
             problem = f"crontab refuses the new text: {why}; nothing was changed"
         else:
             _, refusal = run_crontab(backup)
-            problem = "lines of the crontab were lost; "
-            problem += "it is as before again" if read_crontab() == old else refusal
+            outcome = "it is as before again"
+            if read_crontab() != old:
+                outcome = f"they could not be put back: {refusal or 'no reason given'}"
+            problem = f"lines of the crontab were lost; {outcome}"
     except CrontabError as error:  # after something was written
         problem = f"{error}; what is in the crontab now is not known: ask crontab -l again"
     raise CrontabError(f"{problem} (as it was before: {backup})")
@@ -8058,7 +8065,8 @@ def configs_of(command: str) -> Iterator[str]:
                 continue  # without a look for it: the disks of other people's commands may hang
             path = os.path.join(folder, os.path.expanduser(word))
             if not os.path.exists(path) or os.path.samefile(path, __file__):
-                yield os.path.join(os.path.dirname(path), after.get("--config", "snapshots.config"))
+                config = os.path.expanduser(after.get("--config", "snapshots.config"))
+                yield os.path.join(os.path.dirname(path), config)
 
 
 def entries_in(text: str, job: CronJob) -> list[CronEntry]:
@@ -9669,7 +9677,10 @@ class Setup:
         """Put values into snapshots.config, made after the sample where there is none."""
         sample = Path(os.path.realpath(__file__)).parent / "snapshots.config.sample"
         source = self.path if os.path.lexists(self.path) else sample
-        text = read_text_file(source) if os.path.lexists(source) else ""
+        try:
+            text = read_text_file(source) if os.path.lexists(source) else ""
+        except (OSError, ValueError) as error:
+            raise SnapshotsError(f"{source}: cannot be read: {reason_of(error)}") from None
         path = Path(os.path.realpath(self.path))  # a link stays one
         self.write(path, with_values(text, section, values), is_new=False)
         self.settings = load_settings(self.path, required=True)
@@ -9970,9 +9981,9 @@ def quotes_missing(when: str, files: Sequence[str]) -> str:
     """What to write instead of WHEN without quotes, where the shell has put files for each `*`."""
     if not CRON_FIELD.fullmatch(when):
         return "takes no FILE: one entry is for all servers of a configuration"
-    fields = [word if CRON_FIELD.fullmatch(word) else "*" for word in (when, *files)]
-    while len(fields) > 5 and "*" in fields:  # each stands for one file, of several for each `*`
-        fields.remove("*")
+    first = next((word for word in files if not CRON_FIELD.fullmatch(word)), "*")
+    words = [word for word in (when, *files) if word == first or CRON_FIELD.fullmatch(word)]
+    fields = ["*" if word == first else word for word in words]  # of each `*` the first file's name
     fields = [*fields, "*", "*", "*"][:5]
     return f'put the five fields in quotes: --install-cron "{" ".join(fields)}"'
 

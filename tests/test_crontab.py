@@ -392,7 +392,7 @@ def test_a_crontab_that_changes_all_the_time_is_left_alone(tab: Tab) -> None:
         ({"write": {"1": ["lose 2", "complain"]}}, "it is as before again", True),
         ({"write": {"1": ["twice"]}}, "it is as before again", True),
         ({"write": {"1": ["lose 2"], "2": ["refuse"]}}, "can't install.", False),
-        ({"write": {"1": ["lose 2"], "2": ["ignore"]}}, "lines of the crontab were lost", False),
+        ({"write": {"1": ["lose 2"], "2": ["ignore"]}}, "lost; they could not be put", False),
         ({"write": {"1": ["foreign"]}}, "somebody else has changed the crontab just now", None),
         ({"write": {"1": ["lose 1", "foreign"]}}, "it was left as it is", None),
         ({"-l": {"3": ["exit 1"]}}, "crontab -l: exit status 1: no reason given", None),
@@ -425,6 +425,26 @@ def test_what_is_read_back_is_compared_and_what_was_lost_put_back(
         assert tab.calls.count("write") == 1
         assert "nothing was written" not in result.err
     assert set(tab.calls) <= {"-l", "write"}
+
+
+@pytest.mark.proves("cron-6")
+def test_what_was_lost_is_put_back_with_the_line_break_that_crontab_asks_for(tab: Tab) -> None:
+    tab.set("1 1 * * * first\n2 2 * * * last")
+    tab.mischief = {"write": {"1": ["lose 4"]}}
+    result = tab.run("--install-cron", "nightly")
+    assert (result.code, tab.text) == (1, "1 1 * * * first\n2 2 * * * last\n")
+    assert "it is as before again" in result.err
+
+
+@pytest.mark.proves("cron-6")
+def test_a_crontab_that_takes_away_what_it_is_given_is_compared_all_the_same(tab: Tab) -> None:
+    program = tab.folder / "crontab"
+    called = program.read_text().replace("exec ", "")
+    program.write_text(f'{called}case "$1" in -*) ;; *) rm "$1" ;; esac\n')
+    tab.set(OTHERS)
+    result = tab.run("--install-cron", "nightly")
+    assert (result.code, result.err) == (0, "")
+    assert tab.text == OTHERS + tab.block("15 3 * * *")
 
 
 @pytest.mark.proves("cron-6")
@@ -576,6 +596,7 @@ NO_RIVALS = [
     "0 * * * * cd {folder} && python3 snapshots.py --report page.html",
     "0 * * * * {script} --list > list.txt",
     "0 4 * * 0 {script} --config {other}/snapshots.config",
+    "0 4 * * 0 {script} --config $HOME/snapshots.config",
     "0 4 * * 0 {script} --check && {script} -q --status > state",
     "0 4 * * 0 cd {folder} && python3 snapshots.py --config {other}/snapshots.config",
 ]
@@ -584,11 +605,12 @@ NO_RIVALS = [
 @pytest.mark.proves("cron-7")
 @pytest.mark.parametrize("line", NO_RIVALS)
 def test_what_is_no_run_of_ours_is_left_alone(
-    tab: Tab, line: str, tmp_path_factory: pytest.TempPathFactory
+    tab: Tab, line: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any
 ) -> None:
     other = tmp_path_factory.mktemp("other")
     (other / "snapshots.py").write_text("")
     (other / "snapshots.config").write_text("")
+    monkeypatch.setenv("HOME", str(other))
     line = line.format(script=SCRIPT, folder=SCRIPT.parent, other=other)
     tab.set(f"{line}\n")
     assert tab.run("--install-cron", "nightly").code == 0
@@ -610,6 +632,7 @@ def test_what_is_no_run_of_ours_is_left_alone(
         ("0 3 1,15 a.json a.json", "0 3 1,15 * *"),
         ("15 3", "15 3 * * *"),
         ("0 0 1 1 0 a", "0 0 1 1 0"),
+        ("0 3 a b c 6 a b c", "0 3 * 6 *"),
     ],
 )
 def test_five_fields_without_quotes_are_refused_and_shown_with_them(

@@ -776,6 +776,23 @@ def test_a_configuration_is_made_after_the_sample(guide: Guide) -> None:
     assert stat.S_IMODE(guide.config.stat().st_mode) == 0o600
 
 
+@pytest.mark.proves("setup-8")
+def test_a_configuration_that_nobody_can_read_any_more_is_left_alone(guide: Guide) -> None:
+    """Somebody saves it in another encoding while the questions are answered."""
+    answers = start(guide)
+
+    def save(request: Request) -> bool:
+        guide.config.write_bytes(b"# B\xfcro\n")
+        return False
+
+    guide.cloud.fault("POST /hook", status(500), when=save)
+    result = guide.run(*answers, "webhook", f"{guide.cloud.url}/hook/CANARY-x", "yes", "", "none")
+    assert (result.code, guide.config.read_bytes()) == (1, b"# B\xfcro\n")
+    (line,) = result.err.splitlines()
+    assert line.startswith(f"snapshots: setup: {guide.config}: cannot be read: ")
+    assert f"; made so far: {guide.configs / 'web.json'} (" in line
+
+
 @pytest.mark.proves("setup-6")
 def test_a_linked_configuration_stays_a_link(guide: Guide, tmp_path: Path) -> None:
     answers = start(guide)
