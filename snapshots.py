@@ -1699,6 +1699,14 @@ def top_key_and_content(path: Path) -> tuple[str, Mapping[str, Any]]:
     return top, whole[top]
 
 
+def server_of(entry: Entry) -> tuple[str, str]:
+    """The provider and id of the server that a file is for, even if it cannot be used."""
+    with contextlib.suppress(ConfigError):
+        top, content = top_key_and_content(Path(entry.source))
+        return TOP_KEYS[top], number_text(content.get("id"))
+    return entry.provider, entry.id
+
+
 CONTABO_KEEPS_DAYS = 30
 DAYS_OF = MappingProxyType({"daily": 1, "weekly": 7, "monthly": 31, "yearly": 366})
 
@@ -8761,11 +8769,11 @@ def view_check(view: View, names: Sequence[str]) -> Iterator[Finding]:
     for bad in entries:
         if isinstance(bad, BadServer):
             yield "error", bad.name, bad.error
-    channels = sorted({d.channel for server in good for d in server.destinations})
+    channels = sorted({d.channel for entry in entries for d in entry.destinations})
     monitors = {host_of(getattr(settings.ping, key)) for key in readers_of(PingSection)} - {""}
     mute = [s for s in good if not any(d.notify_on_failure for d in s.destinations)]
     unheard = [server.name for server in mute if not (server.ping_url or monitors)]
-    if len(unheard) == len(good) and not channels:
+    if len(unheard) == len(good) and not (channels or monitors):
         yield "warning", "notifications", NO_CHANNEL, "write --setup, unless something else watches"
     else:
         yield "ok", "notifications", f"go over {', '.join(channels) or 'no channel'}"
@@ -8790,7 +8798,7 @@ def view_check(view: View, names: Sequence[str]) -> Iterator[Finding]:
 
     for servers, findings, why in ask_accounts(view, good, ask, whole=True):
         yield from findings or [("unknown", account_name(servers), why)]
-    covered = {(entry.provider, entry.id) for entry in everyone}
+    covered = set(map(server_of, everyone))
     for (provider, server_id), name in sorted(theirs.items()):
         if (provider, server_id) not in covered:
             uncovered = {"provider": provider, "server_id": server_id, "name": name}
@@ -9443,11 +9451,11 @@ class Setup:
         with contextlib.suppress(ConfigError):  # there is none so far
             entries = load_entries([], self.settings, self.world)[0]
         for entry in entries:
+            self.covered.add(server_of(entry))
             with contextlib.suppress(ConfigError):  # no JSON, which the dry run reports
                 top, content = top_key_and_content(Path(entry.source))
                 provider = TOP_KEYS[top]
                 self.names.add(str(content.get("name")))
-                self.covered.add((provider, number_text(content.get("id"))))
                 if isinstance(entry, Server):
                     raw = {key: content[key] for key in CREDENTIAL_KEYS[provider]}
                     self.known.setdefault(provider, (Path(entry.source).name, raw))

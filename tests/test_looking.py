@@ -544,6 +544,20 @@ def test_check_of_one_file_knows_what_the_others_cover(project: Project) -> None
 
 
 @pytest.mark.proves("looking-7")
+@pytest.mark.parametrize("number", [16, "16"])
+@pytest.mark.parametrize("names", [[], ["hetzner-11.json"]])
+def test_check_calls_no_server_forgotten_whose_file_cannot_be_used(
+    project: Project, number: object, names: list[str]
+) -> None:
+    fleet(project)
+    project.cloud.add_server(project.accounts["hetzner"], 16, "db")
+    project.write("db.json", {"hetzner_cloud_server": {"id": number, "name": "db"}})
+    project.write("broken.json", "{")
+    found = document(project.run("--check", "--json", *names))
+    assert [u["name"] for u in found["uncovered_servers"]] == ["forgotten"]
+
+
+@pytest.mark.proves("looking-7")
 def test_check_names_servers_whose_failures_nobody_would_hear_of(project: Project) -> None:
     url = f"{project.cloud.url}/hook/{project.token('hook')}"
     project.config["WEBHOOK"] = {"enabled": "true", "url": url}
@@ -577,6 +591,18 @@ def test_check_warns_where_nobody_would_know_of_a_failure(project: Project, watc
     (finding,) = [f for f in found["findings"] if f["subject"] == "notifications"]
     assert (finding["level"] == "warning") == (watched == "no")
     assert ("nobody is notified" in finding["finding"]) == (watched == "no")
+
+
+@pytest.mark.proves("looking-7")
+@pytest.mark.parametrize("section", ["PING", "WEBHOOK"])
+def test_check_knows_who_hears_of_it_where_no_server_file_can_be_used(
+    project: Project, section: str
+) -> None:
+    project.write("web.json", "{")
+    project.config[section] = {"url": f"{project.cloud.url}/hook/ping"}
+    project.config["WEBHOOK"] = {**project.config.get("WEBHOOK", {}), "enabled": "true"}
+    found = document(project.run("--check", "--json"))
+    assert "nobody is notified" not in json.dumps(found)
 
 
 @pytest.mark.proves("looking-7")
