@@ -1822,7 +1822,13 @@ def server_files(names: Sequence[str], settings: Settings) -> tuple[list[Path], 
         return files_in(settings.configs_dir)
     files: dict[str, Path] = {}
     for name in names:
-        path = Path(name) if os.path.lexists(name) else settings.configs_dir / name
+        path = Path(name)
+        try:
+            os.lstat(name)
+        except (FileNotFoundError, NotADirectoryError):
+            path = settings.configs_dir / name
+        except (OSError, ValueError):
+            pass  # reading it will say why
         files.setdefault(str(path) if "\0" in name else os.path.realpath(path), path)
     return list(files.values()), []
 

@@ -1354,6 +1354,7 @@ def test_who_may_read_or_change_the_configuration(
         ("/", "is a directory"),
         ("..", "is a directory"),
         ("loop.json", "Too many levels of symbolic links"),
+        ("loop.json/web.json", " loop.json/web.json: Too many levels of symbolic links"),
         ("b\udcffd.json", "No such file or directory"),
         ("configs/hetzner-11.json/x", "No such file or directory"),
         ("pipe.json", "not a regular file"),
