@@ -27,6 +27,7 @@ if sys.version_info < (3, 9):  # noqa: UP036  (a clear line instead of a traceba
 
 import argparse
 import base64
+import binascii
 import bisect
 import calendar
 import collections
@@ -5551,6 +5552,8 @@ def log_in(client: smtplib.SMTP, user: str, password: str) -> None:
             if not refusal:
                 raise
             break
+        except binascii.Error:  # what came is no challenge, and the reason
+            pass
         except ValueError:
             refusal = refusal or f"this machine forbids the MD5 that {mechanism} needs"
             break

@@ -140,6 +140,16 @@ def test_a_refusal_is_reported_rather_than_what_could_not_be_tried(
     assert "MD5" not in result.err
 
 
+def test_a_challenge_that_is_none_is_reported_as_it_came(
+    project: Project, post: PostOffice
+) -> None:
+    post.open(mechanisms=["CRAM-MD5"], answers={"challenge": ["hello"]})
+    project.server("hetzner", 11)
+    result = project.run()
+    assert_undelivered(result, 1)
+    assert "cannot send mail through 127.0.0.1: 334 hello" in result.err
+
+
 # --- addresses and letters -------------------------------------------------------------------
 
 

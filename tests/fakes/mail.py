@@ -66,7 +66,8 @@ class MailServer:
     users: who may log in (None: it offers no login at all).
     mechanisms: of these only, of LOGIN, PLAIN, CRAM-MD5; XOAUTH2 it offers, but nobody can use.
     hangs_up: does a refused login end the connection? utf8: does it offer SMTPUTF8? greets_after: seconds until it says the first word.
-    answers: what it says to RCPT ("rcpt"), to one address, or to a whole mail ("data"), each
+    answers: what it says to RCPT ("rcpt"), to one address, or to a whole mail ("data"), or as its
+    first challenge of CRAM-MD5 ("challenge"), each
     answer once; after those all is well. "hang up" to a mail: it takes it and says nothing.
     """
 
@@ -193,6 +194,9 @@ class MailServer:
 
     async def auth_CRAM__MD5(self, server: SMTP, args: list[str]) -> AuthResult:
         challenge = b"<1896.697170952@mail.test>"
+        text = self._answer("challenge")
+        if text:
+            await server.push(f"334 {text}")
         said: Any = await server.challenge_auth(challenge)
         user, _, digest = said.decode().rpartition(" ")
         password = (self.users or {}).get(user, "")
