@@ -5474,8 +5474,12 @@ def greet(client: MailClient, section: SmtpSection, timeout: float) -> None:
     """
     context, until = ssl.create_default_context(), time.monotonic() + timeout
     known = addresses_of(section.server, section.port)
+    trouble: Optional[Exception] = None  # with an address that has taken the connection
     while True:
-        sock = client.sock = connect_first(known, timeout)
+        try:
+            sock = client.sock = connect_first(known, timeout)
+        except OSError as error:  # of those that are left none takes it
+            raise trouble or error from None
         known = [item for item in known if item[4] != sock.getpeername()]
         share = timeout / 2 if known else timeout
         sock.settimeout(share)
@@ -5488,8 +5492,9 @@ def greet(client: MailClient, section: SmtpSection, timeout: float) -> None:
                 raise DeliveryError(f"the port begins with TLS {WRONG_PORT}")
             code, words = client.getreply()
             break
-        except (OSError, smtplib.SMTPServerDisconnected):
+        except (OSError, smtplib.SMTPServerDisconnected) as error:
             client.close()
+            trouble = error
             if not known or time.monotonic() > until:
                 raise
     client.sock.settimeout(timeout)

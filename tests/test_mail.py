@@ -436,6 +436,22 @@ def test_an_address_of_the_mail_server_that_says_nothing_is_left_for_the_next(
     silent.close()
 
 
+@pytest.mark.proves("wild-2")
+def test_an_address_that_refuses_is_not_the_reason_where_another_says_nothing(
+    project: Project, post: PostOffice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a name leads to ::1 and 127.0.0.1, and the mail server is at one of them."""
+    server = post.open()
+    silent = network.Silence("127.0.0.2", server.port)
+    network.resolve(monkeypatch, "localhost", "127.0.0.3", "127.0.0.2")
+    project.config["SMTP"].update(server="localhost", timeout=1, retries=1)
+    project.server("hetzner", 11)
+    result = project.run()
+    silent.close()
+    assert_undelivered(result, 1)
+    assert "cannot send mail through localhost: timed out" in result.err
+
+
 @pytest.mark.proves("wild-7")
 def test_a_server_that_takes_one_connection_and_greets_late_is_waited_for(
     project: Project, post: PostOffice
