@@ -5474,17 +5474,15 @@ def greet(client: MailClient, section: SmtpSection, timeout: float) -> None:
     """
     context, until = ssl.create_default_context(), time.monotonic() + timeout
     known = addresses_of(section.server, section.port)
-    trouble: Optional[Exception] = None  # with an address that has taken the connection
-    while True:
+    trouble: Optional[Exception] = None  # with the first address that took the connection, or all
+    while trouble is None or (known and time.monotonic() <= until):
         try:
-            sock = client.sock = connect_first(known, timeout)
-        except OSError as error:  # of those that are left none takes it
-            raise trouble or error from None
-        known = [item for item in known if item[4] != sock.getpeername()]
-        share = timeout / 2 if known else timeout
-        sock.settimeout(share)
-        patience = min(SILENT_SECONDS, share / 3)
-        try:
+            others, known = known, []  # where none of them takes it
+            sock = client.sock = connect_first(others, timeout)
+            known = [item for item in others if item[4] != sock.getpeername()]
+            share = timeout / 2 if known else timeout
+            sock.settimeout(share)
+            patience = min(SILENT_SECONDS, share / 3)
             if section.security == "tls":
                 client.sock = context.wrap_socket(sock, server_hostname=section.server)
             elif is_silent(sock, patience) and begins_with_tls(section, context, patience):
@@ -5494,9 +5492,9 @@ def greet(client: MailClient, section: SmtpSection, timeout: float) -> None:
             break
         except (OSError, smtplib.SMTPServerDisconnected) as error:
             client.close()
-            trouble = error
-            if not known or time.monotonic() > until:
-                raise
+            trouble = trouble or error
+    else:
+        raise trouble
     client.sock.settimeout(timeout)
     if code != 220:
         raise DeliveryError(f"the server greets with {smtp_reason(code, words)}", again=True)
