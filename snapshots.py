@@ -9584,7 +9584,7 @@ class Setup:
         self, provider: str, server_id: str, name: str, keys: Mapping[str, Any]
     ) -> None:
         """A file named after the server; never in the place of another."""
-        name = one_line(name, 170).strip()
+        name = one_line(name, 170).strip() or f"server-{server_id}"
         if name in self.names:  # of two with one name, messages would not say which
             name += f"-{server_id}"
         self.names.add(name)

@@ -280,6 +280,7 @@ ODD_NAMES = {
     "y" * 300: "y" * 100,
     "web\n[x]\x1b[2J": "web-x-u001b-2J",
     "$(touch x) `id`": "touch-x-id",
+    " ": "server-1",
 }
 
 
@@ -293,7 +294,7 @@ def test_a_server_may_be_called_anything(guide: Guide, name: str) -> None:
     assert snapshots.main(["--config", str(guide.config)], guide.project.clock) == 0
     (loaded,) = snapshots.load_servers([], snapshots.load_settings(guide.config, True))[0]
     assert isinstance(loaded, snapshots.Server)
-    shown = {"y" * 300: "y" * 170 + "...", "web\n[x]\x1b[2J": "web [x]\\u001b[2J"}
+    shown = {" ": "server-1", "y" * 300: "y" * 170 + "...", "web\n[x]\x1b[2J": "web [x]\\u001b[2J"}
     assert loaded.name == shown.get(name, name)
     assert guide.cloud.snapshots(server)
 
