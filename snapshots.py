@@ -5654,7 +5654,7 @@ class Sender:
         began = clock.monotonic()
         deadline = began + within
         held_until = self._held_until.get(receiver, began)
-        if held_until > deadline:
+        if held_until > deadline and not self.world.stopping:
             raise DeliveryError(f"cannot {doing}: the receiver has asked for a longer pause")
         self._pause(held_until - began)
         for attempt in itertools.count(1):
@@ -5674,7 +5674,9 @@ class Sender:
                     continue
                 now = clock.monotonic()
                 pause = pause_before(attempt, destination.base_delay_between_retries)
-                asked = retry_after_seconds(error.answer, clock.now()) if error.answer else None
+                asked: Optional[float] = None  # by a receiver that another try may reach
+                if error.again and error.answer:
+                    asked = retry_after_seconds(error.answer, clock.now())
                 if asked is not None:  # which may be 0, time after time
                     pause = max(asked, pause)
                     if pause <= MAX_RETRY_AFTER_SECONDS:

@@ -872,6 +872,19 @@ def test_what_comes_during_a_pause_that_was_asked_for_is_sent_after_it(project: 
     assert gaps(project, SEND)[0] >= 500
 
 
+def test_a_refusal_that_no_pause_mends_holds_up_nothing(project: Project) -> None:
+    """Gateways put Retry-After on any answer."""
+    fleet(project, 2, duration_seconds=1)
+    webhook(project)
+    project.cloud.fault(
+        HOOK, fake.status(403, {"message": "no"}, {"Retry-After": "300"}), times=None
+    )
+    result = project.run()
+    assert_undelivered(result, 2)
+    assert "asks to wait" not in result.err
+    assert project.clock.elapsed < 60
+
+
 def test_a_run_does_not_wait_for_a_pause_that_is_longer_than_it_may_wait(project: Project) -> None:
     """The receiver asks for one each time; what is left is given up with the reason."""
     fleet(project, 4, duration_seconds=1)
