@@ -7806,7 +7806,8 @@ def in_words(schedule: Schedule) -> str:
     words = "at " + ", ".join(f"{hour:02}:{minute:02}" for hour, minute in schedule.times)
     if len(schedule.times) > 6:
         of_hours = "every hour" if every_hour else f"hour {in_ranges(schedule.hours)}"
-        words = f"at minute {in_ranges(schedule.minutes)} of {of_hours}"
+        of_minutes = f"at minute {in_ranges(schedule.minutes)}"
+        words = f"{'every minute' if len(schedule.minutes) == 60 else of_minutes} of {of_hours}"
     day, weekday = f"on day {in_ranges(schedule.days)}", in_ranges(schedule.weekdays, WEEKDAYS)
     if schedule.every_day:
         words += "" if every_hour else " every day"
@@ -7873,10 +7874,11 @@ class CronJob:
             )
         return line
 
-    def block(self, schedule: Schedule) -> list[str]:
-        """All lines for the crontab."""
+    def block(self, schedule: Optional[Schedule]) -> list[str]:
+        """All lines for the crontab; without a schedule those around its entry."""
         name = f"{SCRIPT} {self.config}"
-        return [f"# BEGIN {name}{BLOCK_NOTE}", self.line(schedule.text), f"# END {name}"]
+        lines = [self.line(schedule.text)] if schedule else []
+        return [f"# BEGIN {name}{BLOCK_NOTE}", *lines, f"# END {name}"]
 
 
 CronRemark = tuple[str, str]  # "ok", "warning", "error" or "unknown", and a text
@@ -8153,12 +8155,18 @@ def crowding(
 
     entries: of one configuration. run_seconds: how long a run usually takes; None: nobody knows.
     """
+
+    def soon(schedule: Schedule) -> Iterator[datetime]:
+        within = itertools.takewhile(
+            lambda start: start - now < timedelta(days=32), starts_after(schedule, now, zone)
+        )
+        return itertools.islice(within, 1500)
+
     starts = sorted(
         (start, entry.where)
         for entry in entries
         if entry.schedule
-        for start in itertools.islice(starts_after(entry.schedule, now, zone), 1500)
-        if start - now < timedelta(days=32)
+        for start in soon(entry.schedule)
     )
     for (first, where), (second, there) in zip(starts, starts[1:]):
         wanted = max(run_seconds or 0, 0 if where == there else 600)
@@ -8330,10 +8338,12 @@ def change_cron(
     try:
         old = read_crontab()
     except CrontabError as error:
-        way_out = f"take the block of {job.config} out with crontab -e"
         if schedule:
             screen.out(*systemd_units(job, schedule).split("\n"))
             way_out = "put the block above in with crontab -e, or use the systemd timer above"
+        else:
+            screen.out(*job.block(None))
+            way_out = "take these two lines, and what is between them, out with crontab -e"
         raise CrontabError(f"{error}; nothing was written ({way_out})") from None
     new = changed_text(old, job, schedule)
     if dry_run:

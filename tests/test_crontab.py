@@ -283,7 +283,9 @@ def test_a_crontab_that_cannot_be_read_is_not_written(
     assert result.err.startswith("snapshots: crontab -l: ")
     assert "; nothing was written (" in result.err
     if args == ("--remove-cron",):
-        assert f"take the block of {tab.config} out with crontab -e" in result.err
+        begin, _, end = tab.block("1 1 * * *").splitlines()
+        assert result.out.splitlines() == [begin, end]
+        assert "(take these two lines, and what is between them, out with" in result.err
     else:  # before what systemd would be given
         shown = [text for text in result.out.splitlines() if "snapshots.py" in text]
         assert shown[:3] == tab.block("15 3 * * *").splitlines()

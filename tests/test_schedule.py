@@ -355,7 +355,7 @@ def test_the_longest_gap_is_that_of_the_starts() -> None:
         ("15 3 * * *", "at 03:15 every day"),
         ("15 3,15 * * *", "at 03:15, 15:15 every day"),
         ("0 * * * *", "at minute 0 of every hour"),
-        ("* * * * *", "at minute 0 to 59 of every hour"),
+        ("* * * * *", "every minute of every hour"),
         ("0 * * * 1", "at minute 0 of every hour on Monday"),
         ("*/15 8-10 * * *", "at minute 0, 15, 30 and 45 of hour 8 to 10 every day"),
         ("0 3 * * 1-5", "at 03:00 on Monday to Friday"),

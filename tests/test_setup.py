@@ -1117,6 +1117,8 @@ class Terminal:
         """The exit status; all that was shown is known then."""
         with contextlib.suppress(OSError):
             while True:
+                ready, _, _ = select.select([self.master], [], [], 20)
+                assert ready, f"it has not ended: {self.shown}"
                 data = os.read(self.master, 65536)
                 if not data:
                     break
