@@ -577,8 +577,8 @@ def plan_retention(
     newest_first = sorted(ours, key=age_key, reverse=True)
     newest_first.sort(key=lambda s: s.id != new_id)  # stable: the new one first
     moments = [s.created for s in newest_first if s.created is not None]
-    if now is not None:
-        moments[:1] = [min(newest, now) for newest in moments[:1]]
+    if moments and now is not None:
+        moments[0] = min(moments[0], now)
     coming = [] if pending is None else [pending]
     reasons = reasons_to_stay([*coming, *moments], policy)[len(coming) :]
     if reasons and reasons[0]:
@@ -4429,8 +4429,8 @@ class Hetzner:
 
     def list_snapshots(self, server_ids: Sequence[str]) -> tuple[Snapshot, ...]:
         """The whole project, for there is no filter by server; oldest id first, so that a
-        snapshot made meanwhile comes at the end and shifts nothing. deleted: since when one is so.
-        """
+        snapshot made meanwhile comes at the end and shifts nothing. One whose `deleted` says when
+        it was deleted is not there."""
         doing, more = "list the project's snapshots", {"type": "snapshot", "sort": "id:asc"}
         items = every_entry(self._page, "/images", doing, "images", more)
         there = (item for item in items if item[1].get("deleted") is None)
